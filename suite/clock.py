@@ -1,0 +1,68 @@
+"""Warm up, fence, time: the only file that reads a clock around device work."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+# A host-platform CPU client aborts in an all-reduce when many steps are dispatched unfenced; two keep a device busy.
+IN_FLIGHT = 2
+
+
+class Stopwatch:
+    """Seconds that can be stopped and go on: `spent` is what ran, evaluation and checkpoints apart."""
+
+    def __init__(self, spent: float = 0.0):
+        self._before = spent
+        self._began = time.perf_counter()
+        self._running = True
+
+    @property
+    def spent(self) -> float:
+        return self._before + (time.perf_counter() - self._began if self._running else 0.0)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self._before, self._running = self.spent, False
+        try:
+            yield
+        finally:
+            self._began, self._running = time.perf_counter(), True
+
+
+def time_calls(fn: Callable[..., Any], *args: Any, warmup: int, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls, each fenced on its result, after `warmup` calls that are not counted."""
+    for _ in range(warmup):
+        jax.block_until_ready(fn(*args))
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(fn(*args))
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def time_burst(fn: Callable[[], Any], calls: int) -> float:
+    """Seconds of `calls` calls dispatched one after another and waited for once; at most IN_FLIGHT are under way."""
+    pending: list[Any] = []
+    began = time.perf_counter()
+    for _ in range(calls):
+        pending.append(fn())
+        if len(pending) > IN_FLIGHT:
+            jax.block_until_ready(pending.pop(0))
+    jax.block_until_ready(pending)
+    return time.perf_counter() - began
+
+
+def time_compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, float, bool]:
+    """Compiles; returns the program, the seconds it took, and whether it came from the persistent cache."""
+    hits = []
+    jax.monitoring.register_event_listener(listener := lambda event, **_: hits.append(event) if "cache_hits" in event else None)
+    try:
+        began = time.perf_counter()
+        compiled = lowered.compile()
+        return compiled, time.perf_counter() - began, bool(hits)
+    finally:
+        jax.monitoring.unregister_event_listener(listener)

@@ -1,0 +1,172 @@
+"""Job: what is computed, said once. Flags, JSON and the run's id are all made from its fields."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+from typing import Any, Self
+
+from absl import flags
+
+from suite import parts
+
+
+def _field(default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training job. Specs are kept canonical: every knob spelt out, so a changed default is seen."""
+
+    mixer: str = _field("attention", "sequence mixer: a file of suite/mixers or your own, with knobs; a hybrid is a+b+c")
+    task: str = _field("text", "task: a file of suite/tasks or your own, with knobs")
+    block: str = _field("residual", "what surrounds the mixer: residual stream or plain stack", choices=("residual", "plain"))
+    conv: int = _field(0, "taps of causal depthwise convolution before every mixer; 0 for none", minimum=0)
+    width: int = _field(128, "width D of the model; with --match_to, the width of the arm that is matched", minimum=1)
+    depth: int = _field(2, "number of blocks", minimum=1)
+    match: str = _field("params", "what is held equal to --match_to by solving for the width", choices=("params", "none"))
+    match_to: str = _field("", "the mixer to match at --width; empty for an arm that is taken as it is")
+    length: int = _field(256, "tokens in a training example", minimum=1)
+    batch: int = _field(16, "examples in a step, over all devices", minimum=1)
+    steps: int = _field(200, "optimiser steps", minimum=1)
+    optimizer: str = _field("adamw", "update rule", choices=("adamw", "sgd", "lion"))
+    rate: float = _field(1e-3, "peak learning rate", minimum=0.0)
+    warmup: float = _field(0.1, "fraction of the steps over which the rate rises linearly", minimum=0.0)
+    decay: str = _field("cosine", "course of the rate after warmup (cosine ends at a tenth)", choices=("cosine", "constant"))
+    weight_decay: float = _field(0.1, "decoupled weight decay of matrices", minimum=0.0)
+    clip: float = _field(1.0, "largest global gradient norm; 0 for no clipping", minimum=0.0)
+    dtype: str = _field("float32", "dtype of the products; parameters, carries and loss stay float32", choices=("float32", "bfloat16"))
+    seed: int = _field(0, "seed of initialisation and data", minimum=0)
+    record_every: int = _field(10, "steps between rows of training loss", minimum=1)
+    validate_every: int = _field(50, "steps between validations, each followed by a checkpoint", minimum=1)
+    validation_examples: int = _field(64, "examples of a validation", minimum=1)
+    test_examples: int = _field(256, "examples of the test at the end", minimum=1)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.warmup > 1:
+            raise ValueError(f"warmup is a fraction of the steps, at most 1; got {self.warmup}")
+        # The only writes: a spec is brought into its one canonical spelling.
+        object.__setattr__(self, "mixer", parts.canonical("suite.mixers", self.mixer))
+        object.__setattr__(self, "task", parts.canonical("suite.tasks", self.task))
+        if self.match_to:
+            object.__setattr__(self, "match_to", parts.canonical("suite.mixers", self.match_to))
+
+    @property
+    def arm(self) -> str:
+        """The mixer as people write it: only the knobs that differ from their defaults."""
+        return parts.short("suite.mixers", self.mixer)
+
+    @property
+    def id(self) -> str:
+        """Readable prefix and a hash of what differs from the defaults: the name of the run's directory."""
+        changed = self._changed()
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
+        return f"{slug(self.arm)}-{slug(parts.short('suite.tasks', self.task))}-t{self.length}-b{self.batch}-s{self.seed}-{digest}"
+
+    def replace(self, **changes: Any) -> Self:
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+    def flags(self) -> list[str]:
+        """The command-line flags that make this job, defaults left out."""
+        return [f"--{name}={value}" for name, value in self._changed().items()]
+
+    def _changed(self) -> dict[str, Any]:
+        """Fields that differ from their defaults, specs in their short form."""
+        changed = {}
+        default = Job()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != getattr(default, field.name):
+                folder = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}.get(field.name)
+                changed[field.name] = parts.short(folder, value) if folder and value else value
+        return changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A job and one measure of it: the unit of work. `repeat` counts fresh processes; a group is timed interleaved."""
+
+    job: Job
+    measure: str
+    repeat: int = 0
+    group: str = ""
+
+    @property
+    def label(self) -> str:
+        repeat = f" #{self.repeat + 1}" if self.repeat else ""
+        return f"{self.measure} {self.job.arm} T={self.job.length} B={self.job.batch}{repeat}"
+
+    def command(self, out: str) -> str:
+        """The shell command that makes this cell's rows again."""
+        argv = ["python", "-m", "launch.job", *self.job.flags(), f"--measures={self.measure}", f"--out={out}"]
+        return shlex.join([*argv, f"--repeat={self.repeat}"] if self.repeat else argv)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Self:
+        return cls(**{**record, "job": Job(**record["job"])})
+
+
+def define_flags(leave_out: tuple[str, ...] = ()) -> None:
+    """Defines one absl flag for every field of Job."""
+    for field in dataclasses.fields(Job):
+        if field.name in leave_out:
+            continue
+        help, choices, minimum = (field.metadata[key] for key in ("help", "choices", "minimum"))
+        if choices:
+            flags.DEFINE_enum(field.name, field.default, choices, help)
+        elif field.type is int:
+            flags.DEFINE_integer(field.name, field.default, help, lower_bound=minimum)
+        elif field.type is float:
+            flags.DEFINE_float(field.name, field.default, help, lower_bound=minimum)
+        else:
+            flags.DEFINE_string(field.name, field.default, help)
+        flags.declare_key_flag(field.name)
+
+
+def from_flags(values: flags.FlagValues, base: Job | None = None) -> Job:
+    """The Job that the parsed flags describe; over `base`, only the flags that were given count."""
+    named = [field.name for field in dataclasses.fields(Job) if field.name in values]
+    if base is None:
+        return Job(**{name: values[name].value for name in named})
+    return base.replace(**{name: values[name].value for name in named if values[name].present})
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """One line for every key whose values differ."""
+    missing = "(not there)"
+    return [
+        f"{key}: stored {stored.get(key, missing)!r}, now {wanted.get(key, missing)!r}"
+        for key in sorted(stored.keys() | wanted.keys())
+        if stored.get(key, missing) != wanted.get(key, missing)
+    ]
+
+
+def slug(text: str) -> str:
+    """Letters, digits, dots, underscores and dashes only: a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.").lower()
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    wanted = field.type
+    assert isinstance(wanted, type)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+        raise TypeError(f"{field.name} wants {wanted.__name__}, not {value!r}")
+    choices, minimum = field.metadata["choices"], field.metadata["minimum"]
+    if choices and value not in choices:
+        raise ValueError(f"{field.name} wants one of {', '.join(choices)}; got {value!r}")
+    if minimum is not None and not value >= minimum:
+        raise ValueError(f"{field.name} wants at least {minimum}; got {value!r}")

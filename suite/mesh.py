@@ -1,0 +1,51 @@
+"""Device meshes and shardings: the only file that says PartitionSpec.
+
+Mesh axis `data` splits the batch; parameters and optimiser state are replicated over it.
+"""
+
+import math
+import re
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data",)
+
+
+def parse(spec: str, n_devices: int) -> dict[str, int]:
+    """Reads `data:8`; empty means all devices. ValueError where the axes do not use every device."""
+    if not spec:
+        return {"data": n_devices}
+    axes = {}
+    for item in spec.split(","):
+        found = re.fullmatch(r"([a-z]+):([1-9][0-9]*)", item)
+        if found is None or found[1] not in AXES:
+            raise ValueError(f"cannot read --mesh={spec}; wanted axis:size with the axis {' or '.join(AXES)}, as in data:8")
+        axes[found[1]] = int(found[2])
+    wanted = math.prod(axes.values())
+    if wanted != n_devices:
+        raise ValueError(f"--mesh={spec} wants {wanted} devices and there are {n_devices}; use data:{n_devices} or leave it out")
+    return axes
+
+
+def make(spec: str = "", devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh that `spec` describes over `devices` (default: all devices of all processes)."""
+    devices = jax.devices() if devices is None else devices
+    axes = parse(spec, len(devices))
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+    """The first axis is split over `data`."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch(mesh: Mesh, batch: int, name: str = "batch") -> None:
+    """ValueError where a batch cannot be split evenly over the mesh."""
+    if batch % mesh.shape["data"]:
+        raise ValueError(f"{name} {batch} is not a multiple of the {mesh.shape['data']} devices of mesh axis data")

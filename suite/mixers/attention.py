@@ -1,0 +1,131 @@
+"""Multi-head causal attention: Vaswani et al. 2017, "Attention Is All You Need"; grouped keys of Ainslie et al. 2023."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from suite.ops import attention, forms, initial
+
+POSITIONS = ("rope", "alibi", "learned", "none")
+
+
+class Cache(eqx.Module):
+    """Keys and values of the tokens seen so far, and how many they are."""
+
+    k_BSHK: Float[Array, "B S G K"]
+    v_BSHK: Float[Array, "B S G K"]
+    position: Int[Array, ""]
+
+
+class Mixer(eqx.Module):
+    """softmax(q k / sqrt K) v over the past. kv_heads 0 means as many as heads; window 0 means the whole past."""
+
+    heads: int = eqx.field(static=True)
+    kv_heads: int = eqx.field(static=True)
+    head_size: int = eqx.field(static=True)
+    window: int = eqx.field(static=True)
+    positions: str = eqx.field(static=True)
+    form: str = eqx.field(static=True)
+    query_DF: Float[Array, "D F"]
+    key_DF: Float[Array, "D E"]
+    value_DF: Float[Array, "D E"]
+    out_FD: Float[Array, "F D"]
+    learned_SD: Float[Array, "S D"] | None
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        key: PRNGKeyArray,
+        heads: int = 4,
+        kv_heads: int = 0,
+        window: int = 0,
+        positions: str = "rope",
+        max_length: int = 2048,
+        form: str = "auto",
+    ):
+        if heads < 1 or width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        if kv_heads < 0 or heads % (kv_heads or heads):
+            raise ValueError(f"heads {heads} is not a multiple of kv_heads {kv_heads}")
+        if window < 0 or max_length < 1:
+            raise ValueError(f"window {window} wants at least 0 and max_length {max_length} at least 1")
+        if positions not in POSITIONS:
+            raise ValueError(f"positions {positions!r} is not known; wanted one of {', '.join(POSITIONS)}")
+        if positions == "rope" and width // heads % 2:
+            raise ValueError(f"rope wants an even head size; width {width} over {heads} heads gives {width // heads}")
+        forms.check("attention", form)
+        self.heads, self.kv_heads, self.head_size = heads, kv_heads or heads, width // heads
+        self.window, self.positions, self.form = window, positions, form
+        query_key, key_key, value_key, out_key, learned_key = jax.random.split(key, 5)
+        kv_width = self.kv_heads * self.head_size
+        self.query_DF = initial.dense(query_key, width, width, width)
+        self.key_DF = initial.dense(key_key, width, width, kv_width)
+        self.value_DF = initial.dense(value_key, width, width, kv_width)
+        self.out_FD = initial.dense(out_key, width, width, width)
+        self.learned_SD = initial.dense(learned_key, width, max_length, width) if positions == "learned" else None
+
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, jnp.arange(x_BTD.shape[1]))
+        y_BTHK = attention.causal(
+            q_BTHK, k_BTHK, v_BTHK, window=self.window, slope_H=self._slopes(), form=self.ran(x_BTD.dtype)
+        )
+        return self._merge(y_BTHK)
+
+    def ran(self, dtype: jnp.dtype) -> str:
+        return forms.choose("attention", self.form, dtype)
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
+        kept = min(length, self.window) if self.window else length
+        zero_BSHK = jnp.zeros((batch, kept, self.kv_heads, self.head_size), dtype)
+        return Cache(zero_BSHK, zero_BSHK, jnp.zeros((), jnp.int32))
+
+    def extend(self, x_BTD: Float[Array, "B T D"], cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        length, kept = x_BTD.shape[1], cache.k_BSHK.shape[1]
+        query_T = cache.position + jnp.arange(length)
+        q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, query_T)
+        if self.window:
+            # The oldest key is out of every new query's window: the new ones push it out.
+            k_BSHK = jnp.concatenate([cache.k_BSHK[:, 1:], k_BTHK], axis=1)
+            v_BSHK = jnp.concatenate([cache.v_BSHK[:, 1:], v_BTHK], axis=1)
+            key_S = cache.position + jnp.arange(1 - kept, length)
+        else:
+            k_BSHK = jax.lax.dynamic_update_slice_in_dim(cache.k_BSHK, k_BTHK, cache.position, axis=1)
+            v_BSHK = jax.lax.dynamic_update_slice_in_dim(cache.v_BSHK, v_BTHK, cache.position, axis=1)
+            key_S = jnp.arange(kept)
+        y_BTHK = attention.cached(
+            q_BTHK, k_BSHK, v_BSHK, query_T=query_T, key_S=key_S, window=self.window, slope_H=self._slopes()
+        )
+        return self._merge(y_BTHK), Cache(k_BSHK[:, -kept:], v_BSHK[:, -kept:], cache.position + length)
+
+    def step(self, x_BD: Float[Array, "B D"], cache: Cache) -> tuple[Float[Array, "B D"], Cache]:
+        y_BTD, cache = self.extend(x_BD[:, None], cache)
+        return y_BTD[:, 0], cache
+
+    def _project(
+        self, x_BTD: Float[Array, "B T D"], at_T: Int[Array, " T"]
+    ) -> tuple[Float[Array, "B T H K"], Float[Array, "B T G K"], Float[Array, "B T G K"]]:
+        batch, length, _ = x_BTD.shape
+        if self.learned_SD is not None:
+            if length > self.learned_SD.shape[0]:
+                raise ValueError(f"length {length} is beyond max_length {self.learned_SD.shape[0]} of the learned positions")
+            x_BTD = x_BTD + jnp.take(self.learned_SD, at_T, axis=0, mode="clip").astype(x_BTD.dtype)[None]
+        q_BTHK, k_BTHK, v_BTHK = (
+            (x_BTD @ weight.astype(x_BTD.dtype)).reshape(batch, length, heads, self.head_size)
+            for weight, heads in (
+                (self.query_DF, self.heads),
+                (self.key_DF, self.kv_heads),
+                (self.value_DF, self.kv_heads),
+            )
+        )
+        if self.positions == "rope":
+            q_BTHK, k_BTHK = attention.rotate(q_BTHK, at_T), attention.rotate(k_BTHK, at_T)
+        return q_BTHK, k_BTHK, v_BTHK
+
+    def _merge(self, y_BTHK: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
+        batch, length = y_BTHK.shape[:2]
+        return y_BTHK.reshape(batch, length, -1) @ self.out_FD.astype(y_BTHK.dtype)
+
+    def _slopes(self) -> Float[Array, " H"] | None:
+        return attention.alibi_slopes(self.heads) if self.positions == "alibi" else None

@@ -1,0 +1,236 @@
+"""The block, the backbone and build(job, vocab, key): everything of a model but the mixer, the same for every arm."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from suite import parts
+from suite.job import Job
+from suite.ops import convolution, initial
+
+
+class Block(eqx.Module):
+    """Norm, short convolution, mixer; norm, gated MLP. Without residuals the same chain is a plain stack."""
+
+    mixer: eqx.Module
+    taps_CD: Float[Array, "C D"] | None
+    mixer_scale_D: Float[Array, " D"]
+    mlp_scale_D: Float[Array, " D"]
+    gate_DF: Float[Array, "D F"]
+    up_DF: Float[Array, "D F"]
+    down_FD: Float[Array, "F D"]
+    residual: bool = eqx.field(static=True)
+
+    def __init__(self, width: int, *, mixer: str, conv: int, residual: bool, key: PRNGKeyArray):
+        mixer_key, conv_key, gate_key, up_key, down_key = jax.random.split(key, 5)
+        module, knobs = parts.load("suite.mixers", mixer)
+        hidden = 8 * round(width / 3)  # two thirds of 4 D, as a gated MLP has three matrices (Shazeer 2020)
+        self.mixer = module.Mixer(width, key=mixer_key, **knobs)
+        self.taps_CD = initial.dense(conv_key, conv, conv, width) if conv else None
+        self.mixer_scale_D = jnp.ones(width, jnp.float32)
+        self.mlp_scale_D = jnp.ones(width, jnp.float32)
+        self.gate_DF = initial.dense(gate_key, width, width, hidden)
+        self.up_DF = initial.dense(up_key, width, width, hidden)
+        self.down_FD = initial.dense(down_key, hidden, hidden, width)
+        self.residual = residual
+
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        inner_BTD = rms_norm(x_BTD, self.mixer_scale_D)
+        inner_BTD, _ = self._convolve(inner_BTD, self._start_past(x_BTD.shape[0], x_BTD.dtype))
+        return self._mlp(self._join(x_BTD, self.mixer(inner_BTD)))
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
+        return self._start_past(batch, dtype), self.mixer.start(batch, length, dtype)
+
+    def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
+        past_BPD, mixer_state = state
+        inner_BTD, past_BPD = self._convolve(rms_norm(x_BTD, self.mixer_scale_D), past_BPD)
+        y_BTD, mixer_state = self.mixer.extend(inner_BTD, mixer_state)
+        return self._mlp(self._join(x_BTD, y_BTD)), (past_BPD, mixer_state)
+
+    def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
+        past_BPD, mixer_state = state
+        inner_BTD, past_BPD = self._convolve(rms_norm(x_BD, self.mixer_scale_D)[:, None], past_BPD)
+        y_BD, mixer_state = self.mixer.step(inner_BTD[:, 0], mixer_state)
+        return self._mlp(self._join(x_BD, y_BD)), (past_BPD, mixer_state)
+
+    def _convolve(
+        self, x_BTD: Float[Array, "B T D"], past_BPD: Float[Array, "B P D"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B P D"]]:
+        if self.taps_CD is None:
+            return x_BTD, past_BPD
+        y_BTD = convolution.causal(x_BTD, past_BPD, self.taps_CD)
+        kept = past_BPD.shape[1]
+        seen_BSD = jnp.concatenate([past_BPD, x_BTD], axis=1)
+        return y_BTD, seen_BSD[:, seen_BSD.shape[1] - kept :]
+
+    def _start_past(self, batch: int, dtype: jnp.dtype) -> Float[Array, "B P D"]:
+        past = 0 if self.taps_CD is None else self.taps_CD.shape[0] - 1
+        return jnp.zeros((batch, past, self.mixer_scale_D.shape[0]), dtype)
+
+    def _mlp(self, x_D: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        inner_D = rms_norm(x_D, self.mlp_scale_D)
+        dtype = x_D.dtype
+        hidden_F = jax.nn.silu(inner_D @ self.gate_DF.astype(dtype)) * (inner_D @ self.up_DF.astype(dtype))
+        return self._join(x_D, hidden_F @ self.down_FD.astype(dtype))
+
+    def _join(self, x_D: Float[Array, "... D"], y_D: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return x_D + y_D if self.residual else y_D
+
+
+class Model(eqx.Module):
+    """Embedding, blocks, norm, logits by the same embedding. The blocks of a pattern are stacked over its repeats."""
+
+    embedding_VD: Float[Array, "V D"]
+    pattern: tuple[Block, ...]
+    rest: tuple[Block, ...]
+    scale_D: Float[Array, " D"]
+    dtype: str = eqx.field(static=True)
+
+    def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        def repeat(x_BTD: Float[Array, "B T D"], arrays: PyTree) -> tuple[Float[Array, "B T D"], None]:
+            for block in eqx.combine(arrays, static):
+                x_BTD = block(x_BTD)
+            return x_BTD, None
+
+        arrays, static = eqx.partition(self.pattern, eqx.is_array)
+        x_BTD = self._embed(tokens_BT)
+        if self.pattern:
+            x_BTD, _ = jax.lax.scan(repeat, x_BTD, arrays)
+        for block in self.rest:
+            x_BTD = block(x_BTD)
+        return self._logits(x_BTD)
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
+        """Empty states of all blocks; caches hold `length` tokens."""
+        stacked = eqx.filter_vmap(lambda pattern: [block.start(batch, length, dtype) for block in pattern])
+        return stacked(self.pattern) if self.pattern else [], [block.start(batch, length, dtype) for block in self.rest]
+
+    def extend(self, tokens_BT: Int[Array, "B T"], state: PyTree) -> tuple[Float[Array, "B T V"], PyTree]:
+        x_BTD, state = self._through(self._embed(tokens_BT), state, lambda block, *args: block.extend(*args))
+        return self._logits(x_BTD), state
+
+    def step(self, tokens_B: Int[Array, " B"], state: PyTree) -> tuple[Float[Array, "B V"], PyTree]:
+        x_BD, state = self._through(self._embed(tokens_B), state, lambda block, *args: block.step(*args))
+        return self._logits(x_BD), state
+
+    def _through(self, x: Array, state: PyTree, advance) -> tuple[Array, PyTree]:
+        def repeat(x: Array, at: tuple[PyTree, PyTree]) -> tuple[Array, PyTree]:
+            arrays, states = at
+            new_states = []
+            for block, block_state in zip(eqx.combine(arrays, static), states, strict=True):
+                x, block_state = advance(block, x, block_state)
+                new_states.append(block_state)
+            return x, new_states
+
+        arrays, static = eqx.partition(self.pattern, eqx.is_array)
+        pattern_state, rest_state = state
+        if self.pattern:
+            x, pattern_state = jax.lax.scan(repeat, x, (arrays, pattern_state))
+        new_rest = []
+        for block, block_state in zip(self.rest, rest_state, strict=True):
+            x, block_state = advance(block, x, block_state)
+            new_rest.append(block_state)
+        return x, (pattern_state, new_rest)
+
+    def _embed(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
+        # Times sqrt(D): the stream starts at unit scale, and the same matrix gives logits of unit scale.
+        return (self.embedding_VD[tokens] * self.embedding_VD.shape[1] ** 0.5).astype(self.dtype)
+
+    def _logits(self, x_D: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        x_D = rms_norm(x_D, self.scale_D)
+        return jnp.matmul(x_D, self.embedding_VD.T.astype(x_D.dtype), preferred_element_type=jnp.float32)
+
+
+def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
+    """The model of a job at `job.width`; ValueError where the mixer's knobs do not fit."""
+    specs = parts.pattern(job.mixer)
+    make = functools.partial(Block, job.width, conv=job.conv, residual=job.block == "residual")
+    repeats, remainder = divmod(job.depth, len(specs))
+    embedding_key, *block_keys = jax.random.split(key, 1 + job.depth)
+
+    def make_pattern(keys: PRNGKeyArray) -> tuple[Block, ...]:
+        return tuple(make(mixer=spec, key=keys[index]) for index, spec in enumerate(specs))
+
+    stacked = len(specs) * repeats
+    keys_LP = jnp.stack(block_keys[:stacked]).reshape(repeats, len(specs)) if repeats else None
+    return Model(
+        embedding_VD=initial.dense(embedding_key, job.width, vocab, job.width),
+        pattern=eqx.filter_vmap(make_pattern)(keys_LP) if repeats else (),
+        rest=tuple(make(mixer=spec, key=key) for spec, key in zip(specs[:remainder], block_keys[stacked:], strict=True)),
+        scale_D=jnp.ones(job.width, jnp.float32),
+        dtype=job.dtype,
+    )
+
+
+def shapes(job: Job, vocab: int) -> Model:
+    """The model with shapes in the place of arrays: nothing is computed and no device is touched."""
+    return eqx.filter_eval_shape(lambda: build(job, vocab, key=jax.random.key(0)))
+
+
+def count_parameters(model: Model) -> int:
+    """Scalars that are trained, the shared embedding once."""
+    return sum(leaf.size for leaf in jax.tree.leaves(model) if hasattr(leaf, "size"))
+
+
+def matrices(model: Model) -> Model:
+    """True at the leaves that are matrices in their own layer: what weight decay acts on."""
+
+    def of_rank(rank: int, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.ndim >= rank, tree)
+
+    flags = of_rank(2, model)
+    return eqx.tree_at(lambda model: model.pattern, flags, of_rank(3, model.pattern)) if model.pattern else flags
+
+
+def solve_width(job: Job, vocab: int) -> int:
+    """The width at which the job's model comes nearest to the parameters of its `match_to` at `job.width`.
+
+    Widths are searched on a grid of about a 32nd of job.width, a power of two, so large widths stay multiples that
+    hardware likes; those that the mixer refuses are left out. ValueError where none below four times the width fits.
+    """
+    if job.match == "none" or not job.match_to:
+        return job.width
+    target = count_parameters(shapes(job.replace(mixer=job.match_to, match_to=""), vocab))
+    grid = 1 << max(0, (job.width // 32).bit_length() - 1)
+    widths = range(grid, 4 * job.width + 1, grid)
+
+    @functools.cache
+    def parameters(width: int) -> int | None:
+        try:
+            return count_parameters(shapes(job.replace(width=width, match_to=""), vocab))
+        except ValueError:
+            return None
+
+    found = [width for width in _around(widths, parameters, target) if parameters(width) is not None]
+    if not found:
+        job_alone = job.replace(match_to="")
+        shapes(job_alone, vocab)  # raises the mixer's own reason, if its knobs never fit
+        raise ValueError(f"no width up to {4 * job.width} gives {job.arm} the {target} parameters of {job.match_to}")
+    return min(found, key=lambda width: abs(parameters(width) - target))
+
+
+def rms_norm(x_D: Float[Array, "... D"], scale_D: Float[Array, " D"]) -> Float[Array, "... D"]:
+    """RMSNorm (Zhang and Sennrich 2019); the mean of squares is float32."""
+    wide_D = x_D.astype(jnp.float32)
+    wide_D = wide_D * jax.lax.rsqrt(jnp.mean(jnp.square(wide_D), axis=-1, keepdims=True) + 1e-6)
+    return (wide_D * jnp.broadcast_to(scale_D, wide_D.shape)).astype(x_D.dtype)
+
+
+def _around(widths: range, parameters, target: int) -> list[int]:
+    """The widths next to where the parameters cross the target: the count grows with the width, so bisect."""
+    low, high = 0, len(widths) - 1
+    while low < high:
+        middle = (low + high) // 2
+        at = next((width for width in widths[middle:] if parameters(width) is not None), None)
+        if at is None or parameters(at) >= target:
+            high = middle
+        else:
+            low = widths.index(at) + 1
+    nearest = widths[max(0, low - 1) :: -1] if low else widths[:1]
+    below = next((width for width in nearest if parameters(width) is not None), None)
+    above = next((width for width in widths[low:] if parameters(width) is not None), None)
+    return [width for width in (below, above) if width is not None]

@@ -1,0 +1,1 @@
+"""The numerics that mixers are made of: recurrent scans, linear recurrences, attention, convolution."""

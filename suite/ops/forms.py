@@ -1,0 +1,38 @@
+"""Which form of an operation runs where: the one table of choices, overridden by a mixer's knob `form`."""
+
+import jax
+import jax.numpy as jnp
+
+# The first of a family is its reference parallel form: what sequential depth is counted on.
+FORMS = {
+    "attention": ("dense", "cudnn"),
+    "linear": ("parallel", "sequential"),
+}
+# Fastest known. On a CPU an associative scan makes log2 T passes over memory and loses to a plain loop.
+FASTEST = {
+    ("attention", "cpu"): "dense",
+    ("attention", "gpu"): "cudnn",
+    ("attention", "tpu"): "dense",
+    ("linear", "cpu"): "sequential",
+    ("linear", "gpu"): "parallel",
+    ("linear", "tpu"): "parallel",
+}
+
+
+def check(family: str, form: str) -> None:
+    """ValueError where the family has no such form."""
+    known = ("auto", "reference", *FORMS[family])
+    if form not in known:
+        raise ValueError(f"form {form!r} is not known; wanted one of {', '.join(known)}")
+
+
+def choose(family: str, form: str, dtype: jnp.dtype) -> str:
+    """The form that runs: `auto` is the fastest known on this platform, `reference` the family's first."""
+    if form == "reference":
+        return FORMS[family][0]
+    if form != "auto":
+        return form
+    fastest = FASTEST[family, jax.default_backend()]
+    if fastest == "cudnn" and jnp.dtype(dtype).itemsize != 2:
+        return "dense"  # cuDNN's attention takes half precision only
+    return fastest

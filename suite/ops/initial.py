@@ -1,0 +1,16 @@
+"""How weights start."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+def dense(key: PRNGKeyArray, fan_in: int, *shape: int) -> Float[Array, "..."]:
+    """Normal of variance 1 / fan_in (LeCun et al. 1998), float32."""
+    return jax.random.normal(key, shape, jnp.float32) / fan_in**0.5
+
+
+def orthogonal(key: PRNGKeyArray, size: int, blocks: int) -> Float[Array, "N GN"]:
+    """`blocks` orthogonal matrices side by side (Saxe et al. 2014): what keeps a recurrence's scale at the start."""
+    matrices_GNN = jax.random.orthogonal(key, size, (blocks,), jnp.float32)
+    return jnp.concatenate(list(matrices_GNN), axis=-1)

@@ -1,0 +1,198 @@
+"""Parts: the folder is the registry and the file name is the flag value.
+
+A spec is `name:knob=value,knob=value`. The name is a file of a folder ("lstm"), a user's own file
+("./mine.py") or an importable module ("mylab.mixers.fast"). Knobs are read from the source text, so a spec
+is checked, completed with its defaults and shortened again without importing JAX.
+"""
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import pathlib
+import sys
+from types import ModuleType
+
+Value = bool | int | float | str
+
+# What a folder's files define, and so where their knobs stand.
+ENTRY = {
+    "suite.mixers": "Mixer",
+    "suite.tasks": "Task",
+    "suite.measures": "measure",
+    "suite.claims": "judge",
+    "launch.engines": "commands",
+}
+# Constructor arguments that the suite fills in: never knobs of a spec.
+GIVEN = ("length", "seed")
+
+
+def load(folder: str, spec: str) -> tuple[ModuleType, dict[str, Value]]:
+    """Imports the part that `spec` names; returns its module and all its knobs, defaults resolved."""
+    name, _ = split(spec)
+    return _module(folder, name), knobs(folder, spec)
+
+
+def names(folder: str) -> list[str]:
+    """The parts that a folder holds, sorted."""
+    return sorted(path.stem for path in _folder(folder).glob("*.py") if path.stem != "__init__")
+
+
+def knobs(folder: str, spec: str) -> dict[str, Value]:
+    """All knobs of the part, at the spec's values and otherwise their defaults, in the order of the source."""
+    name, given = split(spec)
+    known = _defaults(folder, name)
+    for knob in given:
+        if knob not in known:
+            raise LookupError(f"{name!r} has no knob {knob!r}; {_suggest(knob, known)}")
+    return {knob: _typed(name, knob, given[knob], default) if knob in given else default for knob, default in known.items()}
+
+
+def canonical(folder: str, spec: str) -> str:
+    """The spec with every knob spelt out; patterns (`a+b`) part by part."""
+    if "+" in spec:
+        return "+".join(canonical(folder, part) for part in pattern(spec))
+    return _join(split(spec)[0], knobs(folder, spec))
+
+
+def short(folder: str, spec: str) -> str:
+    """The spec with only the knobs that differ from their defaults: what people type and read."""
+    if "+" in spec:
+        return "+".join(short(folder, part) for part in pattern(spec))
+    name, _ = split(spec)
+    known = _defaults(folder, name)
+    return _join(name, {knob: value for knob, value in knobs(folder, spec).items() if value != known[knob]})
+
+
+def pattern(spec: str) -> list[str]:
+    """The parts of a hybrid: `rglru+rglru+attention:window=256`."""
+    parts = spec.split("+")
+    if not all(parts):
+        raise ValueError(f"empty part in {spec!r}; wanted name+name:knob=value")
+    return parts
+
+
+def split(spec: str) -> tuple[str, dict[str, str]]:
+    """Takes `name:knob=value,knob=value` apart; values stay text."""
+    name, _, rest = spec.partition(":")
+    given = {}
+    for item in rest.split(",") if rest else []:
+        knob, equals, value = item.partition("=")
+        if not (knob and equals and value):
+            raise ValueError(f"cannot read {item!r} in {spec!r}; wanted name:knob=value,knob=value")
+        if knob in given:
+            raise ValueError(f"knob {knob!r} stands twice in {spec!r}")
+        given[knob] = value
+    if not name:
+        raise ValueError(f"no name in {spec!r}; wanted name:knob=value,knob=value")
+    return name, given
+
+
+def source(folder: str, name: str) -> pathlib.Path:
+    """The file that defines a part; LookupError lists the known ones."""
+    if name.endswith(".py"):
+        path = pathlib.Path(name).expanduser()
+        if not path.is_file():
+            raise LookupError(f"no file {name}; wanted a Python file with a {ENTRY[folder]}")
+        return path
+    if name in names(folder):
+        return _folder(folder) / f"{name}.py"
+    if "." in name:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        if found is not None and found.origin is not None:
+            return pathlib.Path(found.origin)
+        raise LookupError(f"no module {name!r} can be imported; is it on PYTHONPATH?")
+    kind = folder.rpartition(".")[2].removesuffix("s")
+    raise LookupError(f"no {kind} {name!r}; {_suggest(name, names(folder))}")
+
+
+def _module(folder: str, name: str) -> ModuleType:
+    path = source(folder, name)
+    if path.parent == _folder(folder):
+        return importlib.import_module(f"{folder}.{name}")
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    # One module per file for the life of the process: a class must stay itself between two loads.
+    key = f"crossover_part_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if key not in sys.modules:
+        found = importlib.util.spec_from_file_location(key, path)
+        assert found is not None and found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        sys.modules[key] = module
+        try:
+            found.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[key]
+            raise
+    return sys.modules[key]
+
+
+def _folder(folder: str) -> pathlib.Path:
+    return pathlib.Path(__file__).parent.parent.joinpath(*folder.split("."))
+
+
+def _defaults(folder: str, name: str) -> dict[str, Value]:
+    path = source(folder, name)
+    return _read_defaults(path, path.stat().st_mtime_ns, ENTRY[folder])
+
+
+@functools.cache
+def _read_defaults(path: pathlib.Path, _changed: int, entry: str) -> dict[str, Value]:
+    """Knobs and defaults of the class or function `entry` in a file, by its syntax tree."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == entry:
+            return _of_function(node)
+        if isinstance(node, ast.ClassDef) and node.name == entry:
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+                    return _of_function(inner)
+            return _of_dataclass(node)
+    raise LookupError(f"{path} defines no {entry}")
+
+
+def _of_function(node: ast.FunctionDef) -> dict[str, Value]:
+    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    return {arg.arg: ast.literal_eval(default) for arg, default in pairs if default is not None}
+
+
+def _of_dataclass(node: ast.ClassDef) -> dict[str, Value]:
+    return {
+        item.target.id: ast.literal_eval(item.value)
+        for item in node.body
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and isinstance(item.value, ast.Constant | ast.UnaryOp)
+        and not ast.unparse(item.annotation).startswith("ClassVar")
+        and item.target.id not in GIVEN
+    }
+
+
+def _typed(name: str, knob: str, text: str, default: Value) -> Value:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name}:{knob} wants true or false, not {text!r}")
+        return text.lower() == "true"
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise ValueError(f"{name}:{knob} wants {type(default).__name__}, not {text!r}") from None
+
+
+def _join(name: str, values: dict[str, Value]) -> str:
+    text = ",".join(f"{knob}={str(value).lower() if isinstance(value, bool) else value}" for knob, value in values.items() if value != "")
+    return f"{name}:{text}" if text else name
+
+
+def _suggest(word: str, known: list[str] | dict[str, Value]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    listed = ", ".join(known) if known else "none"
+    return f"did you mean {near[0]!r}? known: {listed}" if near else f"known: {listed}"
