@@ -3,9 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import shlex
-from typing import Any, Self
+from typing import Any
 
 from absl import flags
 
@@ -46,10 +47,12 @@ class Job:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            _check(field, value)
+            object.__setattr__(self, field.name, field.type(value))  # a rate of 1 is 1.0: one job, one id
         if self.warmup > 1:
             raise ValueError(f"warmup is a fraction of the steps, at most 1; got {self.warmup}")
-        # The only writes: a spec is brought into its one canonical spelling.
+        # A spec is brought into its one canonical spelling.
         object.__setattr__(self, "mixer", parts.canonical("suite.mixers", self.mixer))
         object.__setattr__(self, "task", parts.canonical("suite.tasks", self.task))
         if self.match_to:
@@ -67,14 +70,14 @@ class Job:
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
         return f"{slug(self.arm)}-{slug(parts.short('suite.tasks', self.task))}-t{self.length}-b{self.batch}-s{self.seed}-{digest}"
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> "Job":
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "Job":
         return cls(**json.loads(text))
 
     def flags(self) -> list[str]:
@@ -116,7 +119,7 @@ class Cell:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Self:
+    def from_dict(cls, record: dict[str, Any]) -> "Cell":
         return cls(**{**record, "job": Job(**record["job"])})
 
 
@@ -165,6 +168,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     assert isinstance(wanted, type)
     if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
         raise TypeError(f"{field.name} wants {wanted.__name__}, not {value!r}")
+    if wanted is float and not math.isfinite(value):
+        raise ValueError(f"{field.name} wants a finite number; got {value!r}")
     choices, minimum = field.metadata["choices"], field.metadata["minimum"]
     if choices and value not in choices:
         raise ValueError(f"{field.name} wants one of {', '.join(choices)}; got {value!r}")

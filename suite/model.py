@@ -5,7 +5,7 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from suite import parts
 from suite.job import Job
@@ -152,7 +152,7 @@ def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
     repeats, remainder = divmod(job.depth, len(specs))
     embedding_key, *block_keys = jax.random.split(key, 1 + job.depth)
 
-    def make_pattern(keys: PRNGKeyArray) -> tuple[Block, ...]:
+    def make_pattern(keys: Key[Array, " P"]) -> tuple[Block, ...]:
         return tuple(make(mixer=spec, key=keys[index]) for index, spec in enumerate(specs))
 
     stacked = len(specs) * repeats

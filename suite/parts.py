@@ -90,6 +90,17 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
     return name, given
 
 
+def split_list(text: str) -> list[str]:
+    """Takes a comma-separated list of specs apart; `knob=value` after a comma belongs to the spec before it."""
+    specs: list[str] = []
+    for item in filter(None, text.split(",")):
+        if specs and "=" in item.split(":")[0]:
+            specs[-1] += f",{item}"
+        else:
+            specs.append(item)
+    return specs
+
+
 def source(folder: str, name: str) -> pathlib.Path:
     """The file that defines a part; LookupError lists the known ones."""
     if name.endswith(".py"):

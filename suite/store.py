@@ -5,6 +5,7 @@
 What depends on the place where it was measured carries the place in its name: `step_time@<place>.jsonl`.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -116,9 +117,14 @@ def is_done(run: epath.Path, kind: str) -> bool:
     return (run / f"{kind}.done").exists()
 
 
-def kind(measure: str, place: str = "", repeat: int = 0) -> str:
-    """The stem of a cell's files: measure, place where it matters, and the number of the fresh process."""
-    return slug(measure) + (f"@{place}" if place else "") + (f".{repeat}" if repeat else "")
+def kind(measure: str, place: str = "", repeat: int = 0, group: str = "") -> str:
+    """The stem of a cell's files: measure, what it was interleaved with, place where it matters, fresh process."""
+    return ".".join(part for part in (slug(measure), slug(group)) if part) + (f"@{place}.{repeat}" if place else "")
+
+
+def load(root: epath.PathLike) -> list[Row]:
+    """Every row under `root`, joined with the fields of its job; the row's own facts (the solved width) win."""
+    return [dataclasses.asdict(job) | row for job, run in all_runs(root) for row in all_rows(run)]
 
 
 def all_runs(root: epath.PathLike) -> Iterator[tuple[Job, epath.Path]]:
@@ -135,6 +141,11 @@ def all_rows(run: epath.Path) -> list[Row]:
     """All rows of a run, of whatever kind."""
     stems = {path.name.split(".jsonl")[0] for path in run.iterdir() if ".jsonl" in path.name and not path.name.startswith(".")}
     return [row for stem in sorted(stems) for row in rows(run, stem)]
+
+
+def of_place(rows: list[Row], place: str) -> list[Row]:
+    """The rows that were measured at a place, and those that do not depend on one."""
+    return [row for row in rows if not row["placed"] or row["place"] == place]
 
 
 def environment() -> Row:

@@ -1,5 +1,6 @@
 """Scaled dot-product attention and the ways in which it is told positions."""
 
+import functools
 import math
 
 import jax
@@ -20,6 +21,8 @@ def causal(
 
     cuDNN is asked for by name and by a causal flag: left to itself JAX runs the dense form, and so does a mask.
     """
+    if form == "blocked":
+        return _blocked(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
     bias_HTS = None
     if slope_H is not None:
         at_T = jnp.arange(q_BTHK.shape[1])
@@ -58,6 +61,58 @@ def cached(
         return jax.nn.dot_product_attention(
             q_BTHK, k_BSHK, v_BSHK, bias=bias_HTS, mask=mask_TS[None, None], implementation="xla"
         )
+
+
+def _blocked(
+    q_BTHK: Float[Array, "B T H K"],
+    k_BTHK: Float[Array, "B T G K"],
+    v_BTHK: Float[Array, "B T G K"],
+    window: int,
+    slope_H: Float[Array, " H"] | None,
+) -> Float[Array, "B T H K"]:
+    """A block of queries at a time against the keys that it may see; scores are made again in the backward pass.
+
+    At most 8 blocks: each is its own piece of program, and compilation grows with them.
+    """
+    length = q_BTHK.shape[1]
+    block = max(128, -(-length // 8))
+    blocks = []
+    for first in range(0, length, block):
+        last = min(length, first + block)
+        low = max(0, first - window + 1) if window else 0
+        attend = jax.checkpoint(functools.partial(_attend, first=first, low=low, window=window, slope_H=slope_H))
+        blocks.append(attend(q_BTHK[:, first:last], k_BTHK[:, low:last], v_BTHK[:, low:last]))
+    return jnp.concatenate(blocks, axis=1)
+
+
+def _attend(
+    q_BTHK: Float[Array, "B T H K"],
+    k_BSHK: Float[Array, "B S G K"],
+    v_BSHK: Float[Array, "B S G K"],
+    *,
+    first: int,
+    low: int,
+    window: int,
+    slope_H: Float[Array, " H"] | None,
+) -> Float[Array, "B T H K"]:
+    """Queries at `first`.. to keys at `low`..; groups of R heads share keys and values; float32 scores."""
+    batch, length, heads, head_size = q_BTHK.shape
+    groups = k_BSHK.shape[2]
+    q_BTGRK = q_BTHK.reshape(batch, length, groups, heads // groups, head_size)
+    score_BGRTS = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSHK, preferred_element_type=jnp.float32)
+    score_BGRTS = score_BGRTS / math.sqrt(head_size)
+    query_T, key_S = first + jnp.arange(length), low + jnp.arange(k_BSHK.shape[1])
+    if slope_H is not None:
+        bias_HTS = distance_bias(slope_H, query_T, key_S)
+        score_BGRTS = score_BGRTS + bias_HTS.reshape(1, groups, -1, *bias_HTS.shape[1:])
+    back_TS = query_T[:, None] - key_S[None]
+    seen_TS = (back_TS >= 0) & (back_TS < window) if window else back_TS >= 0
+    score_BGRTS = jnp.where(seen_TS[None, None, None], score_BGRTS, -jnp.inf)
+    # The largest score cancels out of the quotient, so its gradient need not be followed.
+    weight_BGRTS = jnp.exp(score_BGRTS - jax.lax.stop_gradient(jnp.max(score_BGRTS, axis=-1, keepdims=True)))
+    y_BGRTK = jnp.einsum("BGRTS,BSGK->BGRTK", weight_BGRTS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=jnp.float32)
+    y_BGRTK = y_BGRTK / jnp.sum(weight_BGRTS, axis=-1, keepdims=True)
+    return jnp.moveaxis(y_BGRTK, 3, 1).reshape(batch, length, heads, head_size).astype(q_BTHK.dtype)
 
 
 def rotate(x_BTHK: Float[Array, "B T H K"], at_T: Int[Array, " T"]) -> Float[Array, "B T H K"]:

@@ -1,0 +1,300 @@
+"""The main job: claims ask for cells, each is run, a report is drawn.
+
+    python -m launch.compare --scale=quick --out=out/quick
+    python -m launch.compare --arms=./mine.py --arms=attention --claims=parallelism
+
+The same command again skips what is done. On several hosts start it on each, with a shared --out.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+import rich.progress
+from absl import flags
+
+import launch
+from launch import job as worker
+from suite import job as jobs
+from suite import parts, store
+from suite.job import Cell
+from suite.scale import SCALES, Scale, curve_cells
+
+SCALE = flags.DEFINE_enum("scale", "quick", list(SCALES), "how much is run; smoke is a test and not evidence")
+ARMS = flags.DEFINE_multi_string("arms", [], "an arm: a mixer with knobs, or your own file; repeat the flag for more")
+CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty for all")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cells and the estimated minutes, and run nothing")
+for name in ("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"):
+    flags.declare_key_flag(name)
+for field in dataclasses.fields(jobs.Job):
+    flags.declare_key_flag(field.name)
+flags.set_default(worker.OUT, "out/compare")
+
+ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
+OWN = ("mixer", "match_to", "seed", "steps", "validate_every")  # job flags that a comparison sets itself
+
+
+def main() -> int:
+    with launch.door():
+        scale = chosen_scale()
+        claims = parts.split_list(CLAIMS.value) or parts.names("suite.claims")
+        for claim in claims:
+            parts.source("suite.claims", claim)
+        if not DRY_RUN.value:
+            store.check_writable(worker.OUT.value)
+        wanted = wanted_cells(scale, claims, [])
+    if DRY_RUN.value:
+        print_plan(scale, wanted)
+        return 0
+    out = pathlib.Path(worker.OUT.value).expanduser()
+    (out / "compare.flags").write_text(flags.FLAGS.flags_into_string())  # usable as --flagfile
+    return Comparison(scale, claims, out).run()
+
+
+def chosen_scale() -> Scale:
+    """The scale with the arms and the job flags of the command line in the place of its own."""
+    scale = SCALES[SCALE.value]
+    arms = tuple(dict.fromkeys(parts.short("suite.mixers", arm) for arm in ARMS.value)) or scale.arms
+    job = jobs.from_flags(flags.FLAGS, scale.job)
+    given = {field.name for field in dataclasses.fields(jobs.Job) if flags.FLAGS[field.name].present}
+    changes: dict[str, Any] = {"arms": arms, "job": job}
+    changes["curves"] = {name: value for name, value in scale.curves.items() if name not in given}
+    if "length" in given:
+        changes["lengths"] = (job.length,)
+    if "batch" in given:
+        changes["batches"] = (job.batch,)
+    return dataclasses.replace(scale, **changes)
+
+
+def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list[Cell]:
+    """The cells of the learning curves and of all claims, each once."""
+    wanted = dict.fromkeys(curve_cells(scale))
+    for claim in claims:
+        module, _ = parts.load("suite.claims", claim)
+        wanted.update(dict.fromkeys(module.cells(scale, rows)))
+    return list(wanted)
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Rounds of cells until the claims ask for nothing new; every process of a round is a child of this one."""
+
+    scale: Scale
+    claims: list[str]
+    out: pathlib.Path
+
+    def __post_init__(self) -> None:
+        self.place: dict[str, Any] = {}  # what a child says of where it runs
+        self.crashes: collections.Counter[Cell] = collections.Counter()
+        self.finished: set[Cell] = set()
+        self.kinds: dict[Cell, str] = {}  # the stem of a cell's files, as the child names it
+        self.progress = Progress()
+        self.describe()
+
+    def describe(self) -> None:
+        """What a report must know of the comparison beside its rows."""
+        facts = {"scale": self.scale.name, "about": self.scale.about, "evidence": self.scale.evidence}
+        facts |= {"arms": list(self.scale.arms), "claims": self.claims, "command": sys.argv[1:], "place": self.place}
+        (self.out / "compare.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    def run(self) -> int:
+        with self.progress:
+            while left := self.left():
+                self.progress.expect(left)
+                first = min(cell.repeat for cell in left)
+                code = self.run_child([cell for cell in left if cell.repeat == first])
+                if code:
+                    return code
+                self.report()
+        path = self.report()
+        pass
+        print(f"report: {path}")
+        return 0
+
+    def left(self) -> list[Cell]:
+        wanted = wanted_cells(self.scale, self.claims, self.rows())
+        return [cell for cell in wanted if cell not in self.finished]
+
+    def rows(self) -> list[store.Row]:
+        """The rows that were measured here, or that do not depend on the place."""
+        if not self.place:
+            return []
+        return store.of_place(store.load(self.out), self.place["place"])
+
+    def run_child(self, cells: list[Cell]) -> int:
+        """Runs cells in a fresh process; returns an exit code that ends the comparison, or 0 to go on."""
+        running: list[Cell] = []
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "cells.json"
+            file.write_text(json.dumps([cell.to_dict() for cell in cells]))
+            log = self.out / "log.txt"
+            with child(file, log) as (process, events):
+                try:
+                    for event in events:
+                        self.follow(event, running)
+                    code = process.wait()
+                except KeyboardInterrupt:
+                    process.wait()  # it had the same signal and ends by itself
+                    raise
+        if code == launch.INTERRUPTED:
+            return code
+        if code == launch.REFUSED:
+            print(log.read_text().strip().splitlines()[-1], file=sys.stderr)
+            return code
+        if code:
+            return self.after_crash(code, running, log)
+        return 0
+
+    def follow(self, event: dict[str, Any], running: list[Cell]) -> None:
+        cell = Cell.from_dict(event["cell"]) if event["cell"] else None
+        match event["event"]:
+            case "ready":
+                self.place = {key: event[key] for key in event if key not in ("event", "cell")}
+                self.describe()
+            case "started":
+                running.append(cell)
+                self.kinds[cell] = event["kind"]
+                self.progress.started(cell)
+            case "done":
+                running.remove(cell)
+                self.finished.add(cell)
+                self.progress.done(cell)
+            case "skipped":
+                self.finished.add(cell)
+                self.progress.skipped(cell)
+
+    def after_crash(self, code: int, running: list[Cell], log: pathlib.Path) -> int:
+        """Counts the attempt; what was under way is tried again, and given up with an outcome after that."""
+        if not running:
+            print("\n".join(log.read_text().strip().splitlines()[-15:]), file=sys.stderr)
+            print(f"crossover: a child ended with {code} before its first cell; all it said is in {log}", file=sys.stderr)
+            return code
+        for cell in running:
+            self.crashes[cell] += 1
+            if self.crashes[cell] >= ATTEMPTS:
+                self.give_up(cell, code)
+        return 0
+
+    def give_up(self, cell: Cell, code: int) -> None:
+        run = store.run_path(self.out, cell.job)
+        conditions = {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group, "run_id": cell.job.id}
+        facts = {"arm": cell.job.arm, "placed": "@" in self.kinds[cell], **{key: self.place[key] for key in ("place", "platform", "device_kind", "n_devices")}}
+        store.append(run, self.kinds[cell], {"outcome": "crashed", "error": f"exit code {code}", **conditions, **facts})
+        store.mark_done(run, self.kinds[cell])
+        self.finished.add(cell)
+        self.progress.done(cell)
+
+    def report(self) -> pathlib.Path:
+        from suite import report  # here, not above: Altair takes a second
+
+        return report.write(self.out)
+
+
+@contextlib.contextmanager
+def child(cells: pathlib.Path, log: pathlib.Path) -> Iterator[tuple[subprocess.Popen, Iterator[dict[str, Any]]]]:
+    """A fresh process that runs cells, and the events that it reports; what it prints goes to the log."""
+    read, write = os.pipe()
+    passed = ["out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"]
+    argv = [sys.executable, "-m", "launch.job", *(f"--{name}={flags.FLAGS[name].value}" for name in passed)]
+    with open(log, "ab") as output, os.fdopen(read) as pipe:
+        process = subprocess.Popen(
+            [*argv, f"--cells={cells}", f"--events={write}"], pass_fds=(write,), stdout=output, stderr=output
+        )
+        os.close(write)
+        try:
+            yield process, map(json.loads, pipe)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def estimate_seconds(cell: Cell) -> float:
+    """A rough cost of a cell on two CPU cores, for the time that is left: FLOPs at 15 GFLOP/s and a compilation."""
+    job = cell.job
+    parameters = job.depth * 12 * job.width**2 + 256 * job.width
+    tokens = job.batch * job.length
+    step = 6 * tokens * (parameters + job.depth * job.width * job.length) / 15e9
+    name, knobs = parts.split(cell.measure)
+    if name == "learning":
+        return 6 + job.steps * step
+    if name == "step_time":
+        turns = int(knobs.get("blocks", 10))
+        return (5 if cell.repeat == 0 else 2) + 7 * step + turns * (step + max(step, 0.15)) + 5 * step
+    return 2
+
+
+def print_plan(scale: Scale, cells: list[Cell]) -> None:
+    """The cells known so far: what a claim asks for after a first look is not among them yet."""
+    print(f"scale {scale.name}: {scale.about}")
+    for cell in cells:
+        print(f"  {estimate_seconds(cell):6.0f} s  {cell.label}")
+    minutes = sum(map(estimate_seconds, cells)) / 60
+    print(f"{len(cells)} cells in the first round, about {minutes:.1f} minutes on two CPU cores; claims ask for more after it")
+
+
+class Progress:
+    """Cells done and time left: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.cost_done = self.cost_left = 0.0
+        self.n_done = self.n_left = 0
+        self.bar: rich.progress.Progress | None = None
+        if sys.stdout.isatty():
+            columns = ("[progress.description]{task.description}", rich.progress.BarColumn(), "{task.fields[cells]}")
+            self.bar = rich.progress.Progress(*columns, "{task.fields[left]}", transient=True)
+            self.task = self.bar.add_task("starting", total=None, cells="", left="")
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def expect(self, left: list[Cell]) -> None:
+        self.n_left, self.cost_left = len(left), sum(map(estimate_seconds, left))
+
+    def started(self, cell: Cell) -> None:
+        self._show(cell.label)
+
+    def skipped(self, cell: Cell) -> None:
+        self.n_done, self.n_left = self.n_done + 1, self.n_left - 1
+        self.cost_left -= estimate_seconds(cell)
+
+    def done(self, cell: Cell) -> None:
+        self.skipped(cell)
+        self.cost_done += estimate_seconds(cell)
+        self._show(cell.label)
+        if self.bar is None:
+            print(f"[{self.n_done}/{self.n_done + self.n_left}] {cell.label}{self._time_left()}", flush=True)
+
+    def _show(self, label: str) -> None:
+        if self.bar is not None:
+            share = f"{self.n_done}/{self.n_done + self.n_left} cells"
+            total = self.cost_done + self.cost_left
+            fields = {"description": label, "cells": share, "left": self._time_left()}
+            self.bar.update(self.task, total=total, completed=self.cost_done, **fields)
+
+    def _time_left(self) -> str:
+        """By what was done so far against its estimate: this machine's own speed."""
+        if self.cost_done == 0:
+            return ""
+        seconds = self.cost_left * (time.monotonic() - self.began) / self.cost_done
+        return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
+
+
+if __name__ == "__main__":
+    launch.run(main)

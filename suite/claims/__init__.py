@@ -1,0 +1,91 @@
+"""Claims of the textbook, one file each, each with the rule by which it is judged.
+
+A file defines
+
+    QUESTION, TEXTBOOK, RULE        what is asked, what is said, and the rule in words; fixed before any data
+    cells(scale, rows)              the cells it still needs, given the rows there are; pure, called until nothing is new
+    judge(rows, *, thresholds)      a Finding; the thresholds are knobs, so a reader may try others
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterable
+
+from suite.job import Cell
+from suite.store import Row
+
+VERDICTS = ("holds", "fails", "undecided", "untested")
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A measured number: its name, its value with bounds where there are any, unit, how many, and how to make it again."""
+
+    name: str
+    value: float
+    unit: str
+    n: int
+    command: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One point of a figure; `series` is an arm, or what is said of a ratio."""
+
+    series: str
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """What a figure shows, drawn by the report: both axes logarithmic, thresholds as labelled lines."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    points: tuple[Point, ...]
+    thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
+    failed: tuple[tuple[str, float], ...] = ()  # (series, x) without a number: out of memory, did not compile
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """A condition that a verdict rests on, and whether it was met."""
+
+    name: str
+    met: bool
+    found: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What came of a claim: one of VERDICTS, why, on what basis, and everything that can be checked about it."""
+
+    verdict: str
+    basis: str  # "construction" or "measured"
+    sentence: str
+    reason: str
+    numbers: tuple[Number, ...] = ()
+    controls: tuple[Control, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.verdict in VERDICTS, self.verdict
+
+
+def rule_hash(module_file: str) -> str:
+    """Hash of a claim's file: a rule that was changed after the data shows."""
+    return hashlib.sha256(pathlib.Path(module_file).read_bytes()).hexdigest()[:12]
+
+
+def of_cell(rows: Iterable[Row], cell: Cell) -> list[Row]:
+    """The rows that a cell has written."""
+    wanted = (cell.job.id, cell.measure, cell.repeat, cell.group)
+    return [row for row in rows if (row["run_id"], row["measure"], row["repeat"], row["group"]) == wanted]

@@ -1,0 +1,245 @@
+"""Parallel training: does attention train faster because nothing in it waits for the token before?"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+
+from suite.claims import Control, Figure, Finding, Number, Point, of_cell
+from suite.job import Cell
+from suite.scale import Scale
+from suite.statistics import ratio_interval, slope, t_interval
+from suite.store import Row
+
+QUESTION = "Does attention train faster than recurrence, and is parallelism over time the cause?"
+TEXTBOOK = (
+    "A recurrent network over 1,024 tokens needs 1,024 products one after another, a transformer one batched product: "
+    "10 to 100 times faster on GPUs and TPUs."
+)
+RULE = (
+    "R is the ratio of training tokens a second, attention to LSTM, at 1,024 tokens, parameters matched, best forms, "
+    "once at equal batch and once at each arm's best batch under one memory limit. S is the ratio of the parallel to the "
+    "sequential form of one mixer (minGRU) with the same weights. Each is a geometric mean over fresh processes with a "
+    "95 % t-interval. Holds: both intervals of R lie at or above the threshold and that of S above 1. Fails: both "
+    "intervals of R lie below the threshold. Otherwise undecided. Untested on CPUs, below 1,024 tokens, and at a scale "
+    "that is not evidence."
+)
+
+ATTENTION, LSTM = "attention", "lstm"
+PARALLEL, SEQUENTIAL = "mingru:form=parallel", "mingru:form=sequential"
+COMMAND = "python -m launch.compare --claims=parallelism"
+LADDER, BEST, CONTROL = "batch ladder", "best batch", "causal control"
+
+
+def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
+    """First one look at each batch size; when these are there, the timings that are judged, in fresh processes."""
+    longest = scale.lengths[-1]
+    looks = {
+        mixer: [
+            Cell(scale.arm(mixer, length=longest, batch=batch), "step_time:blocks=3", group=LADDER) for batch in scale.batches
+        ]
+        for mixer in scale.arms
+    }
+    sizes = [Cell(scale.arm(mixer, length=length), "size") for mixer in scale.arms for length in scale.lengths]
+    first = [*sizes, *(cell for ladder in looks.values() for cell in ladder)]
+    if any(not of_cell(rows, cell) for ladder in looks.values() for cell in ladder):
+        return first
+    best = {mixer: _best_batch(rows, ladder, scale.memory_bytes) for mixer, ladder in looks.items()}
+    timing = f"step_time:blocks={scale.blocks}"
+    judged = []
+    for repeat in range(scale.processes):
+        for length in scale.lengths:
+            judged += [Cell(scale.arm(mixer, length=length), timing, repeat, _group(length)) for mixer in scale.arms]
+        judged += [
+            Cell(scale.arm(mixer, length=longest, batch=batch), timing, repeat, BEST)
+            for mixer, batch in best.items()
+            if batch is not None
+        ]
+        # Taken as they are: one mixer, one set of weights, two forms.
+        judged += [
+            Cell(scale.job.replace(mixer=mixer, length=longest), timing, repeat, CONTROL) for mixer in (PARALLEL, SEQUENTIAL)
+        ]
+    return [*first, *judged]
+
+
+def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Finding:
+    """The finding at `length` tokens, or, where that was not reached, at the longest length that both arms have."""
+    blocks = [row for row in rows if row.get("phase") == "block" and row["outcome"] == "ok"]
+    swept = [row for row in blocks if row["group"] == _group(row["length"])]
+    figures = [_time_figure(swept, rows)] if swept else []
+    arms = {name: _arm_of(swept, name) for name in (ATTENTION, LSTM)}
+    pair = arms[ATTENTION], arms[LSTM]
+    by_length = {at: ratios(swept, _group(at), *pair) for at in sorted({row["length"] for row in swept})}
+    reached = [at for at, logs in by_length.items() if logs]
+    if not reached:
+        there = ", ".join(sorted({row["arm"] for row in swept})) or "none"
+        sentence = f"attention and the LSTM were not timed together (arms that were: {there})"
+        return Finding("untested", "measured", sentence, "the judged pair is not there", figures=tuple(figures))
+    at = length if length in reached else reached[-1]
+    found = {
+        "equal batch": by_length[at],
+        "best batch each": ratios(blocks, BEST, *pair),
+        "control": ratios(blocks, CONTROL, PARALLEL, SEQUENTIAL),
+    }
+    names = {
+        "equal batch": f"tokens/s, attention / LSTM, T={at}, equal batch",
+        "best batch each": f"tokens/s, attention / LSTM, T={max(reached)}, best batch each",
+        "control": f"tokens/s, minGRU parallel / sequential form, T={max(reached)}",
+    }
+    verdict, reason = _verdict(rows, found, threshold, at, length)
+    return Finding(
+        verdict=verdict,
+        basis="measured",
+        sentence=_sentence(found["equal batch"], at),
+        reason=reason,
+        numbers=(*(_ratio_number(names[key], logs) for key, logs in found.items() if logs), *_exponents(swept)),
+        controls=(_control(found["control"]),),
+        figures=(_ratio_figure(by_length, threshold), *figures),
+    )
+
+
+def ratios(blocks: Iterable[Row], group: str, above: str, below: str) -> list[float]:
+    """Log of tokens a second, `above` over `below`: of each process the median over turns taken side by side."""
+    turns: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    for row in blocks:
+        if row["group"] == group and row["arm"] in (above, below):
+            turns[row["repeat"], row["turn"]][row["arm"]] = math.log(row["tokens"] / row["burst_seconds"])
+    processes: dict[int, list[float]] = defaultdict(list)
+    for (repeat, _), speeds in turns.items():
+        if len(speeds) == 2:
+            processes[repeat].append(speeds[above] - speeds[below])
+    return [statistics.median(logs) for _, logs in sorted(processes.items())]
+
+
+def _verdict(rows: list[Row], found: dict[str, list[float]], threshold: float, at: int, length: int) -> tuple[str, str]:
+    short = [name for name, logs in found.items() if len(logs) < 2]
+    if short:
+        return "untested", f"fewer than two processes give no interval ({', '.join(short)})"
+    equal, best, control = (ratio_interval(logs) for logs in found.values())
+    both = (equal, best)
+    if all(interval.low > 1 for interval in both):
+        direction = "attention is the faster one"
+    elif all(interval.high < 1 for interval in both):
+        direction = "the direction is reversed"
+    else:
+        direction = "neither is faster beyond doubt"
+    if any(row["platform"] == "cpu" for row in rows if "platform" in row):
+        return "untested", f"the textbook speaks of GPUs and TPUs, and this is a CPU; here {direction}"
+    if at < length:
+        return "untested", f"{length:,} tokens were not reached; at {at:,} {direction}"
+    if all(interval.low >= threshold for interval in both):
+        if control.low > 1:
+            return "holds", f"both intervals lie at or above {threshold:g}"
+        return "undecided", f"both intervals lie at or above {threshold:g}, but the control failed"
+    if all(interval.high < threshold for interval in both):
+        return "fails", f"both intervals lie below {threshold:g}; {direction}"
+    return "undecided", f"an interval straddles {threshold:g}; {direction}"
+
+
+def _control(logs: list[float]) -> Control:
+    name = "S > 1: the parallel form of one and the same mixer is faster than its sequential form"
+    if len(logs) < 2:
+        return Control(name, False, "not measured in two processes yet")
+    interval = ratio_interval(logs)
+    return Control(name, interval.low > 1, f"S = {_text(logs)}")
+
+
+def _ratio_number(name: str, logs: list[float]) -> Number:
+    value = math.exp(statistics.fmean(logs))
+    bounds = ratio_interval(logs)[1:] if len(logs) > 1 else (None, None)
+    return Number(name, value, "x", len(logs), COMMAND, *bounds)
+
+
+def _best_batch(rows: list[Row], ladder: list[Cell], memory_bytes: float) -> int | None:
+    """The batch of most tokens a second among those that fit; None where none did."""
+    speeds = {}
+    for cell in ladder:
+        found = of_cell(rows, cell)
+        turns = [row for row in found if row.get("phase") == "block" and row["outcome"] == "ok"]
+        compiled = [row for row in found if row.get("phase") == "compile"]
+        if turns and _used_bytes(compiled[0]) <= memory_bytes:
+            speeds[cell.job.batch] = statistics.median(row["tokens"] / row["burst_seconds"] for row in turns)
+    return max(speeds, key=lambda batch: speeds[batch]) if speeds else None
+
+
+def _used_bytes(row: Row) -> int:
+    return row["argument_bytes"] + row["output_bytes"] - row["alias_bytes"] + row["temp_bytes"]
+
+
+def _arm_of(swept: list[Row], name: str) -> str:
+    """The arm that speaks for a mixer: its plainest spelling among the arms that were timed."""
+    arms = {row["arm"] for row in swept if row["arm"].split(":")[0] == name}
+    return min(arms, key=len, default=name)
+
+
+def _seconds(swept: list[Row], arm: str, length: int) -> list[float]:
+    """Seconds of a step, the median of each process."""
+    processes: dict[int, list[float]] = defaultdict(list)
+    for row in swept:
+        if row["arm"] == arm and row["length"] == length:
+            processes[row["repeat"]].append(row["burst_seconds"] / row["calls"])
+    return [statistics.median(values) for _, values in sorted(processes.items())]
+
+
+def _exponents(swept: list[Row]) -> list[Number]:
+    numbers = []
+    for arm in sorted({row["arm"] for row in swept}):
+        lengths = sorted({row["length"] for row in swept if row["arm"] == arm})
+        if len(lengths) > 1:
+            exponent = slope(lengths, [statistics.median(_seconds(swept, arm, at)) for at in lengths])
+            numbers.append(Number(f"exponent of step time in T, {arm}", exponent, "", len(lengths), COMMAND))
+    return numbers
+
+
+def _ratio_figure(by_length: dict[int, list[float]], threshold: float) -> Figure:
+    points = []
+    for at, logs in by_length.items():
+        if logs:
+            bounds = ratio_interval(logs)[1:] if len(logs) > 1 else ()
+            points.append(Point("attention / LSTM", at, math.exp(statistics.fmean(logs)), *bounds))
+    return Figure(
+        name="training_speed_ratio",
+        title="Training tokens a second, attention / LSTM, equal parameters and batch",
+        x="length (tokens)",
+        y="ratio; above 1 attention is faster",
+        points=tuple(points),
+        thresholds={"equal speed": 1.0, "textbook": threshold},
+    )
+
+
+def _time_figure(swept: list[Row], rows: list[Row]) -> Figure:
+    points = []
+    for arm, at in sorted({(row["arm"], row["length"]) for row in swept}):
+        seconds = _seconds(swept, arm, at)
+        spread = t_interval([math.log(value) for value in seconds]) if len(seconds) > 1 else None
+        bounds = (math.exp(spread.low), math.exp(spread.high)) if spread else ()
+        points.append(Point(arm, at, statistics.median(seconds), *bounds))
+    failed = {(row["arm"], row["length"]) for row in rows if row["outcome"] in ("oom", "did_not_compile", "crashed")}
+    return Figure(
+        name="step_time",
+        title="Seconds of a training step",
+        x="length (tokens)",
+        y="seconds",
+        points=tuple(points),
+        failed=tuple(sorted(failed)),
+    )
+
+
+def _sentence(logs: list[float], at: int) -> str:
+    if statistics.fmean(logs) >= 0:
+        said = f"attention trained {_text(logs)} as many tokens a second as the LSTM"
+    else:
+        said = f"the LSTM trained {_text([-log for log in logs])} as many tokens a second as attention"
+    return f"at {at:,} tokens {said}, at equal parameters and batch"
+
+
+def _text(logs: list[float]) -> str:
+    value = f"{math.exp(statistics.fmean(logs)):.2g}x"
+    if len(logs) < 2:
+        return f"{value} (one process, no interval)"
+    _, low, high = ratio_interval(logs)
+    return f"{value} (95 % {low:.2g} to {high:.2g})"
+
+
+def _group(length: int) -> str:
+    return f"length {length}"

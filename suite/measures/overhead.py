@@ -1,0 +1,47 @@
+"""What the training loop costs: its tokens a second beside the bare compiled step on a resident batch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from suite import clock
+from suite.rig import Rig
+from suite.store import Row
+
+NEEDS = ()
+PLACED = True
+RESUMES = False
+
+
+def measure(rig: Rig, *, blocks: int = 10, steps: int = 40) -> Iterator[Row]:
+    """One row a block; the loop and the bare step take turns, since a machine's speed drifts."""
+    state = rig.state
+    batch = rig.resident_batch()
+
+    def bare() -> Any:
+        nonlocal state
+        state, metrics = rig.step(state, batch)
+        return metrics
+
+    clock.time_calls(bare, warmup=5, repeats=1)
+    for turn in range(blocks):
+        bare_seconds = clock.time_burst(bare, steps)
+        loop = rig.train(state, 0, steps + 2)
+        _, state, _ = next(loop)
+        _, state, _ = next(loop)  # two steps to fill the pipeline, as in the middle of a training
+
+        def looped() -> Any:
+            nonlocal state
+            _, state, metrics = next(loop)  # noqa: B023 - called in this turn only
+            return metrics
+
+        loop_seconds = clock.time_burst(looped, steps)
+        loop.close()
+        yield {
+            "phase": "block",
+            "turn": turn,
+            "calls": steps,
+            "tokens": steps * rig.job.batch * rig.job.length,
+            "bare_seconds": bare_seconds,
+            "loop_seconds": loop_seconds,
+            "outcome": "ok",
+        }

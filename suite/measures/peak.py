@@ -1,0 +1,38 @@
+"""What this place can do at best: a large matrix product, a long copy, and a loop of dependent steps."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from suite import clock
+from suite.rig import Rig
+from suite.store import Row
+
+NEEDS = ()
+PLACED = True
+RESUMES = False
+REPEATS = 8
+
+
+def measure(rig: Rig, *, size: int = 2048) -> Iterator[Row]:
+    """The best of several tries of each, on one device; peaks are what a busy machine reaches when it is left alone."""
+    dtype = jnp.dtype(rig.job.dtype)
+    a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32).astype(dtype)
+    product = min(clock.time_calls(jax.jit(jnp.matmul), a, a, warmup=2, repeats=REPEATS))
+    long = jax.random.normal(jax.random.key(1), (16 * size * size,), jnp.float32)
+    copy = min(clock.time_calls(jax.jit(lambda x: x + 1), long, warmup=2, repeats=REPEATS))
+    loop_steps = 10_000
+
+    def loop(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x + 0.5), None), x, None, length=loop_steps)[0]
+
+    dependent = min(clock.time_calls(jax.jit(loop), jnp.zeros((), jnp.float32), warmup=1, repeats=REPEATS))
+    yield {
+        "phase": "peak",
+        "dtype": rig.job.dtype,
+        "flops_per_second": 2 * size**3 / product,
+        "bytes_per_second": 2 * long.nbytes / copy,
+        "step_seconds": dependent / loop_steps,
+        "outcome": "ok",
+    }

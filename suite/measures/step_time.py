@@ -1,0 +1,82 @@
+"""Seconds of a training step: compiled, warmed up, fenced and in bursts, and what waiting for input adds."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from suite import clock
+from suite.rig import Rig
+from suite.store import Row
+
+NEEDS = ()
+PLACED = True
+RESUMES = False
+BLOCK_SECONDS = 0.15  # a block shorter than this times the scheduler of a busy machine
+LONGEST_BURST = 50
+
+
+def measure(rig: Rig, *, blocks: int = 10, warmup: int = 5) -> Iterator[Row]:
+    """A row for the compilation, one a block of resident-batch steps, and one with real input at the end."""
+    compiled, seconds, cached = rig.programs.compiled_step
+    memory = compiled.memory_analysis()
+    yield {
+        "phase": "compile",
+        "compile_seconds": seconds,
+        "cached": cached,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "alias_bytes": memory.alias_size_in_bytes,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "outcome": "ok",
+    }
+    state = rig.state
+    batch = rig.resident_batch()
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        return metrics
+
+    warm = clock.time_calls(call, warmup=warmup, repeats=2)
+    # All processes of a job must make the same number of steps, so the count is process 0's.
+    burst = _agreed(min(LONGEST_BURST, max(1, math.ceil(BLOCK_SECONDS / min(warm)))))
+    for turn in range(blocks):
+        [fenced] = clock.time_calls(call, warmup=0, repeats=1)
+        yield {
+            "phase": "block",
+            "turn": turn,
+            "calls": burst,
+            "tokens": burst * rig.job.batch * rig.job.length,
+            "fenced_seconds": fenced,
+            "burst_seconds": clock.time_burst(call, burst),
+            "outcome": "ok",
+        }
+    steps = max(3, burst)
+    fed = iter(rig.train(state, 0, steps + 1))
+    _, state, _ = next(fed)  # the first batch waits for its own making
+
+    def call_fed() -> Any:
+        nonlocal state
+        for _, state, metrics in itertools.islice(fed, 1):
+            return metrics
+
+    fed_seconds = clock.time_burst(call_fed, steps)
+    yield {
+        "phase": "fed",
+        "calls": steps,
+        "tokens": steps * rig.job.batch * rig.job.length,
+        "fed_seconds": fed_seconds,
+        "burst_seconds": clock.time_burst(call, steps),
+        "outcome": "ok",
+    }
+
+
+def _agreed(steps: int) -> int:
+    if jax.process_count() == 1:
+        return steps
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(steps))

@@ -1,0 +1,257 @@
+"""build(job, mesh) -> Rig: all that a measure needs of a job, made in one way for every mixer."""
+
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from suite import clock, model, parts, store
+from suite import mesh as meshes
+from suite import step as steps
+from suite.job import Job, slug
+from suite.model import Model
+from suite.step import Metrics, State
+from suite.tasks import Batch, corpora
+
+
+@dataclasses.dataclass(frozen=True)
+class Rig:
+    """A job on a mesh. `run` is the directory of its records; `facts` are the conditions that go into every row."""
+
+    job: Job
+    mesh: Mesh
+    task: Any
+    static: Model
+    run: epath.Path | None
+    facts: dict[str, Any]
+    programs: "Programs"
+
+    @property
+    def state(self) -> State:
+        """The state before the first step, made anew at each reading: a step consumes the one that it is given."""
+        return self.programs.start(jnp.asarray(self.job.seed, jnp.int32))
+
+    @property
+    def step(self) -> jax.stages.Compiled:
+        """The compiled training step (State, Batch) -> (State, metrics); compiled once for all jobs of its kind."""
+        return self.programs.step
+
+    def batches(self, split: str, first: int, last: int, size: int) -> Iterator[Batch]:
+        """Batches first..last-1 of a split, `size` examples each, on the devices, made one ahead in the background.
+
+        A process makes only the rows of its own devices.
+        """
+        sharding = meshes.over_batch(self.mesh)
+        shapes = self._batch_shapes(size)
+
+        def make(number: int) -> Batch:
+            cache: dict[tuple[int, int], Batch] = {}
+
+            def part(field: int, index: tuple[slice, ...]) -> np.ndarray:
+                low, high, _ = index[0].indices(size)
+                if (low, high) not in cache:
+                    cache[low, high] = self.task.batch(split, np.arange(low, high) + number * size)
+                return cache[low, high][field]
+
+            arrays = [
+                jax.make_array_from_callback(shape.shape, sharding, functools.partial(part, field), dtype=shape.dtype)
+                for field, shape in enumerate(shapes)
+            ]
+            return Batch(*arrays)
+
+        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches") as background:
+            ahead = background.submit(make, first) if first < last else None
+            for number in range(first, last):
+                assert ahead is not None
+                batch = ahead.result()
+                ahead = background.submit(make, number + 1) if number + 1 < last else None
+                yield batch
+
+    def train(self, state: State, first: int, last: int) -> Iterator[tuple[int, State, Metrics]]:
+        """The one training loop: steps first+1..last. What it yields may still be under way, the step before is done."""
+        before: Metrics | None = None
+        for number, batch in enumerate(self.batches("train", first, last, self.job.batch), first + 1):
+            state, metrics = self.step(state, batch)
+            if before is not None:
+                jax.block_until_ready(before)
+            before = metrics
+            yield number, state, metrics
+
+    def evaluate(self, params: Model, split: str, examples: int) -> dict[str, float]:
+        """Loss in nats and accuracy over the first `examples` examples of a held-out split."""
+        size = min(self.job.batch, examples)
+        sums = {"nats": 0.0, "correct": 0.0, "weights": 0.0}
+        for batch in self.batches(split, 0, examples // size, size):
+            for name, value in steps.facts(self.programs.evaluate(params, batch)).items():
+                sums[name] += value
+        return {"loss": sums["nats"] / sums["weights"], "accuracy": sums["correct"] / sums["weights"]}
+
+    def resident_batch(self) -> Batch:
+        """One batch of random tokens that stays on the devices: never zeros, which some hardware multiplies faster."""
+        rng = np.random.default_rng(self.job.seed)
+        shape = (self.job.batch, self.job.length)
+        tokens_BS = rng.integers(self.task.vocab, size=(self.job.batch, self.job.length + 1), dtype=np.int32)
+        sharding = meshes.over_batch(self.mesh)
+        parts_ = (tokens_BS[:, :-1], tokens_BS[:, 1:], np.ones(shape, np.float32))
+        return Batch(*(jax.make_array_from_callback(shape, sharding, lambda index, a=a: a[index]) for a in parts_))
+
+    def _batch_shapes(self, size: int) -> Batch:
+        return batch_shapes(size, self.job.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What is compiled for a job, whatever its seed: the seed is an argument."""
+
+    job: Job
+    mesh: Mesh
+    vocab: int
+
+    @functools.cached_property
+    def static(self) -> Model:
+        return eqx.partition(model.shapes(self.job, self.vocab), _is_shape)[1]
+
+    @functools.cached_property
+    def optimizer(self) -> Any:
+        return steps.make_optimizer(self.job, model.matrices(model.shapes(self.job, self.vocab)))
+
+    @functools.cached_property
+    def start(self) -> Any:
+        def start(seed: jax.Array) -> State:
+            built = model.build(self.job, self.vocab, key=jax.random.key(seed))
+            return steps.start(eqx.filter(built, eqx.is_array), self.optimizer)
+
+        return jax.jit(start, out_shardings=meshes.replicated(self.mesh))
+
+    @functools.cached_property
+    def lowered_step(self) -> jax.stages.Lowered:
+        jitted = steps.make_step(self.static, self.optimizer, self.mesh)
+        state = jax.eval_shape(self.start, jax.ShapeDtypeStruct((), jnp.int32))
+        return jitted.lower(state, batch_shapes(self.job.batch, self.job.length))
+
+    @functools.cached_property
+    def compiled_step(self) -> tuple[jax.stages.Compiled, float, bool]:
+        """The program, the seconds its compilation took, and whether it came from the persistent cache."""
+        return clock.time_compile(self.lowered_step)
+
+    @property
+    def step(self) -> jax.stages.Compiled:
+        return self.compiled_step[0]
+
+    @functools.cached_property
+    def evaluate(self) -> Any:
+        return steps.make_evaluate(self.static, self.mesh)
+
+
+def build(job: Job, mesh: Mesh, *, run: epath.Path | None = None, data_dir: str = corpora.DATA_DIR) -> Rig:
+    """Everything of a job on a mesh; ValueError or LookupError where job, task and mesh do not fit together."""
+    task = open_task(job, data_dir)
+    check(job, mesh, task.vocab)
+    solved = job.replace(width=model.solve_width(job, task.vocab), match_to="")
+    programs = _programs(solved.replace(seed=0), mesh, task.vocab)
+    return Rig(job, mesh, task, programs.static, run, _facts(job, solved, mesh, task), programs)
+
+
+def check(job: Job, mesh: Mesh, vocab: int) -> None:
+    """Raises what would fail later, before a device is touched."""
+    meshes.check_batch(mesh, job.batch)
+    meshes.check_batch(mesh, min(job.batch, job.validation_examples), "validation_examples")
+    meshes.check_batch(mesh, min(job.batch, job.test_examples), "test_examples")
+    widths = job.replace(width=model.solve_width(job, vocab), match_to="")
+    jax.eval_shape(
+        lambda built, tokens_BT: built(tokens_BT),
+        model.shapes(widths, vocab),
+        jax.ShapeDtypeStruct((job.batch, job.length), jnp.int32),
+    )
+
+
+def open_task(job: Job, data_dir: str) -> Any:
+    """The job's task; process 0 prepares its files while the others wait."""
+    module, knobs = parts.load("suite.tasks", job.task)
+    if any(field.name == "data_dir" for field in dataclasses.fields(module.Task)):
+        knobs["data_dir"] = data_dir
+    make = functools.partial(module.Task, length=job.length, seed=job.seed, **knobs)
+    if jax.process_count() == 1:
+        return make()
+    task = make() if jax.process_index() == 0 else None
+    multihost_utils.sync_global_devices(f"task {job.task}")
+    return make() if task is None else task
+
+
+def place(mesh: Mesh) -> str:
+    """A name for where it runs: device kind, devices, mesh. A CPU is named by its model and its cores."""
+    device = mesh.devices.flat[0]
+    cores = store.environment()["cores"]
+    kind = f"{store.cpu_model()} {cores} cores" if device.platform == "cpu" else device.device_kind
+    axes = " ".join(f"{axis}{size}" for axis, size in mesh.shape.items())
+    return slug(f"{kind} {axes}")
+
+
+def device_kind(mesh: Mesh) -> str:
+    """The kind under which suite/hardware.py knows a device; for a CPU its model."""
+    device = mesh.devices.flat[0]
+    return store.cpu_model() if device.platform == "cpu" else device.device_kind
+
+
+def batch_shapes(size: int, length: int) -> Batch:
+    tokens = jax.ShapeDtypeStruct((size, length), jnp.int32)
+    return Batch(tokens, tokens, jax.ShapeDtypeStruct((size, length), jnp.float32))
+
+
+def form(job: Job) -> str:
+    """The forms that the mixers of a job run here, one a part of its pattern."""
+    ran = []
+    for spec in parts.pattern(job.mixer):
+        module, knobs = parts.load("suite.mixers", spec)
+        if "form" in knobs:
+            shape = eqx.filter_eval_shape(lambda m=module, k=knobs: m.Mixer(job.width, key=jax.random.key(0), **k))
+            ran.append(shape.ran(jnp.dtype(job.dtype)))
+        else:
+            ran.append("reference")
+    return "+".join(ran)
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(job: Job, mesh: Mesh, vocab: int) -> Programs:
+    return Programs(job, mesh, vocab)
+
+
+def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
+    """The conditions under which a row was taken."""
+    own = [parts.source(folder, parts.split(spec)[0]) for folder, spec in _parts_of(job)]
+    params = model.count_parameters(model.shapes(solved, task.vocab))
+    wanted = job.replace(mixer=job.match_to, match_to="") if job.match_to and job.match != "none" else solved
+    target = model.count_parameters(model.shapes(wanted, task.vocab))
+    return {
+        "run_id": job.id,
+        "arm": job.arm,
+        "width": solved.width,
+        "params": params,
+        "params_mismatch": params / target - 1,
+        "form": form(solved),
+        "place": place(mesh),
+        "device_kind": device_kind(mesh),
+        "platform": mesh.devices.flat[0].platform,
+        "n_devices": mesh.size,
+        "n_processes": jax.process_count(),
+        "jax": jax.__version__,
+        **store.provenance(path for path in own if not path.resolve().is_relative_to(store.PACKAGE)),
+        **{field.name: getattr(task, field.name) for field in dataclasses.fields(task) if not field.init},
+    }
+
+
+def _parts_of(job: Job) -> list[tuple[str, str]]:
+    return [*(("suite.mixers", spec) for spec in parts.pattern(job.mixer)), ("suite.tasks", job.task)]
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -1,0 +1,131 @@
+"""Loss, State and the training step: jit with NamedSharding in and out, the state donated."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PyTree, UInt32
+
+from suite import mesh as meshes
+from suite.job import Job
+from suite.model import Model
+from suite.tasks import Batch
+
+Metrics = dict[str, Array]
+
+
+class State(eqx.Module):
+    """All that training carries on, arrays only. `fingerprint` is a sum over all examples seen, in any order."""
+
+    params: Model
+    optimizer: PyTree
+    step: Int[Array, ""]
+    fingerprint: UInt32[Array, ""]
+
+
+def start(params: Model, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32))
+
+
+def make_optimizer(job: Job, matrices: PyTree) -> optax.GradientTransformation:
+    """Clipping, the update rule, warmup and decay of the rate, as the job says; only `matrices` decay."""
+    warmup = round(job.warmup * job.steps)
+    if job.decay == "cosine":
+        after = optax.cosine_decay_schedule(job.rate, max(1, job.steps - warmup), alpha=0.1)
+    else:
+        after = optax.constant_schedule(job.rate)
+    # Step 1 of the warmup already moves: a rate of 0 would make it a step that only costs.
+    rise = optax.linear_schedule(job.rate / (warmup + 1), job.rate, warmup)
+    rate = optax.join_schedules([rise, after], [warmup])
+    rules: dict[str, Callable[[], optax.GradientTransformation]] = {
+        "adamw": lambda: optax.adamw(rate, b2=0.95, weight_decay=job.weight_decay, mask=matrices),
+        "lion": lambda: optax.lion(rate, weight_decay=job.weight_decay, mask=matrices),
+        "sgd": lambda: optax.chain(
+            optax.add_decayed_weights(job.weight_decay, matrices), optax.sgd(rate, momentum=0.9, nesterov=True)
+        ),
+    }
+    clip = optax.clip_by_global_norm(job.clip) if job.clip else optax.identity()
+    return optax.chain(clip, rules[job.optimizer]())
+
+
+def make_step(
+    static: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """One optimiser step over the mesh: the batch is split over `data`, everything else replicated.
+
+    Metrics: loss (nats a weighted target), gradient_norm, finite.
+    """
+    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
+
+    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        def objective(params: Model) -> Float[Array, ""]:
+            nats_BT = token_loss(eqx.combine(params, static), batch)
+            return jnp.sum(nats_BT * batch.weights_BT) / jnp.sum(batch.weights_BT)
+
+        loss, gradient = jax.value_and_grad(objective)(state.params)
+        norm = optax.global_norm(gradient)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax mixes weak dtypes
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ids_B = state.step * batch.tokens_BT.shape[0] + jnp.arange(batch.tokens_BT.shape[0], dtype=jnp.int32)
+        fingerprint = state.fingerprint + fingerprint_of(ids_B, batch.tokens_BT)
+        metrics = {"loss": loss, "gradient_norm": norm, "finite": jnp.isfinite(loss) & jnp.isfinite(norm)}
+        return State(params, optimizer_state, state.step + 1, fingerprint), metrics
+
+    return step
+
+
+def make_evaluate(static: Model, mesh: Mesh) -> Callable[[Model, Batch], Metrics]:
+    """Sums over a batch: nats, correct and weights, each weighted as the batch says."""
+    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
+
+    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
+    def evaluate(params: Model, batch: Batch) -> Metrics:
+        logits_BTV = eqx.combine(params, static)(batch.tokens_BT)
+        nats_BT = cross_entropy(logits_BTV, batch.targets_BT)
+        correct_BT = (jnp.argmax(logits_BTV, axis=-1) == batch.targets_BT).astype(jnp.float32)
+        return {
+            "nats": jnp.sum(nats_BT * batch.weights_BT),
+            "correct": jnp.sum(correct_BT * batch.weights_BT),
+            "weights": jnp.sum(batch.weights_BT),
+        }
+
+    return evaluate
+
+
+def token_loss(model: Model, batch: Batch) -> Float[Array, "B T"]:
+    """Cross-entropy of every target in nats, float32."""
+    return cross_entropy(model(batch.tokens_BT), batch.targets_BT)
+
+
+def cross_entropy(logits_BTV: Float[Array, "B T V"], targets_BT: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    """Minus the log-probability of each target, in nats."""
+    chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
+
+
+def fingerprint_of(ids_B: Int[Array, " B"], tokens_BT: Int[Array, "B T"]) -> UInt32[Array, ""]:
+    """Wrap-around sum over examples of a hash of (id, tokens): the same for any layout of hosts and devices."""
+    at_T = jnp.arange(tokens_BT.shape[1], dtype=jnp.uint32)
+    placed_BT = _mix(tokens_BT.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + (at_T * jnp.uint32(0x85EBCA77))[None])
+    row_B = jnp.sum(placed_BT, axis=1, dtype=jnp.uint32)
+    return jnp.sum(_mix(row_B ^ _mix(ids_B.astype(jnp.uint32) + jnp.uint32(1))), dtype=jnp.uint32)
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """The finaliser of MurmurHash3: every bit of the input moves every bit of the output."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def facts(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as Python numbers; waits for the device."""
+    return {name: value.item() for name, value in jax.device_get(metrics).items()}
