@@ -53,7 +53,7 @@ def main() -> int:
         cells = with_needs(cells)
         checked = set()
         for cell in cells:
-            store.open_run(OUT.value, cell.job)
+            store.check_run(OUT.value, cell.job)
             shape = cell.job.replace(seed=0)
             if shape not in checked:
                 rig.check(cell.job, mesh, rig.open_task(cell.job, DATA_DIR.value).vocab)
@@ -153,7 +153,8 @@ class Worker:
 
         from suite import rig
 
-        run, kind = self.path(cell), self.kind(cell)
+        run = store.open_run(OUT.value, cell.job) if self.first else self.path(cell)
+        kind = self.kind(cell)
         module, knobs = parts.load("suite.measures", cell.measure)
         if self.first and not module.RESUMES:
             store.keep(run, kind, lambda row: False)

@@ -6,7 +6,7 @@ Loops count as often as they run, which XLA's own cost analysis does not do. A m
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax
 from jax.extend import core
@@ -34,9 +34,6 @@ class Count:
     matmul: int
     elementwise: int
     depth: int
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(self.matmul + other.matmul, self.elementwise + other.elementwise, self.depth + other.depth)
 
 
 def count(fn: Callable[..., Any], *shapes: Any) -> Count:
@@ -187,7 +184,7 @@ def _follow_broadcast(eqn: core.JaxprEqn, varies: dict[core.Var, frozenset[int]]
     if eqn.primitive.name == "broadcast_in_dim":
         source = eqn.invars[0]
         axes = eqn.params["broadcast_dimensions"]
-        varies[eqn.outvars[0]] = frozenset(axes[axis] for axis in _varying(source, varies))
+        varies[eqn.outvars[0]] = frozenset(int(axes[axis]) for axis in _varying(source, varies))
     elif len(eqn.invars) == 1 and len(eqn.outvars) == 1 and eqn.invars[0].aval.shape == eqn.outvars[0].aval.shape:
         varies[eqn.outvars[0]] = _varying(eqn.invars[0], varies)
 

@@ -27,7 +27,7 @@ class Scale:
         return self.job.replace(**{"mixer": mixer, "match_to": reference, **changes})
 
 
-_SMALL = Job(width=64, depth=2, batch=4, length=1024)
+_SMALL = Job(width=64, depth=2, batch=2, length=1024)
 
 SCALES = {
     "smoke": Scale(
@@ -35,7 +35,7 @@ SCALES = {
         about="a minute to see that everything works; not evidence",
         evidence=False,
         arms=("attention", "lstm"),
-        job=_SMALL.replace(width=32, length=64),
+        job=_SMALL.replace(width=32, length=64, batch=4),
         lengths=(32, 64),
         batches=(2, 4),
         memory_bytes=1e9,
@@ -50,11 +50,11 @@ SCALES = {
         arms=("attention", "lstm"),
         job=_SMALL,
         lengths=(128, 256, 512, 1024),
-        batches=(1, 4, 8),
+        batches=(1, 2, 4),
         memory_bytes=2e9,
         processes=3,
         blocks=10,
-        curves={"length": 256, "batch": 16, "steps": 400, "rate": 3e-3, "validate_every": 40, "test_examples": 512},
+        curves={"length": 256, "batch": 8, "steps": 400, "rate": 3e-3, "validate_every": 40, "test_examples": 512},
     ),
 }
 

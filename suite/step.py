@@ -51,7 +51,7 @@ def make_optimizer(job: Job, matrices: PyTree) -> optax.GradientTransformation:
         ),
     }
     clip = optax.clip_by_global_norm(job.clip) if job.clip else optax.identity()
-    return optax.chain(clip, rules[job.optimizer]())
+    return _with_loose_dtypes(optax.chain(clip, rules[job.optimizer]()))
 
 
 def make_step(
@@ -70,9 +70,8 @@ def make_step(
             return jnp.sum(nats_BT * batch.weights_BT) / jnp.sum(batch.weights_BT)
 
         loss, gradient = jax.value_and_grad(objective)(state.params)
-        norm = optax.global_norm(gradient)
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax mixes weak dtypes
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        norm = optax.tree.norm(gradient)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         ids_B = state.step * batch.tokens_BT.shape[0] + jnp.arange(batch.tokens_BT.shape[0], dtype=jnp.int32)
         fingerprint = state.fingerprint + fingerprint_of(ids_B, batch.tokens_BT)
@@ -117,6 +116,16 @@ def fingerprint_of(ids_B: Int[Array, " B"], tokens_BT: Int[Array, "B T"]) -> UIn
     placed_BT = _mix(tokens_BT.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + (at_T * jnp.uint32(0x85EBCA77))[None])
     row_B = jnp.sum(placed_BT, axis=1, dtype=jnp.uint32)
     return jnp.sum(_mix(row_B ^ _mix(ids_B.astype(jnp.uint32) + jnp.uint32(1))), dtype=jnp.uint32)
+
+
+def _with_loose_dtypes(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same transformation, where optax's own code multiplies int32 counts with float32: an error under strict dtypes."""
+
+    def update(gradient: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        with jax.numpy_dtype_promotion("standard"):
+            return transformation.update(gradient, state, params)
+
+    return optax.GradientTransformation(transformation.init, update)
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:

@@ -26,6 +26,7 @@ from suite.job import Job, differences, slug
 Row = dict[str, Any]
 
 PACKAGE = pathlib.Path(__file__).parent.parent
+RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_")
 RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "absl-py")
 
 
@@ -42,17 +43,22 @@ def check_writable(root: epath.PathLike) -> None:
 
 
 def open_run(root: epath.PathLike, job: Job) -> epath.Path:
-    """The directory of a job, made on first use; ValueError shows the difference where another job lies there."""
+    """The directory of a job, made on first use; ValueError where another job's records lie there."""
+    check_run(root, job)
     run = run_path(root, job)
-    stored = run / "job.json"
+    if not (run / "job.json").exists():
+        run.mkdir(parents=True, exist_ok=True)
+        write(run / "job.json", job.to_json())
+    return run
+
+
+def check_run(root: epath.PathLike, job: Job) -> None:
+    """ValueError shows the difference where the directory of a job holds the records of another."""
+    stored = run_path(root, job) / "job.json"
     if stored.exists():
         changes = differences(json.loads(stored.read_text()), json.loads(job.to_json()))
         if changes:
-            raise ValueError(f"{run} holds the records of another job ({'; '.join(changes)}); use another --out")
-        return run
-    run.mkdir(parents=True, exist_ok=True)
-    write(stored, job.to_json())
-    return run
+            raise ValueError(f"{stored.parent} holds the records of another job ({'; '.join(changes)}); use another --out")
 
 
 def run_path(root: epath.PathLike, job: Job) -> epath.Path:
@@ -158,7 +164,7 @@ def environment() -> Row:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "packages": {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(RECORDED_VARIABLES)},
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
         **provenance(()),
     }

@@ -86,7 +86,7 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
         "best batch each": f"tokens/s, attention / LSTM, T={max(reached)}, best batch each",
         "control": f"tokens/s, minGRU parallel / sequential form, T={max(reached)}",
     }
-    verdict, reason = _verdict(rows, found, threshold, at, length)
+    verdict, reason = _verdict(swept, found, threshold, at, length)
     return Finding(
         verdict=verdict,
         basis="measured",
@@ -111,7 +111,7 @@ def ratios(blocks: Iterable[Row], group: str, above: str, below: str) -> list[fl
     return [statistics.median(logs) for _, logs in sorted(processes.items())]
 
 
-def _verdict(rows: list[Row], found: dict[str, list[float]], threshold: float, at: int, length: int) -> tuple[str, str]:
+def _verdict(swept: list[Row], found: dict[str, list[float]], threshold: float, at: int, length: int) -> tuple[str, str]:
     short = [name for name, logs in found.items() if len(logs) < 2]
     if short:
         return "untested", f"fewer than two processes give no interval ({', '.join(short)})"
@@ -123,7 +123,7 @@ def _verdict(rows: list[Row], found: dict[str, list[float]], threshold: float, a
         direction = "the direction is reversed"
     else:
         direction = "neither is faster beyond doubt"
-    if any(row["platform"] == "cpu" for row in rows if "platform" in row):
+    if any(row["platform"] == "cpu" for row in swept):
         return "untested", f"the textbook speaks of GPUs and TPUs, and this is a CPU; here {direction}"
     if at < length:
         return "untested", f"{length:,} tokens were not reached; at {at:,} {direction}"
@@ -214,7 +214,8 @@ def _time_figure(swept: list[Row], rows: list[Row]) -> Figure:
         spread = t_interval([math.log(value) for value in seconds]) if len(seconds) > 1 else None
         bounds = (math.exp(spread.low), math.exp(spread.high)) if spread else ()
         points.append(Point(arm, at, statistics.median(seconds), *bounds))
-    failed = {(row["arm"], row["length"]) for row in rows if row["outcome"] in ("oom", "did_not_compile", "crashed")}
+    refused = [row for row in rows if row["outcome"] in ("oom", "did_not_compile", "crashed")]
+    failed = {(row["arm"], row["length"]) for row in refused if row["group"] == _group(row["length"])}
     return Figure(
         name="step_time",
         title="Seconds of a training step",

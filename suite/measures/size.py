@@ -21,13 +21,13 @@ def measure(rig: Rig) -> Iterator[Row]:
     """One row for the model at the job's length, then one of state bytes a context; all of them forward, one example."""
     job = rig.programs.job
     built = model.shapes(job, rig.task.vocab)
-    total = flops.sum_over_time(lambda tokens: _step(built, job, tokens).matmul, job.length)
-    elementwise = flops.sum_over_time(lambda tokens: _step(built, job, tokens).elementwise, job.length)
+    total = flops.sum_over_time(lambda tokens: step_count(built, job, tokens).matmul, job.length)
+    elementwise = flops.sum_over_time(lambda tokens: step_count(built, job, tokens).elementwise, job.length)
     yield {
         "phase": "model",
         "flops_per_token": total / job.length,
         "elementwise_per_token": elementwise / job.length,
-        "flops_per_token_square": _step(built, job, job.length).matmul,
+        "flops_per_token_square": step_count(built, job, job.length).matmul,
         "sequential_depth": reference_depth(job, rig.task.vocab),
         "sequential_depth_ran": _depth(job, rig.task.vocab),
         "outcome": "ok",
@@ -59,7 +59,7 @@ def _depth(job: Job, vocab: int) -> int:
     return flops.count(lambda built, tokens_BT: built(tokens_BT), model.shapes(job, vocab), tokens).depth
 
 
-def _step(built: Model, job: Job, tokens: int) -> flops.Count:
+def step_count(built: Model, job: Job, tokens: int) -> flops.Count:
     """Work of the step that reads token number `tokens`: what causality leaves of it, whatever the fast form does."""
     state = jax.eval_shape(lambda built: built.start(1, tokens, jnp.dtype(job.dtype)), built)
     token = jax.ShapeDtypeStruct((1,), jnp.int32)

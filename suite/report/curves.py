@@ -1,0 +1,123 @@
+"""Learning curves: arms that were trained under the same conditions, at equal tokens and at equal seconds."""
+
+import dataclasses
+import math
+import statistics
+from collections import defaultdict
+
+from suite import parts
+from suite.claims import Figure, Point
+from suite.job import Job
+from suite.report import words
+from suite.report.results import in_bits
+from suite.store import Row
+
+JUDGED = ("attention", "lstm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Trainings that differ in the arm and the seed only; `job` holds what they share."""
+
+    job: Job
+    rows: list[Row]
+
+    @property
+    def task(self) -> str:
+        return parts.short("suite.tasks", self.job.task)
+
+    @property
+    def unit(self) -> str:
+        return "bits per byte" if in_bits(self.rows[0]) else "nats a token"
+
+    @property
+    def conditions(self) -> str:
+        job = self.job
+        return (
+            f"{job.length:,} tokens an example, {job.batch} examples a step, {job.steps:,} steps, "
+            f"{job.optimizer} at rate {job.rate:g}, {job.dtype}"
+        )
+
+    @property
+    def arms(self) -> list[str]:
+        return sorted({row["arm"] for row in self.rows})
+
+    def of(self, phase: str) -> list[Row]:
+        return [row for row in self.rows if row.get("phase") == phase and row["outcome"] == "ok"]
+
+    def loss(self, row: Row) -> float:
+        return row["loss"] / math.log(2) if in_bits(row) else row["loss"]
+
+    def figure(self, name: str, against: str) -> Figure:
+        """Validation loss against tokens or seconds: median over seeds and their range; diverged, a cross."""
+        at: dict[tuple[str, int], list[Row]] = defaultdict(list)
+        for row in self.of("validation"):
+            at[row["arm"], row["tokens"]].append(row)
+        points = []
+        for (arm, _), rows in sorted(at.items()):
+            losses = [self.loss(row) for row in rows]
+            bounds = (min(losses), max(losses)) if len(losses) > 1 else ()
+            reached = statistics.median(row[against] for row in rows)
+            points.append(Point(arm, reached, statistics.median(losses), *bounds))
+        return Figure(
+            name=name,
+            title=f"Validation loss on {self.task} against {AXES[against]}",
+            x=AXES[against],
+            y=self.unit,
+            points=tuple(points),
+            failed=tuple((row["arm"], row[against]) for row in self.rows if row["outcome"] == "diverged"),
+        )
+
+    def at_equal_tokens(self) -> dict[str, tuple[float, int, int]]:
+        """Of each arm the mean loss over seeds, how many, and the tokens: at the test, or at a validation before."""
+        for phase in ("test", "validation"):
+            losses: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+            for row in self.of(phase):
+                losses[row["tokens"]][row["arm"]].append(self.loss(row))
+            common = [tokens for tokens, arms in losses.items() if len(arms) == len(self.arms)]
+            if common:
+                tokens = max(common)
+                return {arm: (statistics.fmean(found), len(found), tokens) for arm, found in losses[tokens].items()}
+        return {}
+
+    def at_equal_seconds(self) -> tuple[float, dict[str, float]]:
+        """The seconds that every training reached, and of each arm the mean of the last validations before them."""
+        ends = defaultdict(float)
+        for row in self.of("validation"):
+            ends[row["run_id"]] = max(ends[row["run_id"]], row["seconds"])
+        limit = min(ends.values(), default=0.0)
+        last = {row["run_id"]: row for row in self.of("validation") if row["seconds"] <= limit}
+        losses: dict[str, list[float]] = defaultdict(list)
+        for row in last.values():
+            losses[row["arm"]].append(self.loss(row))
+        return limit, {arm: statistics.fmean(found) for arm, found in losses.items()}
+
+
+AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
+
+
+def curves(rows: list[Row], jobs: dict[str, Job]) -> list[Curves]:
+    """The trainings, grouped by everything but arm and seed; those with the most arms first."""
+    groups: dict[Job, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["measure"].split(":")[0] == "learning":
+            groups[jobs[row["run_id"]].replace(mixer="attention", match_to="", seed=0)].append(row)
+    found = [Curves(job, own) for job, own in groups.items()]
+    return sorted(found, key=lambda group: (-len(group.arms), group.job.id))
+
+
+def sentence(found: list[Curves]) -> str:
+    """What the first group says of the judged pair, or of its arms, at equal tokens; empty where there is no pair."""
+    if not found:
+        return ""
+    reached = found[0].at_equal_tokens()
+    pair = {arm: reached[arm] for arm in JUDGED if arm in reached} if set(JUDGED) <= set(reached) else reached
+    if len(pair) < 2:
+        return ""
+    ordered = sorted(pair.items(), key=lambda entry: entry[1])
+    (best, (_, seeds, tokens)), *_ = ordered
+    losses = {arm: words.number(loss) for arm, (loss, _, _) in ordered}
+    said = [f"{words.arm(arm)} {'stood ' if arm == best else ''}at {loss}" for arm, loss in losses.items()]
+    group = found[0]
+    after = f"after {words.millions(tokens)} tokens of {group.task}"
+    return f"{after} {words.listed(said)} {group.unit} ({words.counted(seeds, 'seed')}, not judged)"

@@ -1,0 +1,73 @@
+"""What a report is made of, before it is a page or Markdown."""
+
+import dataclasses
+
+from suite.report.charts import Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Prose:
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Banner:
+    """What must not be overlooked."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells are text; the first column names its row. `notes` are numbered from one and stand beneath."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Terms and what is said of each."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A figure: its name as a file, its title, the Vega-Lite spec, and what one would see in it."""
+
+    name: str
+    title: str
+    spec: Spec
+    seen: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Commands:
+    """Shell commands that make again what stands above; with a summary they are folded away."""
+
+    lines: tuple[str, ...]
+    summary: str = ""
+
+
+Block = Heading | Prose | Banner | Table | Facts | Chart | Commands
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """The title, the one sentence under it, and the rest in its order."""
+
+    title: str
+    headline: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        return tuple(block for block in self.blocks if isinstance(block, Chart))

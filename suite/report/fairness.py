@@ -1,0 +1,132 @@
+"""What was equal between the arms and what was not, and what it all ran on."""
+
+import collections
+from collections.abc import Callable, Iterator
+
+from suite.report import words
+from suite.report.curves import Curves
+from suite.report.derive import Machine
+from suite.report.document import Block, Commands, Facts, Heading, Prose, Table
+from suite.report.records import Gathered
+from suite.store import Row
+
+LARGEST_MISMATCH = 0.05
+CONTEXTS = (1024, 16384)
+
+
+def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
+    """One column an arm, so that two arms are compared line by line."""
+    sizes = [row for row in found.rows if row.get("phase") == "model" and row["arm"] in found.arms]
+    if not sizes:
+        return
+    at = max(row["length"] for row in sizes)
+    models = {row["arm"]: row for row in sizes if row["length"] == at}
+    learnt = trained[0].rows if trained else []
+    timed = [row for row in found.rows if row.get("phase") == "block"]
+    processes = collections.Counter(arm for arm, _ in {(row["arm"], row["repeat"]) for row in timed})
+
+    def of_models(name: str, say: Callable[[Row], str]) -> tuple[str, ...]:
+        return name, *(say(row) for row in models.values())
+
+    def of_rows(name: str, rows: list[Row], say: Callable[[Row], str]) -> tuple[str, ...]:
+        """What the rows of each arm say, each thing once."""
+        said = [dict.fromkeys(say(row) for row in rows if row["arm"] == arm) for arm in models]
+        return name, *(", ".join(texts) or "not there yet" for texts in said)
+
+    ends = {row["arm"]: row for row in learnt if "fingerprint" in row}
+    lines = [
+        of_models("width", lambda row: words.number(row["width"])),
+        of_models("parameters", lambda row: words.number(row["params"])),
+        of_models("off the reference", lambda row: _mismatch(row["params_mismatch"])),
+        of_models(f"FLOPs a token, forward, T={at:,}", lambda row: words.si(row["flops_per_token"], "FLOP")),
+        of_models("the same, full square", lambda row: words.si(row["flops_per_token_square"], "FLOP")),
+        *(
+            of_models(f"state at {context:,} tokens", lambda row, at=context: _state(found, row, at))
+            for context in CONTEXTS
+        ),
+        of_models(f"sequential depth, reference form, T={at:,}", lambda row: words.number(row["sequential_depth"])),
+        of_models(f"sequential depth, form that ran, T={at:,}", lambda row: words.number(row["sequential_depth_ran"])),
+        of_rows("form that ran", sizes, lambda row: row["form"]),
+        of_rows("tokens seen in training", list(ends.values()), lambda row: words.number(row["tokens"])),
+        of_rows("fingerprint of the data", list(ends.values()), lambda row: f"{row['fingerprint']:08x}"),
+        of_rows("optimiser", learnt, lambda row: row["optimizer"]),
+        of_rows("rate", learnt, lambda row: f"{row['rate']:g}"),
+        of_rows("seeds of the learning curves", learnt, lambda row: str(row["seed"])),
+        of_models("fresh processes of the timings", lambda row: str(processes[row["arm"]])),
+        of_rows("precision of the products", sizes, lambda row: row["dtype"]),
+        of_rows("devices", [*sizes, *timed], lambda row: f"{row['n_devices']} x {row['device_kind']}"),
+    ]
+    yield Heading("Fairness")
+    yield Prose(" ".join(_sentences(found, models, ends, learnt)))
+    yield Table(("", *models), tuple(lines))
+    yield Commands(tuple(found.commands(list(models.values()))))
+
+
+def environment(found: Gathered) -> Iterator[Block]:
+    """What it ran on, with what, and by which peaks it was divided."""
+    yield Heading("Environment")
+    pairs = [("Device", found.where)]
+    if found.place:
+        pairs.append(("Place", found.place["place"]))
+    env = found.environment
+    if env:
+        packages = ", ".join(f"{name} {version}" for name, version in env["packages"].items())
+        pairs += [
+            ("Processor", f"{env['cpu']}, {env['cores']} cores, {words.si(float(env['memory_bytes']), 'B')} of memory"),
+            ("System", f"{env['platform']}, Python {env['python']}"),
+            ("Packages", packages),
+            ("Commit", f"{env['commit']}, sources {env['source']}"),
+            ("XLA flags", env["xla_flags"] or "none"),
+        ]
+    pairs += [("Peak", text) for text in _peaks(found)]
+    corpora = sorted({row["corpus_sha256"] for row in found.rows if "corpus_sha256" in row})
+    pairs += [("Corpus, sha256", text) for text in corpora]
+    yield Facts(tuple(pairs))
+    if found.flags:
+        yield Commands(tuple(found.flags.splitlines()), "all flags, as for --flagfile")
+
+
+def _sentences(found: Gathered, models: dict[str, Row], ends: dict[str, Row], learnt: list[Row]) -> Iterator[str]:
+    off = [arm for arm, row in models.items() if abs(row["params_mismatch"]) > LARGEST_MISMATCH]
+    if off:
+        far = f"more than {words.percent(LARGEST_MISMATCH)}"
+        yield f"Not matched: the parameters of {words.listed(off)} differ from the reference by {far}."
+    if len(ends) > 1:
+        same = len({(row["tokens"], row["fingerprint"]) for row in ends.values()}) == 1
+        equal_tokens = len({row["tokens"] for row in ends.values()}) == 1
+        if same:
+            yield "The fingerprints are equal: every arm was trained on the same data in the same order of batches."
+        elif equal_tokens:
+            yield "The fingerprints differ: the arms were not trained on the same data."
+        else:
+            yield "The arms have not seen equally many tokens yet, so their fingerprints cannot be compared."
+    rates = {row["rate"] for row in learnt}
+    if len(rates) == 1:
+        yield "One rate for all arms, not tuned: see the flag --rate."
+    elif rates:
+        yield "The rates differ between the arms and were given by the flag --rate."
+
+
+def _mismatch(value: float) -> str:
+    if value == 0:
+        return "0 %"
+    return f"{words.percent(value)}{' (above 5 %)' if abs(value) > LARGEST_MISMATCH else ''}"
+
+
+def _state(found: Gathered, model: Row, context: int) -> str:
+    rows = [row for row in found.rows if row.get("phase") == "state" and row["run_id"] == model["run_id"]]
+    held = [row["state_bytes"] for row in rows if row["context"] == context]
+    return words.si(held[0], "B") if held else "not there yet"
+
+
+def _peaks(found: Gathered) -> Iterator[str]:
+    machine = Machine(found.rows)
+    taken = {(row["device_kind"], row["dtype"]): row for row in found.rows if row["placed"] and "form" in row}
+    for (kind, dtype), row in sorted(taken.items()):
+        try:
+            peak = machine.peak(row)
+        except LookupError as error:
+            yield str(error.args[0])
+            continue
+        speeds = f"{words.si(peak.flops_per_second, 'FLOP/s')} in {dtype}, {words.si(peak.bytes_per_second, 'B/s')}"
+        yield f"{kind}: {speeds} a device ({peak.source})"

@@ -1,0 +1,150 @@
+"""The report as one HTML file that asks no network: style, figures and the JavaScript that draws them are inside."""
+
+import html
+import json
+import re
+from collections.abc import Iterator
+
+from suite.claims import VERDICTS
+from suite.report import charts
+from suite.report.document import Banner, Block, Chart, Commands, Document, Facts, Heading, Prose, Table
+
+# Nothing may be loaded, whatever the text of a row is; Vega compiles its expressions.
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --quiet: #5b6470; --line: #d9dde2; --paper: #fff; --soft: #f4f5f7;
+  --holds: #006b4f; --fails: #a53f00; --warn: #fff3d6; --warn-line: #b78103; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --quiet: #9aa4b0; --line: #343b44; --paper: #14171b;
+  --soft: #1d2126; --holds: #3fbf97; --fails: #f08a4b; --warn: #33290f; --warn-line: #b78103; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+header p.title { margin: 0; color: var(--quiet); }
+h1 { font-size: 1.35rem; line-height: 1.4; font-weight: 600; margin: .25rem 0 1rem; }
+h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
+p { max-width: 48rem; margin: .5rem 0; }
+.banner { border-left: 4px solid var(--warn-line); background: var(--warn); padding: .6rem .9rem; max-width: none; }
+.scroll { overflow-x: auto; margin: .75rem 0; }
+table { border-collapse: collapse; font-size: .875rem; line-height: 1.4; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); }
+th { color: var(--quiet); font-weight: 500; }
+tbody th { color: var(--ink); }
+td { font-variant-numeric: tabular-nums; min-width: 4rem; white-space: pre-line; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+td.short { min-width: 8rem; } td.long { min-width: 14rem; }
+.holds { color: var(--holds); } .fails { color: var(--fails); }
+dl { display: grid; grid-template-columns: 8rem 1fr; gap: .3rem 1rem; margin: .75rem 0; }
+dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
+figure { margin: 1.25rem 0; } figcaption { font-weight: 500; margin-bottom: .25rem; }
+.chart { width: 100%; min-height: 300px; }
+.notes, .again { font-size: .8125rem; color: var(--quiet); margin: .25rem 0; max-width: none; }
+pre { font: .8125rem/1.5 ui-monospace, monospace; background: var(--soft); padding: .5rem .75rem; margin: .25rem 0;
+  overflow-x: auto; color: var(--ink); }
+summary { cursor: pointer; }
+@media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; } dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .5rem; } }
+"""
+
+DRAW = """
+const read = id => JSON.parse(document.getElementById(id).textContent);
+const specs = read("specs"), looks = read("looks");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const draw = () => specs.forEach((spec, index) => vegaEmbed("#chart-" + index, spec,
+  {mode: "vega-lite", renderer: "svg", actions: false, config: looks[dark.matches ? "dark" : "light"]}));
+dark.addEventListener("change", draw);
+draw();
+"""
+
+NUMERIC = re.compile(r"^[-+]?[\d,.]+(e-?\d+)?( ?[%a-zA-Zµ/]{1,7})?$")
+
+
+def render(document: Document) -> str:
+    """The whole page; every text of a row or a flag is escaped."""
+    specs = [chart.spec for chart in document.charts]
+    numbers = {id(chart): index for index, chart in enumerate(document.charts)}
+    body = "\n".join(part for block in document.blocks for part in _block(block, numbers))
+    scripts = f"""{_data("specs", specs)}
+{_data("looks", {"light": charts.config(charts.LIGHT), "dark": charts.config(charts.DARK)})}
+<script type="module">{charts.javascript()}</script>
+<script type="module">{DRAW}</script>"""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_text(document.title)}</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>
+</head>
+<body>
+<header><p class="title">{_text(document.title)}</p>
+<h1>{_text(document.headline)}</h1></header>
+{body}
+{scripts if specs else ""}
+</body>
+</html>
+"""
+
+
+def _block(block: Block, charts_at: dict[int, int]) -> Iterator[str]:
+    match block:
+        case Heading(text, level):
+            yield f"<h{level}>{_text(text)}</h{level}>"
+        case Prose(text):
+            yield f"<p>{_text(text)}</p>"
+        case Banner(text):
+            yield f'<p class="banner">{_text(text)}</p>'
+        case Facts(pairs):
+            yield "<dl>" + "".join(f"<dt>{_text(term)}</dt><dd>{_cell(said)}</dd>" for term, said in pairs) + "</dl>"
+        case Chart(_, title, _, seen):
+            drawn = f'<div class="chart" id="chart-{charts_at[id(block)]}" role="img" aria-label="{_text(seen)}"></div>'
+            yield f"<figure><figcaption>{_text(title)}</figcaption>{drawn}</figure>"
+        case Commands(lines, summary):
+            text = f"<pre>{_text(chr(10).join(lines))}</pre>"
+            yield f'<details class="again"><summary>{_text(summary or "make this again")}</summary>{text}</details>'
+        case Table(columns, rows, notes):
+            yield _table(columns, rows)
+            yield from (f'<p class="notes">[{number}] {_text(note)}</p>' for number, note in enumerate(notes, 1))
+
+
+def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
+    """Scrolls in its own box where the window is narrow; a column of numbers stands to the right."""
+    kinds = []
+    for column in range(len(columns)):
+        cells = [row[column] for row in rows if row[column]]
+        numeric = column > 0 and bool(cells) and all(NUMERIC.match(cell) for cell in cells)
+        longest = max((len(cell) for cell in cells), default=0)
+        kinds.append("number" if numeric else "long" if longest > 60 else "short" if longest > 14 else "")
+    head = "".join(
+        f'<th scope="col"{_class(kind)}>{_text(name)}</th>' for name, kind in zip(columns, kinds, strict=True)
+    )
+    lines = []
+    for row in rows:
+        first, *others = row
+        cells = "".join(f"<td{_class(kind)}>{_cell(cell)}</td>" for cell, kind in zip(others, kinds[1:], strict=True))
+        lines.append(f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>')
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """A verdict at the start of a cell is set apart."""
+    word, colon, rest = text.partition(":")
+    if colon and word in VERDICTS:
+        return f'<b class="{word}">{word}</b>:{_text(rest)}'
+    return _text(text)
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def _data(name: str, value: object) -> str:
+    # No "<" in the text: it could close the element, whatever an arm is called.
+    text = json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

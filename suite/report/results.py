@@ -1,0 +1,128 @@
+"""results.csv: every measured number in one tidy table, one metric a row, units in the metric's name."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+
+from suite import parts
+from suite.job import Job
+from suite.report.derive import Machine, Timing, timings
+from suite.store import Row
+
+COLUMNS = (
+    *("run_id", "arm", "task", "block", "conv", "match", "seed", "rate", "params", "flops_per_token", "tokens"),
+    *("train_length", "eval_length", "batch", "n_devices", "device_kind", "dtype", "form", "metric", "value", "n"),
+    "outcome",
+)
+
+# Fields of a row that are numbers and whose names say neither what was measured nor its unit.
+NAMES = {
+    ("train", "loss"): "train_loss_nats",
+    ("train", "seconds"): "train_seconds",
+    ("train", "gradient_norm"): "train_gradient_norm",
+    ("validation", "loss"): "validation_loss_nats",
+    ("validation", "seconds"): "train_seconds",
+    ("test", "loss"): "test_loss_nats",
+    ("test", "seconds"): "train_seconds",
+    ("model", "params_mismatch"): "params_mismatch_fraction",
+    ("model", "flops_per_token"): "flops_per_token",
+    ("model", "flops_per_token_square"): "flops_per_token_square",
+    ("model", "elementwise_per_token"): "elementwise_flops_per_token",
+    ("model", "sequential_depth"): "sequential_depth",
+    ("model", "sequential_depth_ran"): "sequential_depth_ran",
+    ("state", "state_bytes"): "state_bytes",
+}
+# What a row says of itself rather than what it found.
+CONDITIONS = {
+    *(
+        "arm",
+        "commit",
+        "context",
+        "corpus_sha256",
+        "error",
+        "examples",
+        "fingerprint",
+        "form",
+        "group",
+        "jax",
+        "measure",
+    ),
+    *("outcome", "params", "params_mismatch", "phase", "place", "placed", "platform", "repeat", "run_id", "source"),
+    *("step", "tokens", "turn", "n_devices", "n_processes", "device_kind", "calls"),
+    *Job.__dataclass_fields__,
+}
+
+
+def table(rows: list[Row]) -> list[Row]:
+    """The tidy table. A cell without a number stands there with its outcome and an empty value."""
+    machine = Machine(rows)
+    found: list[Row] = []
+    for row in rows:
+        if row["outcome"] != "ok":
+            found.append(_line(machine, row, row["measure"].split(":")[0], None, 0, row["outcome"]))
+        elif row["measure"].split(":")[0] != "step_time":
+            found += _plain(machine, row)
+    for timing in timings(rows):
+        found += _timed(machine, timing)
+    return found
+
+
+def text(rows: list[Row]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([line[name] for name in COLUMNS] for line in table(rows))
+    return buffer.getvalue()
+
+
+def _plain(machine: Machine, row: Row) -> Iterator[Row]:
+    """One line for each number that a row holds."""
+    phase = row.get("phase", row["measure"])
+    n = {"examples": 1, **row}["examples"]
+    for field, value in row.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or (field in CONDITIONS and (phase, field) not in NAMES):
+            continue
+        name = {(phase, field): f"{phase}_{field}", **NAMES}[phase, field]
+        yield _line(machine, row, name, value, n, "ok")
+        if field == "loss" and in_bits(row):
+            yield _line(machine, row, f"{phase}_bits_per_byte", value / math.log(2), n, "ok")
+
+
+def _timed(machine: Machine, timing: Timing) -> Iterator[Row]:
+    n = len(timing.step_seconds)
+    for name, value in timing.measured.items():
+        yield _line(machine, timing.row, name, value, max(n, 1), "ok")
+    if timing.step_seconds:
+        yield _line(machine, timing.row, "step_seconds", timing.seconds, n, "ok")
+        yield _line(machine, timing.row, "tokens_per_second", timing.tokens_per_second, n, "ok")
+    for name, derive in machine.derived(timing).items():
+        try:
+            yield _line(machine, timing.row, name, derive(timing), n, "ok")
+        except (LookupError, ValueError) as error:
+            yield _line(machine, timing.row, name, None, n, f"not derived: {error.args[0]}")
+
+
+def in_bits(row: Row) -> bool:
+    """Whether a token is a byte, so that nats a token are bits a byte times ln 2."""
+    return parts.split(row["task"])[0] == "text"
+
+
+def _line(machine: Machine, row: Row, metric: str, value: float | None, n: int, outcome: str) -> Row:
+    try:
+        flops: float | str = machine.flops_per_token(row)
+    except LookupError:
+        flops = ""
+    made = {
+        "task": parts.short("suite.tasks", row["task"]),
+        "flops_per_token": flops,
+        "train_length": row["length"],
+        "eval_length": {"context": row["length"], **row}["context"],
+        "metric": metric,
+        "value": "" if value is None else value,
+        "n": n,
+        "outcome": outcome,
+    }
+    known = {**dict.fromkeys(COLUMNS, ""), **row, **made}  # a cell whose process died did not get as far as its form
+    return {name: known[name] for name in COLUMNS}

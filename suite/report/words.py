@@ -1,0 +1,87 @@
+"""Numbers, units and places as people read them."""
+
+import math
+import shlex
+from collections.abc import Sequence
+
+from suite.claims import Number
+from suite.store import Row
+
+NAMES = {"lstm": "the LSTM", "gru": "the GRU", "elman": "the Elman network", "mingru": "the minGRU"}
+PREFIXES = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9: "n"}
+OUTCOMES = {"oom": "out of memory", "did_not_compile": "did not compile"}
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Three significant digits, thousands apart; whole numbers in full."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    if places > 6:
+        return f"{value:.{digits - 1}e}"
+    return f"{round(value, places):,.{max(places, 0)}f}"
+
+
+def millions(value: int) -> str:
+    """A count in running text: 1.64 million."""
+    return f"{number(value / 1e6)} million" if value >= 1e6 else f"{value:,}"
+
+
+def si(value: float, unit: str) -> str:
+    """With the prefix that leaves one to three digits before the point: 21.3 ms, 1.05 MB."""
+    if value == 0:
+        return f"0 {unit}"
+    size = next((size for size in PREFIXES if abs(value) >= size), 1e-9)
+    return f"{number(value / size)} {PREFIXES[size]}{unit}"
+
+
+def seconds(value: float) -> str:
+    return si(value, "s") if value < 100 else f"{value:,.0f} s"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %" if abs(value) < 0.0995 else f"{100 * value:.0f} %"
+
+
+def measured(found: Number) -> str:
+    """Value, unit and interval: 1.6x (95 % 1.4 to 1.9)."""
+    unit = found.unit if found.unit in ("", "x") else f" {found.unit}"
+    text = f"{number(found.value)}{unit}"
+    if found.low is None or found.high is None:
+        return f"{text} (no interval)"
+    return f"{text} (95 % {number(found.low)} to {number(found.high)})"
+
+
+def arm(name: str) -> str:
+    """An arm in the middle of a sentence."""
+    return {name: name, **NAMES}[name]
+
+
+def outcome(name: str) -> str:
+    return {name: name, **OUTCOMES}[name]
+
+
+def place(found: Row, environment: Row) -> str:
+    """Where it ran: 2 CPU cores (AMD EPYC), or 8 x NVIDIA H200."""
+    if not found:
+        return "no device yet"
+    kind, devices = found["device_kind"], found["n_devices"]
+    if found["platform"] == "cpu":
+        cores = f"{environment['cores']} CPU cores ({kind})" if "cores" in environment else f"the CPU ({kind})"
+        return cores if devices == 1 else f"{cores} as {devices} devices"
+    return f"{devices} x {kind}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{'one' if count == 1 else count} {noun}{'' if count == 1 else 's'}"
+
+
+def command(argv: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", *argv])

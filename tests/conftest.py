@@ -1,0 +1,37 @@
+"""Set before JAX is imported: eight CPU devices, strict dtypes and ranks; then the checks of jaxtyping's signatures."""
+
+import os
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import pathlib
+
+import jaxtyping
+import pytest
+from beartype import BeartypeConf, beartype
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as every type checker has it
+jaxtyping.install_import_hook("suite", "conftest.checked")
+
+
+@pytest.fixture(scope="session")
+def devices() -> list:
+    """Eight devices. Too few is an error: a test of a mesh that ran on one device would have tested nothing."""
+    import jax
+
+    found = jax.devices()
+    assert len(found) == 8, f"wanted 8 devices and there are {len(found)}; was JAX imported before tests/conftest.py?"
+    return found
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where data sets lie, with the corpus `sources` prepared and tokenised."""
+    from suite.tasks import corpora
+
+    folder = tmp_path_factory.mktemp("data")
+    corpora.open_tokens("sources", str(folder))
+    return folder

@@ -1,0 +1,78 @@
+"""Every field of Job reaches what it names: the program, the data or the records."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from suite import mesh as meshes
+from suite import rig, store
+from suite.job import Job
+from suite.measures import learning
+
+BASE = Job(mixer="lstm", match_to="attention", task="recall:pairs=2,vocab=16", width=16, length=16, batch=8, steps=4)
+BASE = BASE.replace(record_every=2, validate_every=2, validation_examples=8, test_examples=8)
+
+CHANGED = {
+    "mixer": "gru",
+    "task": "recall:pairs=3,vocab=16",
+    "block": "plain",
+    "conv": 3,
+    "width": 24,
+    "depth": 3,
+    "match": "none",
+    "match_to": "elman",
+    "length": 32,
+    "batch": 16,
+    "steps": 6,
+    "optimizer": "lion",
+    "rate": 5e-4,
+    "warmup": 0.9,
+    "decay": "constant",
+    "weight_decay": 0.2,
+    "clip": 0.5,
+    "dtype": "bfloat16",
+    "seed": 1,
+    "record_every": 1,
+    "validate_every": 1,
+    "validation_examples": 16,
+    "test_examples": 16,
+}
+IN_THE_RECORDS = ("record_every", "validate_every", "validation_examples", "test_examples")
+
+
+def program(built: rig.Rig) -> str:
+    return built.programs.lowered_step.as_text()
+
+
+def data(built: rig.Rig) -> list[np.ndarray]:
+    return [np.asarray(part) for part in built.task.batch("train", np.arange(4))]
+
+
+def records(job: Job, folder: pathlib.Path, devices: list) -> list[tuple]:
+    run = store.open_run(folder, job)
+    built = rig.build(job, meshes.make(devices=devices[:1]), run=run)
+    found = []
+    for row in learning.measure(built):
+        store.append(run, learning.KIND, row)
+        found.append((row["phase"], row["step"], row.get("examples")))
+    return found
+
+
+def test_every_field_has_a_change_to_try() -> None:
+    assert CHANGED.keys() == {field.name for field in dataclasses.fields(Job)}
+
+
+@pytest.mark.parametrize("field", [field for field in CHANGED if field not in IN_THE_RECORDS])
+def test_a_field_changes_the_program_or_the_data(field: str, devices: list) -> None:
+    mesh = meshes.make(devices=devices[:1])
+    before, after = (rig.build(job, mesh) for job in (BASE, BASE.replace(**{field: CHANGED[field]})))
+    same_data = all(np.array_equal(*pair) for pair in zip(data(before), data(after), strict=True))
+    assert program(before) != program(after) or not same_data
+
+
+def test_fields_of_the_records_change_the_records(tmp_path: pathlib.Path, devices: list) -> None:
+    before = records(BASE, tmp_path, devices)
+    for field in IN_THE_RECORDS:
+        assert records(BASE.replace(**{field: CHANGED[field]}), tmp_path, devices) != before, field

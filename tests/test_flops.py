@@ -1,0 +1,110 @@
+"""FLOPs and depth against counts made by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from suite import flops, model, parts
+from suite.job import Job
+from suite.measures import size
+
+F32 = jnp.float32
+
+
+def shape(*axes: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(axes, F32)
+
+
+def step_count(job: Job, vocab: int, tokens: int) -> flops.Count:
+    return size.step_count(model.shapes(job, vocab), job, tokens)
+
+
+def test_a_product_is_two_flops_a_multiply_add() -> None:
+    assert flops.count(jnp.matmul, shape(3, 5), shape(5, 7)) == flops.Count(2 * 3 * 5 * 7, 0, 1)
+
+
+def test_a_loop_counts_as_often_as_it_runs() -> None:
+    def recur(weight_NN: jax.Array, h_BN: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda h_BN, _: (jnp.tanh(h_BN @ weight_NN), None), h_BN, None, length=64)[0]
+
+    counted = flops.count(recur, shape(64, 64), shape(2, 64))
+    assert counted == flops.Count(64 * 2 * 2 * 64 * 64, 64 * 2 * 64, 2 * 64)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_rank_one_update_counts_the_same_however_it_is_spelt(batch: int) -> None:
+    spellings = [
+        lambda k_BK, v_BV: jnp.einsum("BK,BV->BKV", k_BK, v_BV),
+        lambda k_BK, v_BV: k_BK[:, :, None] * v_BV[:, None, :],
+        lambda k_BK, v_BV: jnp.broadcast_to(k_BK[:, :, None], (batch, 8, 5))
+        * jnp.broadcast_to(v_BV[:, None, :], (batch, 8, 5)),
+    ]
+    counts = {flops.count(spelt, shape(batch, 8), shape(batch, 5)) for spelt in spellings}
+    assert {(count.matmul, count.elementwise) for count in counts} == {(2 * batch * 8 * 5, 0)}
+
+
+def test_scaling_by_a_vector_is_no_matrix_product() -> None:
+    counted = flops.count(lambda x_BD, scale_D: x_BD * jnp.broadcast_to(scale_D, x_BD.shape), shape(4, 8), shape(8))
+    assert counted == flops.Count(0, 32, 1)
+
+
+def test_reductions_are_as_deep_as_a_tree() -> None:
+    assert flops.count(jnp.sum, shape(100)).depth == 7
+    assert flops.count(lambda x_N: jnp.cumsum(x_N), shape(64)).depth == 6
+
+
+def test_an_associative_scan_is_shallow_and_a_loop_is_not() -> None:
+    depths = {}
+    for form in ("parallel", "sequential"):
+        job = Job(mixer=f"mingru:form={form}", width=16, depth=1, length=256)
+        tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
+        depths[form] = flops.count(lambda built, tokens_BT: built(tokens_BT), model.shapes(job, 32), tokens).depth
+    assert depths["sequential"] - depths["parallel"] > 256 + 255 - 4 * 8 - 10  # 2 operations a token, against 2 passes of log2 T levels
+
+
+def test_work_that_the_jaxpr_does_not_show_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="while"):
+        flops.count(lambda x: jax.lax.while_loop(lambda x: x < 10, lambda x: x + 1, x), shape())
+
+
+@pytest.mark.parametrize("window", [1, 3, 64, 100])
+def test_sums_over_time_equal_the_sum_token_by_token(window: int) -> None:
+    calls = []
+
+    def at(tokens: int) -> int:
+        calls.append(tokens)
+        return 7 + 4 * min(tokens, window)
+
+    assert flops.sum_over_time(at, 100) == sum(7 + 4 * min(t, window) for t in range(1, 101))
+    assert len(set(calls)) < 60
+
+
+# Per token and layer, forward: the mixer's products by hand; three D x F matrices of the MLP; the logits once.
+BY_HAND = {
+    "elman": lambda d, t: 2 * 2 * d * d,
+    "lstm": lambda d, t: 2 * 8 * d * d,
+    "gru": lambda d, t: 2 * 6 * d * d,
+    "mingru": lambda d, t: 2 * 2 * d * d,
+    "attention": lambda d, t: 2 * 4 * d * d + 4 * d * t,
+    "attention:kv_heads=1": lambda d, t: 2 * (2 * d * d + 2 * d * d // 4) + 4 * d * t,
+    "attention:window=5": lambda d, t: 2 * 4 * d * d + 4 * d * min(t, 5),
+}
+
+
+@pytest.mark.parametrize("mixer", BY_HAND)
+def test_flops_of_a_token_equal_the_count_by_hand(mixer: str) -> None:
+    width, depth, vocab, tokens = 48, 3, 32, 9
+    job = Job(mixer=mixer, width=width, depth=depth)
+    mlp = 2 * 3 * width * (8 * round(width / 3))
+    by_hand = depth * (BY_HAND[mixer](width, tokens) + mlp) + 2 * width * vocab
+    assert step_count(job, vocab, tokens).matmul == by_hand
+
+
+def test_every_mixer_of_the_folder_has_a_count_by_hand() -> None:
+    assert set(parts.names("suite.mixers")) <= {name.split(":")[0] for name in BY_HAND}
+
+
+@pytest.mark.parametrize("mixer", ["elman", "lstm", "gru", "mingru"])
+def test_flops_of_a_recurrence_do_not_grow_with_length(mixer: str) -> None:
+    job = Job(mixer=mixer, width=32)
+    assert step_count(job, 32, 10) == step_count(job, 32, 10_000)

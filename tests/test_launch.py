@@ -1,0 +1,241 @@
+"""The programs as a user meets them: what the command line gets wrong, what is killed, what is run on two processes."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from suite import store
+from suite.job import Job
+
+TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--rate=3e-3"]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
+ENVIRONMENT |= {"JAX_PLATFORMS": "cpu"}
+MINE = '''"""Mean over the past: a mixer from outside this project (2026)."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+
+class Mixer(eqx.Module):
+    out_DD: jax.Array
+    scale: float = eqx.field(static=True)
+
+    def __init__(self, width, *, key, scale: float = 1.0):
+        self.out_DD = jax.random.normal(key, (width, width)) / width**0.5
+        self.scale = scale
+
+    def __call__(self, x_BTD):
+        return self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))[0]
+
+    def start(self, batch, length, dtype):
+        return jnp.zeros((batch, self.out_DD.shape[0]), jnp.float32), jnp.zeros((), jnp.int32)
+
+    def extend(self, x_BTD, state):
+        sum_BD, seen = state
+        sums_BTD = sum_BD[:, None] + jnp.cumsum(x_BTD.astype(jnp.float32), axis=1)
+        count_T = (seen + 1 + jnp.arange(x_BTD.shape[1])).astype(jnp.float32)
+        mean_BTD = (self.scale * sums_BTD / count_T[None, :, None]).astype(x_BTD.dtype)
+        return mean_BTD @ self.out_DD.astype(x_BTD.dtype), (sums_BTD[:, -1], seen + x_BTD.shape[1])
+
+    def step(self, x_BD, state):
+        y_BTD, state = self.extend(x_BD[:, None], state)
+        return y_BTD[:, 0], state
+'''
+
+
+def launch(program: str, *flags: str, devices: int = 1, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(program, *flags), capture_output=True, text=True, timeout=280, env=environment(devices), **options
+    )
+
+
+def command(program: str, *flags: str) -> list[str]:
+    return [sys.executable, "-m", f"launch.{program}", *flags]
+
+
+def environment(devices: int) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(store.PACKAGE), os.environ.get("PYTHONPATH", "")]))
+    return ENVIRONMENT | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": path}
+
+
+# flags, devices, a word of the answer
+REFUSED = {
+    "a mixer misspelt": (["--mixer=lstmm"], 1, "did you mean 'lstm'"),
+    "a knob misspelt": (["--mixer=attention:head=4"], 1, "did you mean 'heads'"),
+    "a width not divisible by heads": (["--width=130"], 1, "width 130 is not a multiple of heads 4"),
+    "an unknown corpus": (["--task=text:corpus=nope"], 1, "no corpus 'nope'"),
+    "a negative batch": (["--batch=-3"], 1, "--batch=-3"),
+    "a mesh of other size": (["--mesh=data:7"], 8, "wants 7 devices and there are 8"),
+    "a batch that does not split": (["--batch=12"], 8, "batch 12 is not a multiple of the 8 devices"),
+    "more pairs than fit": (["--task=recall:pairs=100"], 1, "400 tokens; length is 256"),
+    "an unknown flag": (["--widht=3"], 1, "Did you mean: width"),
+    "a word too much": (["lstm"], 1, "unexpected argument 'lstm'"),
+    "an unknown measure": (["--measures=speed"], 1, "known: "),
+    "a file that is not there": (["--mixer=./nowhere.py"], 1, "no file ./nowhere.py"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_succeed_is_answered_in_one_line(case: str, tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:
+    flags, devices, word = REFUSED[case]
+    ended = launch("job", *flags, f"--out={tmp_path}", f"--data_dir={data_dir}", devices=devices)
+    assert ended.returncode == 70
+    assert word in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("program", ["job", "compare"])
+def test_an_unwritable_out_is_refused(program: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ended = launch(program, f"--out={tmp_path / 'file' / 'out'}")
+    assert ended.returncode == 70
+    assert "cannot write to --out" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("flags", [["--arms=lstmm"], ["--claims=paralelism"], ["--scale=huge"], ["--arms=attention:head=2"]])
+def test_a_comparison_refuses_before_it_starts(flags: list[str], tmp_path: pathlib.Path) -> None:
+    ended = launch("compare", *flags, f"--out={tmp_path}")
+    assert ended.returncode == 70
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_a_directory_of_another_job_shows_the_difference(tmp_path: pathlib.Path) -> None:
+    job = Job()
+    run = store.open_run(tmp_path, job)
+    (run / "job.json").write_text(job.replace(depth=7).to_json())
+    ended = launch("job", f"--out={tmp_path}", "--measures=size", "--data_dir=unused")
+    assert ended.returncode == 70
+    assert "depth: stored 7, now 2" in ended.stderr
+
+
+def test_help_of_the_report_is_quick_and_needs_no_jax() -> None:
+    code = "import sys, launch.report; sys.exit(any(name in sys.modules for name in ('jax', 'altair', 'equinox')))"
+    assert subprocess.run([sys.executable, "-c", code], env=environment(1)).returncode == 0
+    began = time.perf_counter()
+    assert "--out" in launch("report", "--help").stdout
+    assert time.perf_counter() - began < 5  # under one second on an idle machine; this one may be busy
+
+
+def test_a_plan_is_printed_and_nothing_run(tmp_path: pathlib.Path) -> None:
+    ended = launch("compare", "--scale=smoke", "--dry_run", f"--out={tmp_path / 'out'}")
+    assert ended.returncode == 0
+    assert "learning lstm" in ended.stdout
+    assert "minutes" in ended.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def training(out: pathlib.Path, *flags: str) -> list[str]:
+    lengths = ["--steps=300", "--validate_every=20", "--validation_examples=16", "--test_examples=16"]
+    return command("job", "--mixer=lstm", *TINY, *lengths, "--measures=learning", f"--out={out}", *flags)
+
+
+def rows_of(out: pathlib.Path) -> list[dict]:
+    dropped = ("seconds", "commit", "source")
+    return [{key: value for key, value in row.items() if key not in dropped} for row in store.load(out)]
+
+
+def final_of(out: pathlib.Path) -> dict[str, np.ndarray]:
+    [final] = out.glob("runs/*/final")
+    return {name: np.asarray(value) for name, value in ocp.load(final).items()}
+
+
+def wait_for_step(out: pathlib.Path, step: int, process: subprocess.Popen) -> None:
+    """Returns when a validation at `step` or later is recorded and followed by more: its checkpoint is under way or done."""
+    while True:
+        assert process.poll() is None, "it ended before it could be killed"
+        if any(row.get("phase") == "validation" and row["step"] >= step for row in store.load(out)):
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pathlib.Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(training(whole), env=environment(1), check=True, capture_output=True, timeout=200)
+    process = subprocess.Popen(training(killed), env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_step(killed, 60, process)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+    assert not list(killed.glob("runs/*/learning.done"))
+    again = subprocess.run(training(killed), env=environment(1), check=True, capture_output=True, timeout=200)
+    assert again.returncode == 0
+    assert rows_of(killed) == rows_of(whole)
+    mine, theirs = final_of(killed), final_of(whole)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+    skipped = subprocess.run(training(killed), env=environment(1), check=True, capture_output=True, text=True)
+    assert "skipped" in skipped.stdout
+
+
+def test_two_processes_train_like_one(tmp_path: pathlib.Path) -> None:
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    flags = ["--steps=20", "--validate_every=10", "--record_every=1", "--validation_examples=16", "--test_examples=16"]
+    subprocess.run([*training(alone), *flags], env=environment(8), check=True, capture_output=True, timeout=200)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    ranks = [
+        subprocess.Popen(
+            [*training(together), *flags, f"--coordinator_address={address}", "--num_processes=2", f"--process_id={rank}"],
+            env=environment(4),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        _, said = rank.communicate(timeout=200)
+        assert rank.returncode == 0, said
+    mine, theirs = store.load(together), store.load(alone)
+    assert [row["phase"] for row in mine] == [row["phase"] for row in theirs]
+    assert mine[-1]["fingerprint"] == theirs[-1]["fingerprint"]
+    # float32 sums in another order, over 20 steps.
+    np.testing.assert_allclose([row["loss"] for row in mine], [row["loss"] for row in theirs], rtol=1e-5)
+
+
+def test_a_trace_is_written(tmp_path: pathlib.Path) -> None:
+    ended = launch("job", *TINY, "--trace=2", f"--out={tmp_path}")
+    assert ended.returncode == 0, ended.stderr
+    assert list(tmp_path.glob("runs/*/trace/**/*.xplane.pb"))
+
+
+@pytest.mark.slow
+def test_the_smoke_scale_runs_reports_and_is_not_run_twice(tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:
+    flags = ["--scale=smoke", f"--out={tmp_path}", f"--data_dir={data_dir}"]
+    first = launch("compare", *flags)
+    assert first.returncode == 0, first.stderr
+    assert "not evidence" in (tmp_path / "report.html").read_text()
+    rows = store.load(tmp_path)
+    assert {row["outcome"] for row in rows} == {"ok"}
+    assert all(row["corpus_sha256"] for row in rows)
+    again = launch("compare", *flags)
+    assert again.returncode == 0, again.stderr
+    assert store.load(tmp_path) == rows
+
+
+@pytest.mark.slow
+def test_an_arm_from_outside_is_compared(tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    flags = ["--scale=smoke", "--arms=./mine.py", "--arms=attention", "--out=out", f"--data_dir={data_dir}"]
+    ended = launch("compare", *flags, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    arms = {row["arm"] for row in store.load(tmp_path / "out")}
+    assert {"./mine.py", "attention"} <= arms
+    findings = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert findings["claims"]

@@ -1,0 +1,378 @@
+"""The contract of every mixer, and each paper's equations written out in float64."""
+
+import ast
+import functools
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from suite import model, parts
+from suite.job import Job
+from suite.ops import attention, forms
+
+WIDTH, BATCH, LENGTH, CHANGED = 32, 2, 12, 7
+CHUNKS = (5, 7)
+NAMES = parts.names("suite.mixers")
+# Every file at its defaults, and the knobs that take another way through the code.
+SPECS = [
+    *NAMES,
+    "attention:positions=none,heads=8,kv_heads=2",
+    "attention:positions=alibi,kv_heads=1,window=4",
+    "attention:positions=learned,max_length=12,window=40",
+    "mingru:form=parallel",
+]
+# float32 rounds at 6e-8; some hundred products and a dozen dependent steps, summed in another order, stay below.
+CLOSE = 1e-5
+
+
+@functools.cache
+def build(spec: str, width: int = WIDTH):
+    module, knobs = parts.load("suite.mixers", spec)
+    return module.Mixer(width, key=jax.random.key(0), **knobs)
+
+
+def inputs(dtype: str = "float32") -> jax.Array:
+    return jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH), jnp.float32).astype(dtype)
+
+
+def in_parallel(mixer, x_BTD):
+    return mixer(x_BTD)
+
+
+def in_chunks(mixer, x_BTD):
+    state, outputs = mixer.start(BATCH, LENGTH, x_BTD.dtype), []
+    for chunk_BTD in jnp.split(x_BTD, np.cumsum(CHUNKS)[:-1], axis=1):
+        y_BTD, state = mixer.extend(chunk_BTD, state)
+        outputs.append(y_BTD)
+    return jnp.concatenate(outputs, axis=1)
+
+
+def in_steps(mixer, x_BTD):
+    def step(state, x_BD):
+        y_BD, state = mixer.step(x_BD, state)
+        return state, y_BD
+
+    start = mixer.start(BATCH, LENGTH, x_BTD.dtype)
+    return jnp.swapaxes(jax.lax.scan(step, start, jnp.swapaxes(x_BTD, 0, 1))[1], 0, 1)
+
+
+@eqx.filter_jit
+def run(form, mixer, x_BTD, probe_BTD):
+    """The outputs, and the gradient of their product with the probe: of the mixer's parameters and of the inputs."""
+    arrays, static = eqx.partition(mixer, eqx.is_array)
+    y_BTD, pull_back = jax.vjp(lambda arrays, x_BTD: form(eqx.combine(arrays, static), x_BTD), arrays, x_BTD)
+    return y_BTD, pull_back(probe_BTD)
+
+
+def assert_close(actual, wanted, close: float = CLOSE):
+    """Leaf by leaf, in parts of the leaf's largest entry, or of all where that one is nothing but rounding itself."""
+    actual, wanted = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)] for tree in (actual, wanted))
+    largest = max(np.max(np.abs(leaf)) for leaf in wanted)
+    for left, right in zip(actual, wanted, strict=True):
+        scale = max(np.max(np.abs(right)), 1e-3 * largest)
+        np.testing.assert_allclose(left, right, rtol=0, atol=close * scale)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_three_forms_agree_in_value_and_gradient(spec: str):
+    mixer, probe_BTD = build(spec), jax.random.normal(jax.random.key(2), (BATCH, LENGTH, WIDTH), jnp.float32)
+    wanted = run(in_parallel, mixer, inputs(), probe_BTD)
+    assert_close(run(in_chunks, mixer, inputs(), probe_BTD), wanted)
+    assert_close(run(in_steps, mixer, inputs(), probe_BTD), wanted)
+
+
+@pytest.mark.parametrize(
+    ("family", "spec"),
+    [
+        ("attention", "attention:kv_heads=2"),
+        ("attention", "attention:window=200"),
+        ("attention", "attention:positions=alibi,window=5"),
+        ("linear", "mingru"),
+    ],
+)
+def test_all_forms_of_an_operation_agree_in_value_and_gradient(family: str, spec: str):
+    # 300 tokens: more than a block, and no multiple of one.
+    x_BTD, probe_BTD = (jax.random.normal(jax.random.key(seed), (1, 300, WIDTH), jnp.float32) for seed in (1, 2))
+    join = "," if ":" in spec else ":"
+    reference, *others = (
+        run(in_parallel, build(f"{spec}{join}form={form}"), x_BTD, probe_BTD)
+        for form in forms.FORMS[family]
+        if form != "cudnn"  # wants its GPU
+    )
+    assert others
+    for other in others:
+        assert_close(other, reference)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_is_causal(spec: str):
+    probe_BTD = jnp.zeros((BATCH, LENGTH, WIDTH), jnp.float32).at[:, CHANGED].set(1.0)
+    before_BTD, (_, gradient_BTD) = run(in_parallel, build(spec), inputs(), probe_BTD)
+    after_BTD, _ = run(in_parallel, build(spec), inputs().at[:, CHANGED].add(1.0), probe_BTD)
+    np.testing.assert_array_equal(before_BTD[:, :CHANGED], after_BTD[:, :CHANGED])
+    assert np.all(np.any(before_BTD[:, CHANGED] != after_BTD[:, CHANGED], axis=-1))
+    np.testing.assert_array_equal(gradient_BTD[:, CHANGED + 1 :], 0.0)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_sees_the_whole_past_or_its_window(spec: str):
+    probe_BTD = jnp.zeros((BATCH, LENGTH, WIDTH), jnp.float32).at[:, CHANGED].set(1.0)
+    _, (_, gradient_BTD) = run(in_parallel, build(spec), inputs(), probe_BTD)
+    first = max(0, CHANGED + 1 - (parts.knobs("suite.mixers", spec).get("window") or LENGTH))
+    assert np.all(np.any(gradient_BTD[:, first : CHANGED + 1] != 0.0, axis=-1))
+    np.testing.assert_array_equal(gradient_BTD[:, :first], 0.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_outputs_leave_in_the_dtype_of_the_inputs(spec: str, dtype: str):
+    mixer, x_BTD = build(spec), inputs(dtype)
+    for form in (in_parallel, in_chunks, in_steps):
+        y_BTD = jax.eval_shape(form, mixer, x_BTD)
+        assert (y_BTD.shape, y_BTD.dtype) == (x_BTD.shape, x_BTD.dtype)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(eqx.filter(mixer, eqx.is_array)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_float32_but_for_rounding(name: str):
+    x_BTD = inputs("bfloat16")
+    low = run(in_parallel, build(name), x_BTD, jnp.ones_like(x_BTD))
+    high = run(in_parallel, build(name), x_BTD.astype(jnp.float32), jnp.ones(x_BTD.shape, jnp.float32))
+    # 8 bits of mantissa are 0.4 % a rounding; some dozen of them, added up at random, are below 3 %.
+    assert_close(low, high, close=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_state_has_the_shape_in_which_it_comes_back(spec: str, dtype: str):
+    mixer, x_BTD = build(spec), inputs(dtype)
+    start = jax.eval_shape(lambda: mixer.start(BATCH, LENGTH, x_BTD.dtype))
+    _, extended = jax.eval_shape(mixer.extend, x_BTD, start)
+    _, stepped = jax.eval_shape(mixer.step, x_BTD[:, 0], start)
+    assert extended == stepped == start
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not spec.startswith("attention")])
+def test_a_recurrent_state_is_float32_and_does_not_grow(spec: str):
+    mixer, dtype = build(spec), jnp.dtype("bfloat16")
+    short, long = (jax.eval_shape(lambda length=length: mixer.start(BATCH, length, dtype)) for length in (8, 4096))
+    assert short == long
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(short))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("spec", "kv_heads", "window"),
+    [("attention", 4, 4096), ("attention:kv_heads=2", 2, 4096), ("attention:kv_heads=1,window=64", 1, 64)],
+)
+def test_a_cache_holds_the_keys_and_values_of_the_window_and_a_position(
+    spec: str, kv_heads: int, window: int, dtype: str
+):
+    for length in (8, 64, 1000):
+        cache = jax.eval_shape(lambda length=length: build(spec).start(BATCH, length, jnp.dtype(dtype)))
+        n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+        a_token = 2 * kv_heads * (WIDTH // 4) * jnp.dtype(dtype).itemsize
+        assert n_bytes == BATCH * a_token * min(length, window) + jnp.dtype(jnp.int32).itemsize
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_line_names_the_paper(name: str):
+    doc = ast.get_docstring(ast.parse(parts.source("suite.mixers", name).read_text()))
+    assert re.search(r": .+ (19|20)\d\d", (doc or "").splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("spec", "width", "said"),
+    [
+        ("attention:heads=5", 32, "width 32 is not a multiple of heads 5"),
+        ("attention:heads=0", 32, "width 32 is not a multiple of heads 0"),
+        ("attention:heads=-4", 32, "heads -4"),
+        ("attention:kv_heads=3", 32, "heads 4 is not a multiple of kv_heads 3"),
+        ("attention:kv_heads=-2", 32, "kv_heads -2"),
+        ("attention:window=-1", 32, "window -1"),
+        ("attention:max_length=0", 32, "max_length 0"),
+        ("attention:positions=sine", 32, "positions 'sine' is not known; wanted one of rope, alibi, learned, none"),
+        ("attention:heads=4", 20, "rope wants an even head size"),
+        ("attention:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, dense"),
+        ("mingru:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, parallel"),
+    ],
+)
+def test_knobs_that_do_not_fit_are_refused_in_a_line(spec: str, width: int, said: str):
+    with pytest.raises(ValueError, match=f"^[^\n]*{re.escape(said)}[^\n]*$"):
+        build(spec, width)
+
+
+def test_learned_positions_end_where_they_end():
+    with pytest.raises(ValueError, match="length 12 is beyond max_length 8"):
+        build("attention:positions=learned,max_length=8")(inputs())
+
+
+def test_a_window_as_long_as_the_sequence_is_no_window():
+    windowed, whole = build("attention:window=12"), build("attention")
+    np.testing.assert_array_equal(in_parallel(windowed, inputs()), in_parallel(whole, inputs()))
+
+
+# The papers' equations, one token after another, in float64.
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def numbers(mixer) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf, np.float64) for name, leaf in vars(mixer).items() if eqx.is_array(leaf)}
+
+
+def elman(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, outputs = np.zeros(WIDTH), []
+    for x_D in x_TD:
+        h_N = np.tanh(x_D @ weights["input_DN"] + h_N @ weights["recurrent_NN"] + weights["bias_N"])
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def lstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, c_N, outputs = np.zeros(WIDTH), np.zeros(WIDTH), []
+    for x_D in x_TD:
+        into_N, forget_N, cell_N, out_N = np.split(
+            x_D @ weights["input_DG"] + h_N @ weights["recurrent_NG"] + weights["bias_G"], 4
+        )
+        c_N = sigmoid(forget_N) * c_N + sigmoid(into_N) * np.tanh(cell_N)
+        h_N = sigmoid(out_N) * np.tanh(c_N)
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def gru(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, outputs = np.zeros(WIDTH), []
+    w_r, w_z, w_n = np.split(weights["input_DG"], 3, axis=1)
+    u_r, u_z, u_n = np.split(weights["recurrent_NG"], 3, axis=1)
+    b_r, b_z, b_n = np.split(weights["bias_G"], 3)
+    for x_D in x_TD:
+        reset_N = sigmoid(x_D @ w_r + h_N @ u_r + b_r)
+        update_N = sigmoid(x_D @ w_z + h_N @ u_z + b_z)
+        new_N = np.tanh(x_D @ w_n + b_n + reset_N * (h_N @ u_n + weights["reset_bias_N"]))
+        h_N = (1 - update_N) * new_N + update_N * h_N
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def mingru(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, outputs = np.zeros(WIDTH), []
+    w_z, w_h = np.split(weights["input_DG"], 2, axis=1)
+    for x_D in x_TD:
+        update_N = sigmoid(x_D @ w_z + weights["bias_N"])
+        h_N = (1 - update_N) * h_N + update_N * (x_D @ w_h)
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def attend(weights: dict, x_TD: np.ndarray, *, heads: int, kv_heads: int, window: int, positions: str) -> np.ndarray:
+    size, outputs = WIDTH // heads, []
+    for head in range(heads):
+        group = slice((head // (heads // kv_heads)) * size, (head // (heads // kv_heads) + 1) * size)
+        q_TK = x_TD @ weights["query_DF"][:, head * size : (head + 1) * size]
+        k_TK = x_TD @ weights["key_DF"][:, group]
+        v_TK = x_TD @ weights["value_DF"][:, group]
+        if positions == "rope":  # a turn in the complex plane of each pair of channels
+            turn_TK = np.exp(1j * np.outer(np.arange(LENGTH), 10_000.0 ** (-2 * np.arange(size // 2) / size)))
+            q_TK, k_TK = ((x[:, : size // 2] + 1j * x[:, size // 2 :]) * turn_TK for x in (q_TK, k_TK))
+        score_TS = np.real(q_TK @ k_TK.conj().T) / np.sqrt(size)
+        for query in range(LENGTH):
+            for key in range(LENGTH):
+                if positions == "alibi":
+                    score_TS[query, key] -= 2.0 ** (-8 * (head + 1) / heads) * (query - key)
+                if key > query or (window and query - key >= window):
+                    score_TS[query, key] = -np.inf
+        share_TS = np.exp(score_TS - score_TS.max(axis=1, keepdims=True))
+        outputs.append(share_TS / share_TS.sum(axis=1, keepdims=True) @ v_TK)
+    return np.concatenate(outputs, axis=1) @ weights["out_FD"]
+
+
+@pytest.mark.parametrize("paper", [elman, lstm, gru, mingru], ids=lambda paper: paper.__name__)
+def test_a_recurrence_is_its_papers_equations(paper):
+    name = paper.__name__
+    # Biases start at zero, where a wrong sign or order would not show.
+    mixer = jax.tree.map(lambda leaf: leaf + jnp.linspace(-0.2, 0.3, leaf.size).reshape(leaf.shape), build(name))
+    x_BTD = inputs()
+    wanted_BTD = np.stack([paper(numbers(mixer), np.asarray(x_TD, np.float64)) for x_TD in x_BTD])
+    assert_close(mixer(x_BTD), wanted_BTD)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"positions": "none"},
+        {"positions": "rope"},
+        {"positions": "alibi"},
+        {"positions": "rope", "kv_heads": 2},
+        {"positions": "alibi", "window": 4, "kv_heads": 1},
+    ],
+    ids=str,
+)
+def test_attention_is_its_papers_equations(knobs: dict):
+    knobs = {"heads": 4, "kv_heads": 4, "window": 0, **knobs}
+    mixer = build("attention:" + ",".join(f"{knob}={value}" for knob, value in knobs.items()))
+    x_BTD = inputs()
+    wanted_BTD = np.stack([attend(numbers(mixer), np.asarray(x_TD, np.float64), **knobs) for x_TD in x_BTD])
+    assert_close(mixer(x_BTD), wanted_BTD)
+
+
+def test_learned_positions_are_added_to_the_inputs():
+    mixer = build("attention:positions=learned,max_length=16")
+    weights, x_BTD = numbers(mixer), inputs()
+    seen_BTD = np.asarray(x_BTD, np.float64) + weights["learned_SD"][:LENGTH]
+    wanted_BTD = np.stack([attend(weights, x_TD, heads=4, kv_heads=4, window=0, positions="none") for x_TD in seen_BTD])
+    assert_close(mixer(x_BTD), wanted_BTD)
+
+
+def test_alibi_slopes_are_the_papers():
+    np.testing.assert_allclose(attention.alibi_slopes(8), 0.5 ** np.arange(1, 9), rtol=1e-6)
+    # Between powers of two: those of 4 heads, then every second one of 8.
+    np.testing.assert_allclose(attention.alibi_slopes(6), [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3], rtol=1e-6)
+
+
+# Initialisation, as it is after a model has been put together under jit with its layers stacked.
+
+
+@functools.cache
+def assembled() -> dict:
+    """Every mixer of one hybrid of two repeats: its parameters have a leading axis of layers."""
+    job = Job(mixer="+".join(NAMES), width=WIDTH, depth=2 * len(NAMES))
+    built = eqx.filter_jit(lambda key: model.build(job, 64, key=key))(jax.random.key(3))
+    return {name: block.mixer for name, block in zip(NAMES, built.pattern, strict=True)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_assembly_keeps_every_initialisation(name: str):
+    alone = jax.tree.leaves(eqx.filter(build(name), eqx.is_array))
+    for leaf_L, leaf in zip(jax.tree.leaves(assembled()[name]), alone, strict=True):
+        assert leaf_L.shape == (2, *leaf.shape)
+        for layer in leaf_L:
+            if leaf.ndim == 1:
+                np.testing.assert_array_equal(layer, leaf)  # biases start at set values
+            else:
+                # The deviation of a thousand normal numbers is known to 2 %; 15 % is six times that and more.
+                np.testing.assert_allclose(np.std(layer), np.std(leaf), rtol=0.15)
+        if leaf.ndim > 1:
+            assert not np.array_equal(leaf_L[0], leaf_L[1]), "two layers started alike"
+
+
+def test_forget_gates_of_a_model_start_open():
+    wanted_G = np.repeat([0.0, 1.0, 0.0, 0.0], WIDTH)
+    np.testing.assert_array_equal(assembled()["lstm"].bias_G, [wanted_G, wanted_G])
+    cut = model.build(Job(mixer="lstm+attention", width=WIDTH, depth=1), 64, key=jax.random.key(3))
+    np.testing.assert_array_equal(cut.rest[0].mixer.bias_G, wanted_G)
+
+
+@pytest.mark.parametrize(
+    ("name", "leaf", "gates"), [("elman", "recurrent_NN", 1), ("gru", "recurrent_NG", 3), ("lstm", "recurrent_NG", 4)]
+)
+def test_recurrent_matrices_of_a_model_start_orthogonal(name: str, leaf: str, gates: int):
+    for weight_NG in np.asarray(getattr(assembled()[name], leaf), np.float64):
+        for gate_NN in np.split(weight_NG, gates, axis=1):
+            np.testing.assert_allclose(gate_NN @ gate_NN.T, np.eye(WIDTH), atol=1e-5)  # float32, 32 products

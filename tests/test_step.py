@@ -1,0 +1,135 @@
+"""The training step and its loop: layouts do not matter, seeds are an argument, non-finite is seen."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from suite import mesh as meshes
+from suite import rig
+from suite import step as steps
+from suite.job import Job
+from suite.tasks import Batch
+
+JOB = Job(task="recall:pairs=2,vocab=16", width=16, length=16, batch=16, steps=20, rate=3e-3, test_examples=32)
+
+
+def losses(job: Job, devices: list, data_dir: pathlib.Path) -> tuple[list[float], int]:
+    built = rig.build(job, meshes.make(devices=devices), data_dir=str(data_dir))
+    found = []
+    for _, state, metrics in built.train(built.state, 0, job.steps):
+        found.append(float(metrics["loss"]))
+    return found, int(state.fingerprint)
+
+
+@pytest.mark.parametrize("mixer", ["attention", "lstm", "mingru"])
+def test_eight_devices_train_like_one(mixer: str, devices: list, data_dir: pathlib.Path) -> None:
+    job = JOB.replace(mixer=mixer, task="text", length=32)
+    one, one_print = losses(job, devices[:1], data_dir)
+    eight, eight_print = losses(job, devices, data_dir)
+    assert one_print == eight_print
+    # float32 sums in another order, over 20 steps.
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+
+
+def test_the_fingerprint_sees_ids_and_tokens_and_not_their_order(devices: list) -> None:
+    tokens_BT = jax.random.randint(jax.random.key(0), (4, 8), 0, 50)
+    ids_B = jnp.arange(4)
+    whole = int(steps.fingerprint_of(ids_B, tokens_BT))
+    assert whole == int(steps.fingerprint_of(ids_B[::-1], tokens_BT[::-1]))
+    assert whole != int(steps.fingerprint_of(ids_B + 1, tokens_BT))
+    assert whole != int(steps.fingerprint_of(ids_B, tokens_BT.at[2, 3].add(1)))
+    assert whole != int(steps.fingerprint_of(ids_B, tokens_BT[:, ::-1]))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion"])
+def test_every_optimiser_learns(optimizer: str, devices: list, data_dir: pathlib.Path) -> None:
+    rate = {"adamw": 3e-3, "sgd": 1e-1, "lion": 1e-3}[optimizer]
+    found, _ = losses(JOB.replace(optimizer=optimizer, rate=rate, steps=40), devices[:1], data_dir)
+    assert np.mean(found[-5:]) < np.mean(found[:5])
+
+
+def test_a_poisoned_state_is_seen_on_the_device(devices: list, data_dir: pathlib.Path) -> None:
+    built = rig.build(JOB, meshes.make(devices=devices[:1]), data_dir=str(data_dir))
+    state = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else leaf, built.state)
+    _, metrics = built.step(state, built.resident_batch())
+    assert not steps.facts(metrics)["finite"]
+
+
+def test_the_state_is_donated(devices: list, data_dir: pathlib.Path) -> None:
+    built = rig.build(JOB, meshes.make(devices=devices[:1]), data_dir=str(data_dir))
+    state = built.state
+    built.step(state, built.resident_batch())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_seeds_share_one_program(devices: list, data_dir: pathlib.Path) -> None:
+    mesh = meshes.make(devices=devices[:1])
+    first, second = (rig.build(JOB.replace(seed=seed), mesh, data_dir=str(data_dir)) for seed in (0, 1))
+    assert first.programs is second.programs
+    assert not np.array_equal(first.state.params.embedding_VD, second.state.params.embedding_VD)
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_a_tenth(devices: list, data_dir: pathlib.Path) -> None:
+    job = JOB.replace(optimizer="sgd", weight_decay=0.0, clip=0.0, steps=100, warmup=0.1, rate=1.0)
+    optimizer = steps.make_optimizer(job, {"w": True})
+    params = {"w": jnp.zeros((1, 1))}
+    state = optimizer.init(params)
+    moves = []
+    for _ in range(100):
+        updates, state = optimizer.update({"w": jnp.ones((1, 1))}, state, params)
+        moves.append(-float(updates["w"][0, 0]))
+    # Of a constant gradient, momentum 0.9 makes ten in the long run: the peak is passed late, the end is near a tenth.
+    assert moves[0] > 0
+    assert 10 < np.argmax(moves) < 40
+    assert 0.1 < moves[-1] / max(moves) < 0.15
+
+
+def test_clipping_bounds_the_gradient(devices: list) -> None:
+    optimizer = steps.make_optimizer(JOB.replace(optimizer="sgd", clip=1.0, weight_decay=0.0), {"w": True})
+    params = {"w": jnp.zeros((2, 2))}
+    small, _ = optimizer.update({"w": jnp.full((2, 2), 0.5)}, optimizer.init(params), params)
+    large, _ = optimizer.update({"w": jnp.full((2, 2), 5e6)}, optimizer.init(params), params)
+    np.testing.assert_allclose(small["w"], large["w"], rtol=1e-6)  # both have norm 1 after clipping
+
+
+def test_only_matrices_decay(devices: list) -> None:
+    optimizer = steps.make_optimizer(JOB.replace(weight_decay=0.5), {"w": True, "b": False})
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    assert float(moved["w"][0, 0]) < 1.0 == float(moved["b"][0])
+
+
+def test_weights_of_zero_are_left_out_of_the_loss(devices: list, data_dir: pathlib.Path) -> None:
+    built = rig.build(JOB, meshes.make(devices=devices[:1]), data_dir=str(data_dir))
+    batch = built.resident_batch()
+    half = Batch(batch.tokens_BT, batch.targets_BT, batch.weights_BT.at[:, ::2].set(0.0))
+    other = Batch(batch.tokens_BT, batch.targets_BT.at[:, ::2].set(0), half.weights_BT)
+    losses_ = [steps.facts(built.step(built.state, chosen)[1])["loss"] for chosen in (batch, half, other)]
+    assert losses_[0] != losses_[1] == losses_[2]
+
+
+def test_a_process_makes_only_the_rows_of_its_own_devices(devices: list, data_dir: pathlib.Path) -> None:
+    built = rig.build(JOB, meshes.make(devices=devices), data_dir=str(data_dir))
+    [batch] = built.batches("train", 3, 4, 16)
+    whole = built.task.batch("train", np.arange(48, 64))
+    for mine, all_ in zip(batch, whole, strict=True):
+        np.testing.assert_array_equal(mine, all_)
+        assert len(mine.addressable_shards) == 8
+        assert mine.addressable_shards[0].data.shape[0] == 2
+
+
+def test_a_batch_that_does_not_split_is_refused(devices: list) -> None:
+    with pytest.raises(ValueError, match="batch 12 is not a multiple of the 8 devices"):
+        rig.check(JOB.replace(batch=12), meshes.make(devices=devices), 16)
+
+
+@pytest.mark.parametrize("spec", ["data:7", "data:0", "model:8", "data", "data:4,data:2"])
+def test_a_mesh_that_does_not_fit_is_refused(spec: str, devices: list) -> None:
+    with pytest.raises(ValueError, match="--mesh"):
+        meshes.make(spec, devices)
