@@ -158,6 +158,13 @@ def test_every_key_gives_another_model_and_the_same_key_the_same():
         assert np.ptp(leaf) == 0 or not np.array_equal(leaf, unlike)
 
 
+def test_no_two_blocks_and_no_two_matrices_start_alike():
+    blocks = unrolled(build(mixer="elman+elman", depth=5)).rest
+    matrices = [np.asarray(leaf) for leaf in jax.tree.leaves(blocks) if leaf.ndim == 2]
+    corners = {leaf[:8, :8].tobytes() for leaf in matrices}
+    assert len(corners) == len(matrices) == 5 * 5
+
+
 def hidden(width: int) -> int:
     return 8 * round(width / 3)
 

@@ -168,14 +168,17 @@ def test_no_run_of_lines_stands_in_two_splits():
 def test_what_a_held_out_file_shares_is_taken_out_of_it():
     from suite.tasks.corpora import sources
 
-    common = [f"common {line}" for line in range(12)]
+    inner, outer = [f"inner {line}" for line in range(8)], [f"outer {line}" for line in range(8)]
+    # What is left when the inner lines are gone closes up to a run that was seen, too.
+    around = [*outer[:4], "", *inner, *outer[4:]]
+    lines = {"train": [*inner, *outer], "validation": around, "test": [*inner, *outer[:7]]}
     # Paths whose hash falls into each split; where they fall is not what is tested.
     paths = {split: next(path for path in map(str, range(999)) if split_of(path) == split) for split in SPLITS}
-    documents = [(paths[split], "\n".join([f"own {split}", "", *common, f"end {split}"])) for split in SPLITS]
-    kept = {split: texts[0][1] for split, texts in sources.split_documents(documents).items()}
-    assert all(line in kept["train"] for line in common)
-    for split in ("validation", "test"):
-        assert kept[split].split() == ["own", split, "end", split]
+    documents = [(paths[split], "\n".join([f"own {split}", *lines[split], f"end {split}"])) for split in SPLITS]
+    kept = {split: found[0][1].splitlines() for split, found in sources.split_documents(documents).items()}
+    assert kept["train"] == ["own train", *inner, *outer, "end train"]
+    assert [line for line in kept["validation"] if line] == ["own validation", "end validation"]
+    assert kept["test"] == ["own test", "end test"]
 
 
 def split_of(path: str) -> str:

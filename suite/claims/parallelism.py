@@ -28,6 +28,7 @@ RULE = (
 ATTENTION, LSTM = "attention", "lstm"
 PARALLEL, SEQUENTIAL = "mingru:form=parallel", "mingru:form=sequential"
 COMMAND = "python -m launch.compare --claims=parallelism"
+RATIO = "attention / LSTM"
 LADDER, BEST, CONTROL = "batch ladder", "best batch", "causal control"
 
 
@@ -66,7 +67,8 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
     """The finding at `length` tokens, or, where that was not reached, at the longest length that both arms have."""
     blocks = [row for row in rows if row.get("phase") == "block" and row["outcome"] == "ok"]
     swept = [row for row in blocks if row["group"] == _group(row["length"])]
-    figures = [_time_figure(swept, rows)] if swept else []
+    failed = _failed(rows)
+    figures = [_time_figure(swept, failed)] if swept else []
     arms = {name: _arm_of(swept, name) for name in (ATTENTION, LSTM)}
     pair = arms[ATTENTION], arms[LSTM]
     by_length = {at: ratios(swept, _group(at), *pair) for at in sorted({row["length"] for row in swept})}
@@ -94,7 +96,7 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
         reason=reason,
         numbers=(*(_ratio_number(names[key], logs) for key, logs in found.items() if logs), *_exponents(swept)),
         controls=(_control(found["control"]),),
-        figures=(_ratio_figure(by_length, threshold), *figures),
+        figures=(_ratio_figure(by_length, threshold, {at for arm, at in failed if arm in pair}), *figures),
     )
 
 
@@ -111,7 +113,9 @@ def ratios(blocks: Iterable[Row], group: str, above: str, below: str) -> list[fl
     return [statistics.median(logs) for _, logs in sorted(processes.items())]
 
 
-def _verdict(swept: list[Row], found: dict[str, list[float]], threshold: float, at: int, length: int) -> tuple[str, str]:
+def _verdict(
+    swept: list[Row], found: dict[str, list[float]], threshold: float, at: int, length: int
+) -> tuple[str, str]:
     short = [name for name, logs in found.items() if len(logs) < 2]
     if short:
         return "untested", f"fewer than two processes give no interval ({', '.join(short)})"
@@ -191,12 +195,18 @@ def _exponents(swept: list[Row]) -> list[Number]:
     return numbers
 
 
-def _ratio_figure(by_length: dict[int, list[float]], threshold: float) -> Figure:
+def _failed(rows: list[Row]) -> list[tuple[str, int]]:
+    """Arms and lengths of the sweep that this machine refused."""
+    refused = [row for row in rows if row["outcome"] in ("oom", "did_not_compile", "crashed")]
+    return sorted({(row["arm"], row["length"]) for row in refused if row["group"] == _group(row["length"])})
+
+
+def _ratio_figure(by_length: dict[int, list[float]], threshold: float, failed: set[int]) -> Figure:
     points = []
     for at, logs in by_length.items():
         if logs:
             bounds = ratio_interval(logs)[1:] if len(logs) > 1 else ()
-            points.append(Point("attention / LSTM", at, math.exp(statistics.fmean(logs)), *bounds))
+            points.append(Point(RATIO, at, math.exp(statistics.fmean(logs)), *bounds))
     return Figure(
         name="training_speed_ratio",
         title="Training tokens a second, attention / LSTM, equal parameters and batch",
@@ -204,25 +214,24 @@ def _ratio_figure(by_length: dict[int, list[float]], threshold: float) -> Figure
         y="ratio; above 1 attention is faster",
         points=tuple(points),
         thresholds={"equal speed": 1.0, "textbook": threshold},
+        failed=tuple((RATIO, at) for at in sorted(failed)),
     )
 
 
-def _time_figure(swept: list[Row], rows: list[Row]) -> Figure:
+def _time_figure(swept: list[Row], failed: list[tuple[str, int]]) -> Figure:
     points = []
     for arm, at in sorted({(row["arm"], row["length"]) for row in swept}):
         seconds = _seconds(swept, arm, at)
         spread = t_interval([math.log(value) for value in seconds]) if len(seconds) > 1 else None
         bounds = (math.exp(spread.low), math.exp(spread.high)) if spread else ()
         points.append(Point(arm, at, statistics.median(seconds), *bounds))
-    refused = [row for row in rows if row["outcome"] in ("oom", "did_not_compile", "crashed")]
-    failed = {(row["arm"], row["length"]) for row in refused if row["group"] == _group(row["length"])}
     return Figure(
         name="step_time",
         title="Seconds of a training step",
         x="length (tokens)",
         y="seconds",
         points=tuple(points),
-        failed=tuple(sorted(failed)),
+        failed=tuple(failed),
     )
 
 

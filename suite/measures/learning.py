@@ -41,15 +41,13 @@ def measure(rig: Rig) -> Iterator[Row]:
             validate = number % job.validate_every == 0 or number == job.steps
             if validate:
                 jax.block_until_ready(state)
-                ready, window = window, []
-            elif len(window) > job.record_every:  # all but the newest are done: reading them stops nothing
-                ready, window = window[:-1], window[-1:]
-            else:
-                continue
-            row = _training_row(rig, number - len(window), watch.spent, ready)
-            yield row
-            if row["outcome"] != "ok":
-                return
+            # All but the newest are done: reading them stops nothing.
+            while len(window) > (0 if validate else job.record_every):
+                ready, window = window[: job.record_every], window[job.record_every :]
+                row = _training_row(rig, number - len(window), watch.spent, ready)
+                yield row
+                if row["outcome"] != "ok":
+                    return
             if validate:
                 with watch.paused():
                     yield _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)

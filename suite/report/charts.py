@@ -98,7 +98,8 @@ def draw(figure: Figure, arms: Sequence[str], *, logarithmic: bool = True) -> Sp
         named = _chart(alt, lines).mark_text(align="left", baseline="bottom", dx=4, dy=-3)
         layers.append(named.encode(x=x, y=y, text="name:N"))
     if figure.failed:
-        crosses = [{"series": series, "x": at, "y": ys[1], "why": "no number"} for series, at in figure.failed]
+        edge = ys[1] if style else ys[0]  # of an arm at the slow or bad end; a ratio that is not there is at neither
+        crosses = [{"series": series, "x": at, "y": edge, "why": "no number"} for series, at in figure.failed]
         cross = _chart(alt, crosses).mark_point(shape="cross", angle=45, size=120, filled=True, opacity=1)
         layers.append(cross.encode(x=x, y=y, tooltip=["series:N", alt.Tooltip("why:N")], **looks))
     labels = _labels(figure.points, xs, ys, logarithmic)
@@ -165,9 +166,10 @@ def _labels(points: Sequence[Point], xs: list[float], ys: list[float], logarithm
             ends[point.series] = point
     scale, back = (math.log, math.exp) if logarithmic else (float, float)
     gap = LABEL_GAP / HEIGHT * (scale(ys[1]) - scale(ys[0]))
-    columns: dict[bool, list[Point]] = defaultdict(list)
+    columns: dict[float, list[Point]] = defaultdict(list)
     for point in ends.values():
-        columns[point.x == xs[1]].append(point)
+        across = (scale(point.x) - scale(xs[0])) / (scale(xs[1]) - scale(xs[0]))
+        columns[1.0 if across > 0.8 else across].append(point)
     labels = []
     for column in columns.values():
         at = -math.inf

@@ -120,4 +120,6 @@ def sentence(found: list[Curves]) -> str:
     said = [f"{words.arm(arm)} {'stood ' if arm == best else ''}at {loss}" for arm, loss in losses.items()]
     group = found[0]
     after = f"after {words.millions(tokens)} tokens of {group.task}"
-    return f"{after} {words.listed(said)} {group.unit} ({words.counted(seeds, 'seed')}, not judged)"
+    diverged = len({row["run_id"] for row in group.rows if row["outcome"] == "diverged"})
+    seen = [words.counted(seeds, "seed"), *([f"{diverged} diverged"] if diverged else []), "not judged"]
+    return f"{after} {words.listed(said)} {group.unit} ({', '.join(seen)})"

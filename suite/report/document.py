@@ -41,12 +41,13 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure: its name as a file, its title, the Vega-Lite spec, and what one would see in it."""
+    """A figure: its name as a file, its title, the Vega-Lite spec, what one would see in it, and how to read it."""
 
     name: str
     title: str
     spec: Spec
     seen: str
+    note: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,10 +23,12 @@ def _block(block: Block) -> Iterator[str]:
             yield f"> **{_text(text)}**"
         case Facts(pairs):
             yield from (f"- **{_text(term)}:** {_text(said)}" for term, said in pairs)
-        case Chart(name, title, _, seen):
+        case Chart(name, title, _, seen, note):
             yield f"**{_text(title)}**"
             yield ""
             yield f"![{_text(seen)}](figures/{name}.png)"
+            yield ""
+            yield _text(note)
         case Commands(lines, summary):
             if summary:
                 yield f"{_text(summary[:1].upper() + summary[1:])}:"

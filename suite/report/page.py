@@ -56,7 +56,7 @@ dark.addEventListener("change", draw);
 draw();
 """
 
-NUMERIC = re.compile(r"^[-+]?[\d,.]+(e-?\d+)?( ?[%a-zA-Zµ/]{1,7})?$")
+NUMERIC = re.compile(r"^[-+]?[\d,.]+(e-?\d+)?( ?[%a-zA-Zµ/]{1,7})?$|^unknown")
 
 
 def render(document: Document) -> str:
@@ -98,9 +98,10 @@ def _block(block: Block, charts_at: dict[int, int]) -> Iterator[str]:
             yield f'<p class="banner">{_text(text)}</p>'
         case Facts(pairs):
             yield "<dl>" + "".join(f"<dt>{_text(term)}</dt><dd>{_cell(said)}</dd>" for term, said in pairs) + "</dl>"
-        case Chart(_, title, _, seen):
+        case Chart(_, title, _, seen, note):
             drawn = f'<div class="chart" id="chart-{charts_at[id(block)]}" role="img" aria-label="{_text(seen)}"></div>'
-            yield f"<figure><figcaption>{_text(title)}</figcaption>{drawn}</figure>"
+            read = f'<p class="notes">{_text(note)}</p>' if note else ""
+            yield f"<figure><figcaption>{_text(title)}</figcaption>{drawn}{read}</figure>"
         case Commands(lines, summary):
             text = f"<pre>{_text(chr(10).join(lines))}</pre>"
             yield f'<details class="again"><summary>{_text(summary or "make this again")}</summary>{text}</details>'
@@ -114,7 +115,7 @@ def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
     kinds = []
     for column in range(len(columns)):
         cells = [row[column] for row in rows if row[column]]
-        numeric = column > 0 and bool(cells) and all(NUMERIC.match(cell) for cell in cells)
+        numeric = column > 0 and 2 * sum(bool(NUMERIC.match(cell)) for cell in cells) > len(cells)
         longest = max((len(cell) for cell in cells), default=0)
         kinds.append("number" if numeric else "long" if longest > 60 else "short" if longest > 14 else "")
     head = "".join(

@@ -96,7 +96,8 @@ def _judge(name: str, rows: list[Row], evidence: bool) -> Judged:
 
 def _arms(wanted: list[str], rows: list[Row]) -> tuple[str, ...]:
     """The arms in the order in which they were asked for, then those of single jobs; what a claim adds has a group."""
-    return tuple(dict.fromkeys([*wanted, *sorted({row["arm"] for row in rows if not row["group"]})]))
+    others = {row["arm"] for row in rows if not (wanted and row["group"])}
+    return tuple(dict.fromkeys([*wanted, *sorted(others)]))
 
 
 def _newest_place(out: epath.Path) -> dict[str, Any]:

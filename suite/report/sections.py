@@ -116,8 +116,8 @@ def _learning(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
         for against in AXES:
             figure = group.figure(f"learning_{number}_{against}", against)
             if figure.points:
-                yield from _chart(found, figure, logarithmic=False)
-        tests = group.of("test")
+                yield from _chart(found, figure, "from the least to the greatest seed", logarithmic=False)
+        tests = sorted(group.of("test"), key=lambda row: (found.arms.index(row["arm"]), row["seed"]))
         if tests:
             loss = f"test loss ({group.unit})"
             columns = ("arm", "seed", loss, "accuracy", "examples", "tokens trained on", "seconds of training")
@@ -144,7 +144,7 @@ def _of_training(found: Gathered, group: Curves) -> Iterator[str]:
     yield f"{group.conditions}."
     yield "Seconds leave out compilation, evaluation and checkpoints."
     if any(row["seed"] != group.rows[0]["seed"] for row in group.rows):
-        yield "A line is the median over seeds, its band runs from the least to the greatest."
+        yield "A line is the median over seeds."
     limit, losses = group.at_equal_seconds()
     if len(losses) > 1:
         said = words.listed([f"{words.arm(arm)} at {words.number(loss)}" for arm, loss in losses.items()])
@@ -166,7 +166,7 @@ def _utilisation(found: Gathered) -> Iterator[Block]:
         try:
             return show(derive(timing))
         except (LookupError, ValueError) as error:
-            return f"unknown [{notes.setdefault(str(error.args[0]), len(notes) + 1)}]"
+            return f"unknown\N{NO-BREAK SPACE}[{notes.setdefault(str(error.args[0]), len(notes) + 1)}]"
 
     rows = []
     for timing in timed:
@@ -204,12 +204,22 @@ def _utilisation(found: Gathered) -> Iterator[Block]:
     yield Commands(tuple(cells), "each line by itself")
 
 
-def _chart(found: Gathered, figure: Figure, *, logarithmic: bool = True) -> Iterator[Block]:
+def _chart(
+    found: Gathered, figure: Figure, bands: str = "95 % intervals over fresh processes", *, logarithmic: bool = True
+) -> Iterator[Block]:
     if figure.points or figure.failed:
         spec = charts.draw(figure, found.arms, logarithmic=logarithmic)
         ends = {point.series: point for point in figure.points}
-        seen = [f"{point.series}: {words.number(point.y)} at {words.number(point.x)}" for point in ends.values()]
-        yield Chart(figure.name, figure.title, spec, f"{figure.y} against {figure.x}. {'; '.join(seen)}.")
+        said = [f"{point.series}: {words.number(point.y)} at {words.number(point.x)}" for point in ends.values()]
+        notes = []
+        if any(point.low is not None for point in figure.points):
+            notes.append(f"Bands: {bands}.")
+        if figure.failed:
+            notes.append(
+                "Crosses: no number (out of memory, did not compile, crashed or diverged)."
+            )
+        seen = f"{figure.y} against {figure.x}. {'; '.join(said)}."
+        yield Chart(figure.name, figure.title, spec, seen, " ".join(notes))
 
 
 def _again(found: Gathered, otherwise: tuple[str, ...] = ()) -> Iterator[Block]:
