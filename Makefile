@@ -35,7 +35,7 @@ lint: $(VENV)-dev
 
 # Clearing takes the stamps of any other Python or extra away with the rest.
 $(VENV):
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is wanted: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is wanted: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear .venv
 	touch $@
 

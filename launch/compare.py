@@ -59,7 +59,8 @@ def main() -> int:
         print_plan(scale, wanted)
         return 0
     out = pathlib.Path(worker.OUT.value).expanduser()
-    (out / "compare.flags").write_text(flags.FLAGS.flags_into_string())  # usable as --flagfile
+    given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
+    (out / "compare.flags").write_text("\n".join(given) + "\n")
     return Comparison(scale, claims, out).run()
 
 

@@ -81,8 +81,6 @@ def start_jax() -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(OUT.value).expanduser() / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_numpy_rank_promotion", "raise")
     if COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         return
@@ -160,7 +158,7 @@ class Worker:
             store.keep(run, kind, lambda row: False)
         built = rig.build(cell.job, self.mesh, run=run, data_dir=DATA_DIR.value)
         if self.first:
-            store.write(run / "env.json", json.dumps({**store.environment(), "flags": flags.FLAGS.flags_into_string()}, indent=1) + "\n")
+            store.write(run / "env.json", json.dumps(store.environment(), indent=1) + "\n")
         conditions = {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group}
         conditions |= {"placed": module.PLACED, **built.facts}
         try:

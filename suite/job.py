@@ -47,9 +47,7 @@ class Job:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            _check(field, value)
-            object.__setattr__(self, field.name, field.type(value))  # a rate of 1 is 1.0: one job, one id
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if self.warmup > 1:
             raise ValueError(f"warmup is a fraction of the steps, at most 1; got {self.warmup}")
         # A spec is brought into its one canonical spelling.
@@ -79,6 +77,10 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> "Job":
         return cls(**json.loads(text))
+
+    def to_flagfile(self) -> str:
+        """Every field as a flag: what --flagfile reads."""
+        return "".join(f"--{name}={value}\n" for name, value in dataclasses.asdict(self).items())
 
     def flags(self) -> list[str]:
         """The command-line flags that make this job, defaults left out."""
@@ -163,7 +165,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.").lower()
 
 
-def _check(field: dataclasses.Field, value: Any) -> None:
+def _checked(field: dataclasses.Field, value: Any) -> int | float | str:
+    """The value in its field's own type: a rate of 1 is 1.0, so one job has one id."""
     wanted = field.type
     assert isinstance(wanted, type)
     if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
@@ -175,3 +178,4 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         raise ValueError(f"{field.name} wants one of {', '.join(choices)}; got {value!r}")
     if minimum is not None and not value >= minimum:
         raise ValueError(f"{field.name} wants at least {minimum}; got {value!r}")
+    return wanted(value)

@@ -194,6 +194,12 @@ def solve_width(job: Job, vocab: int) -> int:
     """
     if job.match == "none" or not job.match_to:
         return job.width
+    names = ("mixer", "block", "conv", "width", "depth", "match_to")
+    return _solve_width(Job(**{name: getattr(job, name) for name in names}), vocab)
+
+
+@functools.cache
+def _solve_width(job: Job, vocab: int) -> int:
     target = count_parameters(shapes(job.replace(mixer=job.match_to, match_to=""), vocab))
     grid = 1 << max(0, (job.width // 32).bit_length() - 1)
     widths = range(grid, 4 * job.width + 1, grid)

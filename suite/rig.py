@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,10 @@ from suite.job import Job, slug
 from suite.model import Model
 from suite.step import Metrics, State
 from suite.tasks import Batch, corpora
+
+
+# Fields that reach no compiled program: jobs that differ in these alone share theirs.
+NOT_IN_A_PROGRAM = {"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +50,14 @@ class Rig:
         """The compiled training step (State, Batch) -> (State, metrics); compiled once for all jobs of its kind."""
         return self.programs.step
 
-    def batches(self, split: str, first: int, last: int, size: int) -> Iterator[Batch]:
-        """Batches first..last-1 of a split, `size` examples each, on the devices, made one ahead in the background.
+    def batches(self, split: str, first: int, last: int, end: int | None = None) -> Iterator[Batch]:
+        """Batches first..last-1 of a split, on the devices, made one ahead in the background.
 
-        A process makes only the rows of its own devices.
+        A process makes only the rows of its own devices. Examples from `end` on fill up the last batch at weight 0.
         """
+        size = self.job.batch
         sharding = meshes.over_batch(self.mesh)
-        shapes = self._batch_shapes(size)
+        shapes = batch_shapes(size, self.job.length)
 
         def make(number: int) -> Batch:
             cache: dict[tuple[int, int], Batch] = {}
@@ -59,7 +65,9 @@ class Rig:
             def part(field: int, index: tuple[slice, ...]) -> np.ndarray:
                 low, high, _ = index[0].indices(size)
                 if (low, high) not in cache:
-                    cache[low, high] = self.task.batch(split, np.arange(low, high) + number * size)
+                    ids = np.arange(low, high) + number * size
+                    batch = self.task.batch(split, ids)
+                    cache[low, high] = batch if end is None else _cut(batch, ids < end)
                 return cache[low, high][field]
 
             arrays = [
@@ -79,7 +87,7 @@ class Rig:
     def train(self, state: State, first: int, last: int) -> Iterator[tuple[int, State, Metrics]]:
         """The one training loop: steps first+1..last. What it yields may still be under way, the step before is done."""
         before: Metrics | None = None
-        for number, batch in enumerate(self.batches("train", first, last, self.job.batch), first + 1):
+        for number, batch in enumerate(self.batches("train", first, last), first + 1):
             state, metrics = self.step(state, batch)
             if before is not None:
                 jax.block_until_ready(before)
@@ -88,9 +96,8 @@ class Rig:
 
     def evaluate(self, params: Model, split: str, examples: int) -> dict[str, float]:
         """Loss in nats and accuracy over the first `examples` examples of a held-out split."""
-        size = min(self.job.batch, examples)
         sums = {"nats": 0.0, "correct": 0.0, "weights": 0.0}
-        for batch in self.batches(split, 0, examples // size, size):
+        for batch in self.batches(split, 0, math.ceil(examples / self.job.batch), end=examples):
             for name, value in steps.facts(self.programs.evaluate(params, batch)).items():
                 sums[name] += value
         return {"loss": sums["nats"] / sums["weights"], "accuracy": sums["correct"] / sums["weights"]}
@@ -103,9 +110,6 @@ class Rig:
         sharding = meshes.over_batch(self.mesh)
         parts_ = (tokens_BS[:, :-1], tokens_BS[:, 1:], np.ones(shape, np.float32))
         return Batch(*(jax.make_array_from_callback(shape, sharding, lambda index, a=a: a[index]) for a in parts_))
-
-    def _batch_shapes(self, size: int) -> Batch:
-        return batch_shapes(size, self.job.length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,15 +161,13 @@ def build(job: Job, mesh: Mesh, *, run: epath.Path | None = None, data_dir: str 
     task = open_task(job, data_dir)
     check(job, mesh, task.vocab)
     solved = job.replace(width=model.solve_width(job, task.vocab), match_to="")
-    programs = _programs(solved.replace(seed=0), mesh, task.vocab)
+    programs = _programs(solved.replace(**NOT_IN_A_PROGRAM), mesh, task.vocab)
     return Rig(job, mesh, task, programs.static, run, _facts(job, solved, mesh, task), programs)
 
 
 def check(job: Job, mesh: Mesh, vocab: int) -> None:
     """Raises what would fail later, before a device is touched."""
     meshes.check_batch(mesh, job.batch)
-    meshes.check_batch(mesh, min(job.batch, job.validation_examples), "validation_examples")
-    meshes.check_batch(mesh, min(job.batch, job.test_examples), "test_examples")
     widths = job.replace(width=model.solve_width(job, vocab), match_to="")
     jax.eval_shape(
         lambda built, tokens_BT: built(tokens_BT),
@@ -205,6 +207,11 @@ def device_kind(mesh: Mesh) -> str:
 def batch_shapes(size: int, length: int) -> Batch:
     tokens = jax.ShapeDtypeStruct((size, length), jnp.int32)
     return Batch(tokens, tokens, jax.ShapeDtypeStruct((size, length), jnp.float32))
+
+
+def _cut(batch: Batch, kept_B: np.ndarray) -> Batch:
+    """The batch with weight 0 for the examples that are not kept."""
+    return batch._replace(weights_BT=batch.weights_BT * kept_B[:, None].astype(np.float32))
 
 
 def form(job: Job) -> str:

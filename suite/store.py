@@ -1,11 +1,12 @@
 """The run directory: job.json, env.json, rows, done markers. Append-only, readable while it is written.
 
-    <out>/runs/<job id>/{job.json, env.json, <measure>.jsonl, <measure>.done, checkpoints/}
+    <out>/runs/<job id>/{job.json, job.flags, env.json, <measure>.jsonl, <measure>.done, checkpoints/}
 
 What depends on the place where it was measured carries the place in its name: `step_time@<place>.jsonl`.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -48,6 +49,7 @@ def open_run(root: epath.PathLike, job: Job) -> epath.Path:
     run = run_path(root, job)
     if not (run / "job.json").exists():
         run.mkdir(parents=True, exist_ok=True)
+        write(run / "job.flags", job.to_flagfile())
         write(run / "job.json", job.to_json())
     return run
 
@@ -172,10 +174,15 @@ def environment() -> Row:
 
 def provenance(own_files: Iterable[pathlib.Path]) -> Row:
     """The commit and a hash of the sources that computed a row, a user's own files included."""
-    digest = hashlib.sha256()
-    for path in [*sorted((PACKAGE / "suite").rglob("*.py")), *own_files]:
+    digest = hashlib.sha256(_own_sources())
+    for path in own_files:
         digest.update(path.read_bytes())
     return {"commit": _commit(), "source": digest.hexdigest()[:16]}
+
+
+@functools.cache
+def _own_sources() -> bytes:
+    return b"".join(path.read_bytes() for path in sorted((PACKAGE / "suite").rglob("*.py")))
 
 
 def cpu_model() -> str:
@@ -188,6 +195,7 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
 def _commit() -> str:
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
     try:

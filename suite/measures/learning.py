@@ -60,7 +60,7 @@ def measure(rig: Rig) -> Iterator[Row]:
 def _warm(rig: Rig, spent: float) -> Stopwatch:
     """Compiles everything and takes one step of a state that is thrown away, then starts the watch."""
     state, metrics = rig.step(rig.state, rig.resident_batch())
-    jax.block_until_ready((metrics, rig.evaluate(state.params, "validation", min(rig.job.batch, rig.job.validation_examples))))
+    jax.block_until_ready((metrics, rig.evaluate(state.params, "validation", rig.job.batch)))
     return Stopwatch(spent)
 
 

@@ -60,10 +60,12 @@ def draw(figure: Figure, arms: Sequence[str], *, logarithmic: bool = True) -> Sp
     xs = _domain([point.x for point in figure.points] + [at for _, at in figure.failed], logarithmic, 0.0)
     ys = _domain(_heights(figure), logarithmic, 0.06)
     lengths = sorted({point.x for point in figure.points} | {at for _, at in figure.failed})
-    x_axis = alt.Axis(title=figure.x, format=",d" if logarithmic else "~s", grid=False, labelOverlap=True, tickCount=6)
-    y_axis = alt.Axis(title=figure.y, format="~g", labelOverlap=False, tickCount=6)
+    x_axis = alt.Axis(title=figure.x, format=",d" if logarithmic else "~s", grid=False, labelOverlap=True)
+    y_axis = alt.Axis(title=figure.y, format="~g", labelOverlap=False)
     if logarithmic:
         x_axis["values"], y_axis["values"] = lengths, _ticks(*ys)
+    else:  # a count would leave out labels of a logarithmic axis
+        x_axis["tickCount"] = y_axis["tickCount"] = 6
     kind = "log" if logarithmic else "linear"
     x = alt.X("x:Q", scale=alt.Scale(type=kind, domain=xs, nice=False), axis=x_axis)
     y_scale = alt.Scale(type=kind, domain=ys, nice=False)

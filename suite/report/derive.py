@@ -53,7 +53,7 @@ def timings(rows: list[Row]) -> list[Timing]:
 
 def _timing(rows: list[Row]) -> Timing:
     compiled = [row for row in rows if row.get("phase") == "compile"]
-    rows = [row for row in rows if True] or rows
+    rows = [row for row in rows if row["group"] != LADDER] or rows
     processes: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if row.get("phase") == "block":
