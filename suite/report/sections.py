@@ -215,9 +215,7 @@ def _chart(
         if any(point.low is not None for point in figure.points):
             notes.append(f"Bands: {bands}.")
         if figure.failed:
-            notes.append(
-                "Crosses: no number (out of memory, did not compile, crashed or diverged)."
-            )
+            notes.append("Crosses: no number (out of memory, did not compile, crashed or diverged).")
         seen = f"{figure.y} against {figure.x}. {'; '.join(said)}."
         yield Chart(figure.name, figure.title, spec, seen, " ".join(notes))
 
