@@ -1,8 +1,8 @@
 """Programs: python -m launch.<name> --flags. Here is their one door: flags in, exit codes out.
 
-    0    done; an out-of-memory or diverged cell is done, its outcome is a result
-    70   cannot succeed: a bad flag, an unknown part, records of another job; one line says what to do
-    130  interrupted by the user; the same command goes on
+0    done; an out-of-memory or diverged cell is done, its outcome is a result
+70   cannot succeed: a bad flag, an unknown part, records of another job; one line says what to do
+130  interrupted by the user; the same command goes on
 """
 
 import contextlib

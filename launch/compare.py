@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import rich.progress
 from absl import flags
+from etils import epath
 
 import launch
 from launch import job as worker
@@ -39,9 +40,9 @@ for field in dataclasses.fields(jobs.Job):
     flags.declare_key_flag(field.name)
 flags.set_default(worker.OUT, "out/compare")
 
-# JAX's CPU client takes its buffers from malloc, and glibc returns large ones to the system after every step: page faults
-# were a fifth of an attention step's processor time and a third of an LSTM's (1,024 tokens, two cores). Accelerators and
-# other C libraries do not notice.
+# JAX's CPU client takes its buffers from malloc, and glibc returns large ones to the system after every step: page
+# faults were a fifth of an attention step's processor time and a third of an LSTM's (1,024 tokens, two cores).
+# Accelerators and other C libraries do not notice.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
 
@@ -158,11 +159,12 @@ class Comparison:
         return 0
 
     def follow(self, event: dict[str, Any], running: list[Cell]) -> None:
-        cell = Cell.from_dict(event["cell"]) if event["cell"] else None
+        if event["event"] == "ready":
+            self.place = {key: event[key] for key in event if key not in ("event", "cell")}
+            self.describe()
+            return
+        cell = Cell.from_dict(event["cell"])
         match event["event"]:
-            case "ready":
-                self.place = {key: event[key] for key in event if key not in ("event", "cell")}
-                self.describe()
             case "started":
                 running.append(cell)
                 self.kinds[cell] = event["kind"]
@@ -179,7 +181,9 @@ class Comparison:
         """Counts the attempt; what was under way is tried again, and given up with an outcome after that."""
         if not running:
             print("\n".join(log.read_text().strip().splitlines()[-15:]), file=sys.stderr)
-            print(f"crossover: a child ended with {code} before its first cell; all it said is in {log}", file=sys.stderr)
+            print(
+                f"crossover: a child ended with {code} before its first cell; all it said is in {log}", file=sys.stderr
+            )
             return code
         for cell in running:
             self.crashes[cell] += 1
@@ -190,13 +194,17 @@ class Comparison:
     def give_up(self, cell: Cell, code: int) -> None:
         run = store.run_path(self.out, cell.job)
         conditions = {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group, "run_id": cell.job.id}
-        facts = {"arm": cell.job.arm, "placed": "@" in self.kinds[cell], **{key: self.place[key] for key in ("place", "platform", "device_kind", "n_devices")}}
+        facts = {
+            "arm": cell.job.arm,
+            "placed": "@" in self.kinds[cell],
+            **{key: self.place[key] for key in ("place", "platform", "device_kind", "n_devices")},
+        }
         store.append(run, self.kinds[cell], {"outcome": "crashed", "error": f"exit code {code}", **conditions, **facts})
         store.mark_done(run, self.kinds[cell])
         self.finished.add(cell)
         self.progress.done(cell)
 
-    def report(self) -> pathlib.Path:
+    def report(self) -> epath.Path:
         from suite import report  # here, not above: Altair takes a second
 
         return report.write(self.out)
@@ -251,7 +259,8 @@ def print_plan(scale: Scale, cells: list[Cell]) -> None:
     for cell in cells:
         print(f"  {estimate_seconds(cell):6.0f} s  {cell.label}")
     minutes = sum(map(estimate_seconds, cells)) / 60
-    print(f"{len(cells)} cells in the first round, about {minutes:.1f} minutes on two CPU cores; claims ask for more after it")
+    about = f"about {minutes:.1f} minutes on two CPU cores"
+    print(f"{len(cells)} cells in the first round, {about}; claims ask for more after it")
 
 
 class Progress:
@@ -297,7 +306,7 @@ class Progress:
         if self.bar is not None:
             share = f"{self.n_done}/{self.n_done + self.n_left} cells"
             total = self.cost_done + self.cost_left
-            fields = {"description": label, "cells": share, "left": self._time_left()}
+            fields: dict[str, Any] = {"description": label, "cells": share, "left": self._time_left()}
             self.bar.update(self.task, total=total, completed=self.cost_done, **fields)
 
     def _time_left(self) -> str:

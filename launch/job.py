@@ -31,8 +31,12 @@ DATA_DIR = flags.DEFINE_string("data_dir", "~/tensorflow_datasets", "where TFDS 
 TRACE = flags.DEFINE_integer("trace", 0, "write a profiler trace of this many training steps instead", lower_bound=0)
 REPEAT = flags.DEFINE_integer("repeat", 0, "number of the fresh process, for timings that are repeated", lower_bound=0)
 COORDINATOR = flags.DEFINE_string("coordinator_address", "", "host:port of process 0; empty: found in the environment")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "number of processes; 0: found in the environment", lower_bound=0)
-PROCESS_ID = flags.DEFINE_integer("process_id", -1, "rank of this process; -1: found in the environment", lower_bound=-1)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", 0, "number of processes; 0: found in the environment", lower_bound=0
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", -1, "rank of this process; -1: found in the environment", lower_bound=-1
+)
 CELLS = flags.DEFINE_string("cells", "", "file with the cells that launch.compare wants done here")
 EVENTS = flags.DEFINE_integer("events", -1, "file descriptor on which launch.compare reads what happens")
 jobs.define_flags()
@@ -187,8 +191,8 @@ class Worker:
             _, state, _ = next(loop)
         jax.block_until_ready(state)
         with jax.profiler.trace(str(run / "trace")):
-            for _, state, _ in loop:
-                pass
+            for _ in range(steps):
+                _, state, _ = next(loop)
             jax.block_until_ready(state)
         print(f"trace of {steps} steps in {run / 'trace'}")
 
@@ -196,7 +200,9 @@ class Worker:
         if self.first:
             store.append(run, kind, row | conditions)
         if self.first and self.pipe is None:
-            shown = (f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items())
+            shown = (
+                f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()
+            )
             print(" ", *shown, flush=True)
         return row
 

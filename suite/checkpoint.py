@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from etils import epath
@@ -14,7 +15,7 @@ KEPT = 2  # the newest, and one to fall back on
 @contextlib.contextmanager
 def opened(directory: epath.PathLike) -> Iterator[ocp.training.Checkpointer]:
     """The rolling checkpoints under `directory`; leaving waits for the last save."""
-    policy = ocp.training.preservation_policies.LatestN(KEPT)
+    policy: Any = ocp.training.preservation_policies.LatestN(KEPT)  # orbax's classes miss the types of its protocol
     with ocp.training.Checkpointer(epath.Path(directory).resolve(), preservation_policy=policy) as checkpointer:
         yield checkpointer
 

@@ -59,7 +59,9 @@ def time_burst(fn: Callable[[], Any], calls: int) -> float:
 def time_compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, float, bool]:
     """Compiles; returns the program, the seconds it took, and whether it came from the persistent cache."""
     hits = []
-    jax.monitoring.register_event_listener(listener := lambda event, **_: hits.append(event) if "cache_hits" in event else None)
+    jax.monitoring.register_event_listener(
+        listener := lambda event, **_: hits.append(event) if "cache_hits" in event else None
+    )
     try:
         began = time.perf_counter()
         compiled = lowered.compile()

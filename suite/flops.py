@@ -22,7 +22,9 @@ REDUCTIONS = frozenset(
 )
 CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
 # Their trip count or their inside is not in the jaxpr.
-OPAQUE = frozenset("while pallas_call ffi_call custom_call tpu_custom_call dot_product_attention_fwd_wrapper rnn".split())
+OPAQUE = frozenset(
+    "while pallas_call ffi_call custom_call tpu_custom_call dot_product_attention_fwd_wrapper rnn".split()
+)
 
 UNREACHED = -math.inf
 
@@ -81,7 +83,9 @@ def _work(jaxpr: core.Jaxpr) -> tuple[int, int]:
         name = eqn.primitive.name
         inner = _inner(eqn)
         if name in OPAQUE:
-            raise NotImplementedError(f"cannot count {name}: its work does not stand in the jaxpr; count a reference form")
+            raise NotImplementedError(
+                f"cannot count {name}: its work does not stand in the jaxpr; count a reference form"
+            )
         if name == "cond":
             branches = [_work(branch.jaxpr) for branch in eqn.params["branches"]]
             matmul += max(branch[0] for branch in branches)
@@ -100,14 +104,16 @@ def _work(jaxpr: core.Jaxpr) -> tuple[int, int]:
         elif name in REDUCTIONS:
             elementwise += _size(eqn.invars[0]) - _size(eqn.outvars[0])
         elif name not in MOVEMENT:
-            elementwise += sum(_size(out) for out in eqn.outvars if jax.numpy.issubdtype(out.aval.dtype, jax.numpy.inexact))
+            elementwise += sum(_size(out) for out in eqn.outvars if _is_inexact(out))
         _follow_broadcast(eqn, varies)
     return matmul, elementwise
 
 
 def _depths(jaxpr: core.Jaxpr, starts: list[float], constants: float) -> list[float]:
     """Longest chain to each output from inputs that stand at `starts`; UNREACHED where none leads there."""
-    depth: dict[core.Var, float] = dict(zip(jaxpr.invars, starts, strict=True)) | dict.fromkeys(jaxpr.constvars, constants)
+    depth: dict[core.Var, float] = dict(zip(jaxpr.invars, starts, strict=True)) | dict.fromkeys(
+        jaxpr.constvars, constants
+    )
 
     def at(atom: Any) -> float:
         return constants if isinstance(atom, core.Literal) else depth[atom]
@@ -145,9 +151,9 @@ def _own_depth(eqn: core.JaxprEqn) -> int:
     if name in MOVEMENT:
         return 0
     if name in CUMULATIVE:
-        return _log2(eqn.invars[0].aval.shape[eqn.params["axis"]])
+        return _log2(_shape(eqn.invars[0])[eqn.params["axis"]])
     if name in ("sort", "top_k"):
-        return _log2(eqn.invars[0].aval.shape[-1])
+        return _log2(_shape(eqn.invars[0])[-1])
     if name in REDUCTIONS:
         return _log2(_size(eqn.invars[0]) // max(1, _size(eqn.outvars[0])))
     return 1
@@ -165,11 +171,11 @@ def _inner(eqn: core.JaxprEqn) -> core.Jaxpr | None:
 
 def _dot_flops(eqn: core.JaxprEqn) -> int:
     ((contracted, _), _) = eqn.params["dimension_numbers"]
-    return 2 * _size(eqn.outvars[0]) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+    return 2 * _size(eqn.outvars[0]) * math.prod(_shape(eqn.invars[0])[axis] for axis in contracted)
 
 
 def _convolution_flops(eqn: core.JaxprEqn) -> int:
-    kernel = eqn.invars[1].aval.shape
+    kernel = _shape(eqn.invars[1])
     out_channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
     return 2 * _size(eqn.outvars[0]) * (math.prod(kernel) // out_channels)
 
@@ -185,18 +191,26 @@ def _follow_broadcast(eqn: core.JaxprEqn, varies: dict[core.Var, frozenset[int]]
         source = eqn.invars[0]
         axes = eqn.params["broadcast_dimensions"]
         varies[eqn.outvars[0]] = frozenset(int(axes[axis]) for axis in _varying(source, varies))
-    elif len(eqn.invars) == 1 and len(eqn.outvars) == 1 and eqn.invars[0].aval.shape == eqn.outvars[0].aval.shape:
+    elif len(eqn.invars) == 1 and len(eqn.outvars) == 1 and _shape(eqn.invars[0]) == _shape(eqn.outvars[0]):
         varies[eqn.outvars[0]] = _varying(eqn.invars[0], varies)
 
 
 def _varying(atom: Any, varies: dict[core.Var, frozenset[int]]) -> frozenset[int]:
     if not isinstance(atom, core.Literal) and atom in varies:
         return varies[atom]
-    return frozenset(axis for axis, size in enumerate(atom.aval.shape) if size > 1)
+    return frozenset(axis for axis, size in enumerate(_shape(atom)) if size > 1)
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
 
 
 def _size(atom: Any) -> int:
-    return math.prod(atom.aval.shape)
+    return math.prod(_shape(atom))
+
+
+def _is_inexact(atom: Any) -> bool:
+    return jax.numpy.issubdtype(atom.aval.dtype, jax.numpy.inexact)
 
 
 def _log2(n: int) -> int:

@@ -21,13 +21,19 @@ def _field(default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: f
 class Job:
     """One training job. Specs are kept canonical: every knob spelt out, so a changed default is seen."""
 
-    mixer: str = _field("attention", "sequence mixer: a file of suite/mixers or your own, with knobs; a hybrid is a+b+c")
+    mixer: str = _field(
+        "attention", "sequence mixer: a file of suite/mixers or your own, with knobs; a hybrid is a+b+c"
+    )
     task: str = _field("text", "task: a file of suite/tasks or your own, with knobs")
-    block: str = _field("residual", "what surrounds the mixer: residual stream or plain stack", choices=("residual", "plain"))
+    block: str = _field(
+        "residual", "what surrounds the mixer: residual stream or plain stack", choices=("residual", "plain")
+    )
     conv: int = _field(0, "taps of causal depthwise convolution before every mixer; 0 for none", minimum=0)
     width: int = _field(128, "width D of the model; with --match_to, the width of the arm that is matched", minimum=1)
     depth: int = _field(2, "number of blocks", minimum=1)
-    match: str = _field("params", "what is held equal to --match_to by solving for the width", choices=("params", "none"))
+    match: str = _field(
+        "params", "what is held equal to --match_to by solving for the width", choices=("params", "none")
+    )
     match_to: str = _field("", "the mixer to match at --width; empty for an arm that is taken as it is")
     length: int = _field(256, "tokens in a training example", minimum=1)
     batch: int = _field(16, "examples in a step, over all devices", minimum=1)
@@ -35,10 +41,14 @@ class Job:
     optimizer: str = _field("adamw", "update rule", choices=("adamw", "sgd", "lion"))
     rate: float = _field(1e-3, "peak learning rate", minimum=0.0)
     warmup: float = _field(0.1, "fraction of the steps over which the rate rises linearly", minimum=0.0)
-    decay: str = _field("cosine", "course of the rate after warmup (cosine ends at a tenth)", choices=("cosine", "constant"))
+    decay: str = _field(
+        "cosine", "course of the rate after warmup (cosine ends at a tenth)", choices=("cosine", "constant")
+    )
     weight_decay: float = _field(0.1, "decoupled weight decay of matrices", minimum=0.0)
     clip: float = _field(1.0, "largest global gradient norm; 0 for no clipping", minimum=0.0)
-    dtype: str = _field("float32", "dtype of the products; parameters, carries and loss stay float32", choices=("float32", "bfloat16"))
+    dtype: str = _field(
+        "float32", "dtype of the products; parameters, carries and loss stay float32", choices=("float32", "bfloat16")
+    )
     seed: int = _field(0, "seed of initialisation and data", minimum=0)
     record_every: int = _field(10, "steps between rows of training loss", minimum=1)
     validate_every: int = _field(50, "steps between validations, each followed by a checkpoint", minimum=1)
@@ -66,7 +76,8 @@ class Job:
         """Readable prefix and a hash of what differs from the defaults: the name of the run's directory."""
         changed = self._changed()
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
-        return f"{slug(self.arm)}-{slug(parts.short('suite.tasks', self.task))}-t{self.length}-b{self.batch}-s{self.seed}-{digest}"
+        task = slug(parts.short("suite.tasks", self.task))
+        return f"{slug(self.arm)}-{task}-t{self.length}-b{self.batch}-s{self.seed}-{digest}"
 
     def replace(self, **changes: Any) -> "Job":
         return dataclasses.replace(self, **changes)
@@ -130,24 +141,24 @@ def define_flags(leave_out: tuple[str, ...] = ()) -> None:
     for field in dataclasses.fields(Job):
         if field.name in leave_out:
             continue
+        default: Any = field.default
         help, choices, minimum = (field.metadata[key] for key in ("help", "choices", "minimum"))
         if choices:
-            flags.DEFINE_enum(field.name, field.default, choices, help)
+            flags.DEFINE_enum(field.name, default, choices, help)
         elif field.type is int:
-            flags.DEFINE_integer(field.name, field.default, help, lower_bound=minimum)
+            flags.DEFINE_integer(field.name, default, help, lower_bound=minimum)
         elif field.type is float:
-            flags.DEFINE_float(field.name, field.default, help, lower_bound=minimum)
+            flags.DEFINE_float(field.name, default, help, lower_bound=minimum)
         else:
-            flags.DEFINE_string(field.name, field.default, help)
+            flags.DEFINE_string(field.name, default, help)
         flags.declare_key_flag(field.name)
 
 
 def from_flags(values: flags.FlagValues, base: Job | None = None) -> Job:
     """The Job that the parsed flags describe; over `base`, only the flags that were given count."""
     named = [field.name for field in dataclasses.fields(Job) if field.name in values]
-    if base is None:
-        return Job(**{name: values[name].value for name in named})
-    return base.replace(**{name: values[name].value for name in named if values[name].present})
+    chosen: dict[str, Any] = {name: values[name].value for name in named if base is None or values[name].present}
+    return Job(**chosen) if base is None else base.replace(**chosen)
 
 
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -20,15 +20,22 @@ def parse(spec: str, n_devices: int) -> dict[str, int]:
     for item in spec.split(","):
         found = re.fullmatch(r"([a-z]+):([1-9][0-9]*)", item)
         if found is None or found[1] not in AXES:
-            raise ValueError(f"cannot read --mesh={spec}; wanted axis:size with the axis {' or '.join(AXES)}, as in data:8")
+            raise ValueError(
+                f"cannot read --mesh={spec}; wanted axis:size with the axis {' or '.join(AXES)}, as in data:8"
+            )
         axes[found[1]] = int(found[2])
     wanted = math.prod(axes.values())
     if wanted != n_devices:
-        raise ValueError(f"--mesh={spec} wants {wanted} devices and there are {n_devices}; use data:{n_devices} or leave it out")
+        raise ValueError(
+            f"--mesh={spec} wants {wanted} devices and there are {n_devices}; use data:{n_devices} or leave it out"
+        )
     return axes
 
 
-def make(spec: str = "", devices: list[jax.Device] | None = None) -> Mesh:
+def make(
+    spec: str = "",
+    devices: list[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm] - compiled, without stubs
+) -> Mesh:
     """The mesh that `spec` describes over `devices` (default: all devices of all processes)."""
     devices = jax.devices() if devices is None else devices
     axes = parse(spec, len(devices))

@@ -1,6 +1,7 @@
 """The block, the backbone and build(job, vocab, key): everything of a model but the mixer, the same for every arm."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from suite.ops import convolution, initial
 class Block(eqx.Module):
     """Norm, short convolution, mixer; norm, gated MLP. Without residuals the same chain is a plain stack."""
 
-    mixer: eqx.Module
+    mixer: Any  # a part is asked, not typed
     taps_CD: Float[Array, "C D"] | None
     mixer_scale_D: Float[Array, " D"]
     mlp_scale_D: Float[Array, " D"]
@@ -160,7 +161,9 @@ def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
     return Model(
         embedding_VD=initial.dense(embedding_key, job.width, vocab, job.width),
         pattern=eqx.filter_vmap(make_pattern)(keys_LP) if repeats else (),
-        rest=tuple(make(mixer=spec, key=key) for spec, key in zip(specs[:remainder], block_keys[stacked:], strict=True)),
+        rest=tuple(
+            make(mixer=spec, key=key) for spec, key in zip(specs[:remainder], block_keys[stacked:], strict=True)
+        ),
         scale_D=jnp.ones(job.width, jnp.float32),
         dtype=job.dtype,
     )
@@ -211,12 +214,13 @@ def _solve_width(job: Job, vocab: int) -> int:
         except ValueError:
             return None
 
-    found = [width for width in _around(widths, parameters, target) if parameters(width) is not None]
+    near = {width: parameters(width) for width in _around(widths, parameters, target)}
+    found = {width: count for width, count in near.items() if count is not None}
     if not found:
         job_alone = job.replace(match_to="")
         shapes(job_alone, vocab)  # raises the mixer's own reason, if its knobs never fit
         raise ValueError(f"no width up to {4 * job.width} gives {job.arm} the {target} parameters of {job.match_to}")
-    return min(found, key=lambda width: abs(parameters(width) - target))
+    return min(found, key=lambda width: abs(found[width] - target))
 
 
 def rms_norm(x_D: Float[Array, "... D"], scale_D: Float[Array, " D"]) -> Float[Array, "... D"]:

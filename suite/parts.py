@@ -47,7 +47,9 @@ def knobs(folder: str, spec: str) -> dict[str, Value]:
     for knob in given:
         if knob not in known:
             raise LookupError(f"{name!r} has no knob {knob!r}; {_suggest(knob, known)}")
-    return {knob: _typed(name, knob, given[knob], default) if knob in given else default for knob, default in known.items()}
+    return {
+        knob: _typed(name, knob, given[knob], default) if knob in given else default for knob, default in known.items()
+    }
 
 
 def canonical(folder: str, spec: str) -> str:
@@ -132,7 +134,8 @@ def _module(folder: str, name: str) -> ModuleType:
     key = f"crossover_part_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if key not in sys.modules:
         found = importlib.util.spec_from_file_location(key, path)
-        assert found is not None and found.loader is not None
+        assert found is not None
+        assert found.loader is not None
         module = importlib.util.module_from_spec(found)
         sys.modules[key] = module
         try:
@@ -199,7 +202,11 @@ def _typed(name: str, knob: str, text: str, default: Value) -> Value:
 
 
 def _join(name: str, values: dict[str, Value]) -> str:
-    text = ",".join(f"{knob}={str(value).lower() if isinstance(value, bool) else value}" for knob, value in values.items() if value != "")
+    text = ",".join(
+        f"{knob}={str(value).lower() if isinstance(value, bool) else value}"
+        for knob, value in values.items()
+        if value != ""
+    )
     return f"{name}:{text}" if text else name
 
 

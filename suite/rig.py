@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import equinox as eqx
@@ -22,7 +22,6 @@ from suite.job import Job, slug
 from suite.model import Model
 from suite.step import Metrics, State
 from suite.tasks import Batch, corpora
-
 
 # Fields that reach no compiled program: jobs that differ in these alone share theirs.
 NOT_IN_A_PROGRAM = {"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1}
@@ -50,7 +49,7 @@ class Rig:
         """The compiled training step (State, Batch) -> (State, metrics); compiled once for all jobs of its kind."""
         return self.programs.step
 
-    def batches(self, split: str, first: int, last: int, end: int | None = None) -> Iterator[Batch]:
+    def batches(self, split: str, first: int, last: int, end: int | None = None) -> Generator[Batch, None, None]:
         """Batches first..last-1 of a split, on the devices, made one ahead in the background.
 
         A process makes only the rows of its own devices. Examples from `end` on fill up the last batch at weight 0.
@@ -62,7 +61,8 @@ class Rig:
         def make(number: int) -> Batch:
             cache: dict[tuple[int, int], Batch] = {}
 
-            def part(field: int, index: tuple[slice, ...]) -> np.ndarray:
+            def part(field: int, index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None  # JAX allows None in the type and never passes it
                 low, high, _ = index[0].indices(size)
                 if (low, high) not in cache:
                     ids = np.arange(low, high) + number * size
@@ -84,8 +84,8 @@ class Rig:
                 ahead = background.submit(make, number + 1) if number + 1 < last else None
                 yield batch
 
-    def train(self, state: State, first: int, last: int) -> Iterator[tuple[int, State, Metrics]]:
-        """The one training loop: steps first+1..last. What it yields may still be under way, the step before is done."""
+    def train(self, state: State, first: int, last: int) -> Generator[tuple[int, State, Metrics], None, None]:
+        """The one training loop: steps first+1..last. What it yields may be under way, the step before is done."""
         before: Metrics | None = None
         for number, batch in enumerate(self.batches("train", first, last), first + 1):
             state, metrics = self.step(state, batch)

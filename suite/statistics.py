@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -32,4 +32,5 @@ def ratio_interval(log_ratios: Sequence[float], confidence: float = 0.95) -> Int
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope of log y against log x: the exponent of a power law."""
-    return float(scipy.stats.linregress(np.log(x), np.log(y)).slope)
+    fit: Any = scipy.stats.linregress(np.log(x), np.log(y))
+    return float(fit.slope)

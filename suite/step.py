@@ -30,7 +30,8 @@ class State(eqx.Module):
 
 def start(params: Model, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step."""
-    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32))
+    tree: Any = params  # optax's types know containers of arrays, not modules
+    return State(params, optimizer.init(tree), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32))
 
 
 def make_optimizer(job: Job, matrices: PyTree) -> optax.GradientTransformation:
@@ -71,8 +72,9 @@ def make_step(
 
         loss, gradient = jax.value_and_grad(objective)(state.params)
         norm = optax.tree.norm(gradient)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = state.params  # as in start
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
+        params = optax.apply_updates(params, updates)
         ids_B = state.step * batch.tokens_BT.shape[0] + jnp.arange(batch.tokens_BT.shape[0], dtype=jnp.int32)
         fingerprint = state.fingerprint + fingerprint_of(ids_B, batch.tokens_BT)
         metrics = {"loss": loss, "gradient_norm": norm, "finite": jnp.isfinite(loss) & jnp.isfinite(norm)}
@@ -119,11 +121,11 @@ def fingerprint_of(ids_B: Int[Array, " B"], tokens_BT: Int[Array, "B T"]) -> UIn
 
 
 def _with_loose_dtypes(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same transformation, where optax's own code multiplies int32 counts with float32: an error under strict dtypes."""
+    """The same, for strict dtypes: optax's own code multiplies int32 counts with float32."""
 
-    def update(gradient: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
         with jax.numpy_dtype_promotion("standard"):
-            return transformation.update(gradient, state, params)
+            return transformation.update(updates, state, params)
 
     return optax.GradientTransformation(transformation.init, update)
 

@@ -60,7 +60,9 @@ def check_run(root: epath.PathLike, job: Job) -> None:
     if stored.exists():
         changes = differences(json.loads(stored.read_text()), json.loads(job.to_json()))
         if changes:
-            raise ValueError(f"{stored.parent} holds the records of another job ({'; '.join(changes)}); use another --out")
+            raise ValueError(
+                f"{stored.parent} holds the records of another job ({'; '.join(changes)}); use another --out"
+            )
 
 
 def run_path(root: epath.PathLike, job: Job) -> epath.Path:
@@ -147,7 +149,11 @@ def all_runs(root: epath.PathLike) -> Iterator[tuple[Job, epath.Path]]:
 
 def all_rows(run: epath.Path) -> list[Row]:
     """All rows of a run, of whatever kind."""
-    stems = {path.name.split(".jsonl")[0] for path in run.iterdir() if ".jsonl" in path.name and not path.name.startswith(".")}
+    stems = {
+        path.name.split(".jsonl")[0]
+        for path in run.iterdir()
+        if ".jsonl" in path.name and not path.name.startswith(".")
+    }
     return [row for stem in sorted(stems) for row in rows(run, stem)]
 
 

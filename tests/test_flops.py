@@ -36,8 +36,9 @@ def test_a_rank_one_update_counts_the_same_however_it_is_spelt(batch: int) -> No
     spellings = [
         lambda k_BK, v_BV: jnp.einsum("BK,BV->BKV", k_BK, v_BV),
         lambda k_BK, v_BV: k_BK[:, :, None] * v_BV[:, None, :],
-        lambda k_BK, v_BV: jnp.broadcast_to(k_BK[:, :, None], (batch, 8, 5))
-        * jnp.broadcast_to(v_BV[:, None, :], (batch, 8, 5)),
+        lambda k_BK, v_BV: (
+            jnp.broadcast_to(k_BK[:, :, None], (batch, 8, 5)) * jnp.broadcast_to(v_BV[:, None, :], (batch, 8, 5))
+        ),
     ]
     counts = {flops.count(spelt, shape(batch, 8), shape(batch, 5)) for spelt in spellings}
     assert {(count.matmul, count.elementwise) for count in counts} == {(2 * batch * 8 * 5, 0)}
@@ -59,7 +60,9 @@ def test_an_associative_scan_is_shallow_and_a_loop_is_not() -> None:
         job = Job(mixer=f"mingru:form={form}", width=16, depth=1, length=256)
         tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
         depths[form] = flops.count(lambda built, tokens_BT: built(tokens_BT), model.shapes(job, 32), tokens).depth
-    assert depths["sequential"] - depths["parallel"] > 256 + 255 - 4 * 8 - 10  # 2 operations a token, against 2 passes of log2 T levels
+    assert (
+        depths["sequential"] - depths["parallel"] > 256 + 255 - 4 * 8 - 10
+    )  # 2 operations a token, against 2 passes of log2 T levels
 
 
 def test_work_that_the_jaxpr_does_not_show_is_refused() -> None:

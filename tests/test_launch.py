@@ -106,7 +106,9 @@ def test_an_unwritable_out_is_refused(program: str, tmp_path: pathlib.Path) -> N
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("flags", [["--arms=lstmm"], ["--claims=paralelism"], ["--scale=huge"], ["--arms=attention:head=2"]])
+@pytest.mark.parametrize(
+    "flags", [["--arms=lstmm"], ["--claims=paralelism"], ["--scale=huge"], ["--arms=attention:head=2"]]
+)
 def test_a_comparison_refuses_before_it_starts(flags: list[str], tmp_path: pathlib.Path) -> None:
     ended = launch("compare", *flags, f"--out={tmp_path}")
     assert ended.returncode == 70
@@ -155,7 +157,7 @@ def final_of(out: pathlib.Path, devices: list) -> list[np.ndarray]:
 
 
 def wait_for_step(out: pathlib.Path, step: int, process: subprocess.Popen) -> None:
-    """Returns when a validation at `step` or later is recorded and followed by more: its checkpoint is under way or done."""
+    """Returns when a validation at `step` or later is recorded: its checkpoint comes next, or is under way."""
     while True:
         assert process.poll() is None, "it ended before it could be killed"
         if any(row.get("phase") == "validation" and row["step"] >= step for row in store.load(out)):
@@ -191,7 +193,13 @@ def test_two_processes_train_like_one(tmp_path: pathlib.Path) -> None:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     ranks = [
         subprocess.Popen(
-            [*training(together), *flags, f"--coordinator_address={address}", "--num_processes=2", f"--process_id={rank}"],
+            [
+                *training(together),
+                *flags,
+                f"--coordinator_address={address}",
+                "--num_processes=2",
+                f"--process_id={rank}",
+            ],
             env=environment(4),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """The training step and its loop: layouts do not matter, seeds are an argument, non-finite is seen."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,9 @@ JOB = Job(task="recall:pairs=2,vocab=16", width=16, length=16, batch=16, steps=2
 
 def losses(job: Job, devices: list, data_dir: pathlib.Path) -> tuple[list[float], int]:
     built = rig.build(job, meshes.make(devices=devices), data_dir=str(data_dir))
-    found = []
-    for _, state, metrics in built.train(built.state, 0, job.steps):
-        found.append(float(metrics["loss"]))
-    return found, int(state.fingerprint)
+    trained = built.train(built.state, 0, job.steps)
+    found = [(float(metrics["loss"]), int(state.fingerprint)) for _, state, metrics in trained]
+    return [loss for loss, _ in found], found[-1][1]
 
 
 @pytest.mark.parametrize("mixer", ["attention", "lstm", "mingru"])
@@ -75,7 +75,7 @@ def test_seeds_share_one_program(devices: list, data_dir: pathlib.Path) -> None:
 
 def test_the_rate_rises_to_its_peak_and_falls_to_a_tenth(devices: list, data_dir: pathlib.Path) -> None:
     job = JOB.replace(optimizer="sgd", weight_decay=0.0, clip=0.0, steps=100, warmup=0.1, rate=1.0)
-    optimizer = steps.make_optimizer(job, {"w": True})
+    optimizer: Any = steps.make_optimizer(job, {"w": True})
     params = {"w": jnp.zeros((1, 1))}
     state = optimizer.init(params)
     moves = []
@@ -89,7 +89,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_a_tenth(devices: list, data_dir
 
 
 def test_clipping_bounds_the_gradient(devices: list) -> None:
-    optimizer = steps.make_optimizer(JOB.replace(optimizer="sgd", clip=1.0, weight_decay=0.0), {"w": True})
+    optimizer: Any = steps.make_optimizer(JOB.replace(optimizer="sgd", clip=1.0, weight_decay=0.0), {"w": True})
     params = {"w": jnp.zeros((2, 2))}
     small, _ = optimizer.update({"w": jnp.full((2, 2), 0.5)}, optimizer.init(params), params)
     large, _ = optimizer.update({"w": jnp.full((2, 2), 5e6)}, optimizer.init(params), params)
@@ -97,11 +97,11 @@ def test_clipping_bounds_the_gradient(devices: list) -> None:
 
 
 def test_only_matrices_decay(devices: list) -> None:
-    optimizer = steps.make_optimizer(JOB.replace(weight_decay=0.5), {"w": True, "b": False})
+    optimizer: Any = steps.make_optimizer(JOB.replace(weight_decay=0.5), {"w": True, "b": False})
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
-    moved = optax.apply_updates(params, updates)
+    moved: Any = optax.apply_updates(params, updates)
     assert float(moved["w"][0, 0]) < 1.0 == float(moved["b"][0])
 
 

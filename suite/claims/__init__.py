@@ -3,7 +3,7 @@
 A file defines
 
     QUESTION, TEXTBOOK, RULE        what is asked, what is said, and the rule in words; fixed before any data
-    cells(scale, rows)              the cells it still needs, given the rows there are; pure, called until nothing is new
+    cells(scale, rows)              the cells it still needs, given the rows there are; pure, called until none is new
     judge(rows, *, thresholds)      a Finding; the thresholds are knobs, so a reader may try others
 """
 
@@ -20,7 +20,7 @@ VERDICTS = ("holds", "fails", "undecided", "untested")
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A measured number: its name, its value with bounds where there are any, unit, how many, and how to make it again."""
+    """A measured number: name, value with bounds where there are any, unit, how many, and how to make it again."""
 
     name: str
     value: float

@@ -18,11 +18,11 @@ TEXTBOOK = (
 )
 RULE = (
     "R is the ratio of training tokens a second, attention to LSTM, at 1,024 tokens, parameters matched, best forms, "
-    "once at equal batch and once at each arm's best batch under one memory limit. S is the ratio of the parallel to the "
-    "sequential form of one mixer (minGRU) with the same weights. Each is a geometric mean over fresh processes with a "
-    "95 % t-interval. Holds: both intervals of R lie at or above the threshold and that of S above 1. Fails: both "
-    "intervals of R lie below the threshold. Otherwise undecided. Untested on CPUs, below 1,024 tokens, and at a scale "
-    "that is not evidence."
+    "once at equal batch and once at each arm's best batch under one memory limit. S is the ratio of the parallel to "
+    "the sequential form of one mixer (minGRU) with the same weights. Each is a geometric mean over fresh processes "
+    "with a 95 % t-interval. Holds: both intervals of R lie at or above the threshold and that of S above 1. Fails: "
+    "both intervals of R lie below the threshold. Otherwise undecided. Untested on CPUs, below 1,024 tokens, and at a "
+    "scale that is not evidence."
 )
 
 ATTENTION, LSTM = "attention", "lstm"
@@ -37,7 +37,8 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     longest = scale.lengths[-1]
     looks = {
         mixer: [
-            Cell(scale.arm(mixer, length=longest, batch=batch), "step_time:blocks=3", group=LADDER) for batch in scale.batches
+            Cell(scale.arm(mixer, length=longest, batch=batch), "step_time:blocks=3", group=LADDER)
+            for batch in scale.batches
         ]
         for mixer in scale.arms
     }
@@ -58,7 +59,8 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
         ]
         # Taken as they are: one mixer, one set of weights, two forms.
         judged += [
-            Cell(scale.job.replace(mixer=mixer, length=longest), timing, repeat, CONTROL) for mixer in (PARALLEL, SEQUENTIAL)
+            Cell(scale.job.replace(mixer=mixer, length=longest), timing, repeat, CONTROL)
+            for mixer in (PARALLEL, SEQUENTIAL)
         ]
     return [*first, *judged]
 

@@ -21,7 +21,7 @@ KIND = "learning"
 def measure(rig: Rig) -> Iterator[Row]:
     """Rows of training loss, of validation, and one of the test. Goes on from the newest checkpoint.
 
-    `seconds` is training alone: compilation, evaluation and checkpoints are left out, so equal seconds is a fair budget.
+    `seconds` is training alone, without compilation, evaluation and checkpoints: equal seconds is a fair budget.
     """
     assert rig.run is not None, "learning keeps checkpoints: build the rig with a run directory"
     job = rig.job
@@ -36,7 +36,8 @@ def measure(rig: Rig) -> Iterator[Row]:
             kept = store.rows(rig.run, KIND)
         watch = _warm(rig, max((row["seconds"] for row in kept if row.get("step", 0) <= first), default=0.0))
         window: list[Metrics] = []
-        for number, state, metrics in rig.train(state, first, job.steps):
+        loop = rig.train(state, first, job.steps)
+        for number, state, metrics in loop:
             window.append(metrics)
             validate = number % job.validate_every == 0 or number == job.steps
             if validate:

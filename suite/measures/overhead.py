@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from suite import clock
 from suite.rig import Rig
 from suite.store import Row
@@ -25,9 +27,9 @@ def measure(rig: Rig, *, blocks: int = 10, steps: int = 40) -> Iterator[Row]:
     clock.time_calls(bare, warmup=5, repeats=1)
     for turn in range(blocks):
         bare_seconds = clock.time_burst(bare, steps)
-        loop = rig.train(state, 0, steps + 2)
-        _, state, _ = next(loop)
-        _, state, _ = next(loop)  # two steps to fill the pipeline, as in the middle of a training
+        loop = rig.train(state, 0, steps + 1)
+        _, state, _ = next(loop)  # the first batch waits for its own making
+        jax.block_until_ready(state)  # and its step is not among those that are timed
 
         def looped() -> Any:
             nonlocal state

@@ -18,7 +18,7 @@ CONTEXTS = (256, 1024, 2048, 4096, 8192, 16384)
 
 
 def measure(rig: Rig) -> Iterator[Row]:
-    """One row for the model at the job's length, then one of state bytes a context; all of them forward, one example."""
+    """One row for the model at the job's length, then one of state bytes a context; all forward, one example."""
     job = rig.programs.job
     built = model.shapes(job, rig.task.vocab)
     total = flops.sum_over_time(lambda tokens: step_count(built, job, tokens).matmul, job.length)

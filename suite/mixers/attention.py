@@ -1,4 +1,4 @@
-"""Multi-head causal attention: Vaswani et al. 2017, "Attention Is All You Need"; grouped keys of Ainslie et al. 2023."""
+"""Causal attention: Vaswani et al. 2017, "Attention Is All You Need"; grouped keys as in Ainslie et al. 2023."""
 
 import equinox as eqx
 import jax
@@ -77,6 +77,8 @@ class Mixer(eqx.Module):
         return forms.choose("attention", self.form, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
+        """An empty cache for `length` tokens; more must not be read into it, which a traced position cannot check."""
+        self._check_length(length)
         kept = min(length, self.window) if self.window else length
         zero_BSHK = jnp.zeros((batch, kept, self.kv_heads, self.head_size), dtype)
         return Cache(zero_BSHK, zero_BSHK, jnp.zeros((), jnp.int32))
@@ -108,8 +110,7 @@ class Mixer(eqx.Module):
     ) -> tuple[Float[Array, "B T H K"], Float[Array, "B T G K"], Float[Array, "B T G K"]]:
         batch, length, _ = x_BTD.shape
         if self.learned_SD is not None:
-            if length > self.learned_SD.shape[0]:
-                raise ValueError(f"length {length} is beyond max_length {self.learned_SD.shape[0]} of the learned positions")
+            self._check_length(length)
             x_BTD = x_BTD + jnp.take(self.learned_SD, at_T, axis=0, mode="clip").astype(x_BTD.dtype)[None]
         q_BTHK, k_BTHK, v_BTHK = (
             (x_BTD @ weight.astype(x_BTD.dtype)).reshape(batch, length, heads, self.head_size)
@@ -122,6 +123,11 @@ class Mixer(eqx.Module):
         if self.positions == "rope":
             q_BTHK, k_BTHK = attention.rotate(q_BTHK, at_T), attention.rotate(k_BTHK, at_T)
         return q_BTHK, k_BTHK, v_BTHK
+
+    def _check_length(self, length: int) -> None:
+        if self.learned_SD is not None and length > self.learned_SD.shape[0]:
+            known = self.learned_SD.shape[0]
+            raise ValueError(f"length {length} is beyond max_length {known} of the learned positions")
 
     def _merge(self, y_BTHK: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
         batch, length = y_BTHK.shape[:2]

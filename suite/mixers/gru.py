@@ -1,4 +1,7 @@
-"""GRU: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder", reset after the product (cuDNN's form)."""
+"""GRU: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder".
+
+The reset gate acts after the product, as in cuDNN.
+"""
 
 import equinox as eqx
 import jax

@@ -21,7 +21,7 @@ class Mixer(eqx.Module):
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, 4 * width)
         self.recurrent_NG = initial.orthogonal(recurrent_key, width, 4)
-        # A forget bias of 1 keeps memory open at the start (Jozefowicz et al. 2015). Order: input, forget, cell, output.
+        # A forget bias of 1 keeps memory open at first (Jozefowicz et al. 2015). Order: input, forget, cell, output.
         self.bias_G = jnp.zeros(4 * width, jnp.float32).at[width : 2 * width].set(1.0)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -38,7 +38,9 @@ class Mixer(eqx.Module):
 
         def cell(input_BG: Float[Array, "B G"], state: State) -> tuple[Float[Array, "B N"], State]:
             h_BN, c_BN = state
-            gates_BG = input_BG.astype(jnp.float32) + recurrent.product(h_BN, self.recurrent_NG, dtype) + self.bias_G[None]
+            gates_BG = (
+                input_BG.astype(jnp.float32) + recurrent.product(h_BN, self.recurrent_NG, dtype) + self.bias_G[None]
+            )
             in_BN, forget_BN, cell_BN, out_BN = jnp.split(gates_BG, 4, axis=-1)
             c_BN = jax.nn.sigmoid(forget_BN) * c_BN + jax.nn.sigmoid(in_BN) * jnp.tanh(cell_BN)
             h_BN = jax.nn.sigmoid(out_BN) * jnp.tanh(c_BN)

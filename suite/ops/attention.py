@@ -110,7 +110,9 @@ def _attend(
     score_BGRTS = jnp.where(seen_TS[None, None, None], score_BGRTS, -jnp.inf)
     # The largest score cancels out of the quotient, so its gradient need not be followed.
     weight_BGRTS = jnp.exp(score_BGRTS - jax.lax.stop_gradient(jnp.max(score_BGRTS, axis=-1, keepdims=True)))
-    y_BGRTK = jnp.einsum("BGRTS,BSGK->BGRTK", weight_BGRTS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=jnp.float32)
+    y_BGRTK = jnp.einsum(
+        "BGRTS,BSGK->BGRTK", weight_BGRTS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=jnp.float32
+    )
     y_BGRTK = y_BGRTK / jnp.sum(weight_BGRTS, axis=-1, keepdims=True)
     return jnp.moveaxis(y_BGRTK, 3, 1).reshape(batch, length, heads, head_size).astype(q_BTHK.dtype)
 
@@ -128,14 +130,16 @@ def rotate(x_BTHK: Float[Array, "B T H K"], at_T: Int[Array, " T"]) -> Float[Arr
 
 
 def alibi_slopes(heads: int) -> Float[Array, " H"]:
-    """One slope a head, a geometric series from 2^(-8/H) (Press et al. 2022); between powers of two as they interleave it."""
+    """One slope a head, a geometric series from 2^(-8/H); between powers of two interleaved (Press et al. 2022)."""
     whole = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (index + 1) / whole) for index in range(whole)]
     extra = [2.0 ** (-4.0 * (2 * index + 1) / whole) for index in range(heads - whole)]
     return jnp.asarray(slopes + extra, jnp.float32)
 
 
-def distance_bias(slope_H: Float[Array, " H"], query_T: Int[Array, " T"], key_S: Int[Array, " S"]) -> Float[Array, "H T S"]:
+def distance_bias(
+    slope_H: Float[Array, " H"], query_T: Int[Array, " T"], key_S: Int[Array, " S"]
+) -> Float[Array, "H T S"]:
     """ALiBi: minus slope times the distance from query to key; the causal mask does the rest."""
     back_TS = (query_T[:, None] - key_S[None, :]).astype(jnp.float32)
     return -slope_H[:, None, None] * back_TS[None]

@@ -76,7 +76,10 @@ def environment(found: Gathered) -> Iterator[Block]:
             ("System", f"{env['platform']}, Python {env['python']}"),
             ("Packages", packages),
             ("Commit", f"{env['commit']}, sources {env['source']}"),
-            ("variables", ", ".join(f"{name}={value}" for name, value in sorted(env["variables"].items())) or "none set"),
+            (
+                "variables",
+                ", ".join(f"{name}={value}" for name, value in sorted(env["variables"].items())) or "none set",
+            ),
         ]
     pairs += [("Peak", text) for text in _peaks(found)]
     corpora = sorted({row["corpus_sha256"] for row in found.rows if "corpus_sha256" in row})

@@ -37,11 +37,13 @@ def open_tokens(corpus: str, data_dir: str) -> Tokens:
     builder = _builder(corpus, data_dir)
     # Memory maps need a file system: for an object store they are kept beside TFDS's default.
     local = pathlib.Path(DATA_DIR if "://" in data_dir else data_dir).expanduser()
-    folder = local / "bytes" / builder.info.full_name
+    # Named by what was prepared: a set prepared again with other content is tokenised again.
+    prepared = hashlib.sha256((builder.data_path / "dataset_info.json").read_bytes()).hexdigest()[:12]
+    folder = local / "bytes" / builder.info.full_name / prepared
     facts = folder / "facts.json"
     if not facts.exists():
         _tokenise(builder, folder)
-    splits = {split: np.memmap(folder / f"{split}.bin", np.uint8, "r") for split in SPLITS}
+    splits = {split: np.asarray(np.memmap(folder / f"{split}.bin", np.uint8, "r")) for split in SPLITS}
     return Tokens(splits, json.loads(facts.read_text())["sha256"])
 
 
@@ -58,9 +60,12 @@ def _builder(corpus: str, data_dir: str) -> Any:
     try:
         builder = tfds.builder(corpus, data_dir=root)
     except tfds.core.DatasetNotFoundError as error:
-        raise LookupError(f"no corpus {corpus!r}; known: {', '.join(OWN)}, and any TFDS data set of text") from error
+        known = f"{', '.join(OWN)}, and any TFDS data set of text, prepared once by: {prepare}"
+        raise LookupError(f"no corpus {corpus!r} under {root}; known: {known}") from error
     except ImportError as error:  # the catalogue's own code wants TensorFlow before there is prepared data
         raise LookupError(f"corpus {corpus!r} is not prepared under {root}; once: {prepare}") from error
+    except ValueError as error:  # a malformed name or an unknown configuration: TFDS answers over many lines
+        raise LookupError(f"cannot open corpus {corpus!r}: {str(error).splitlines()[0]}") from error
     if not builder.info.splits:
         raise LookupError(f"corpus {corpus!r} is not prepared under {root}; once: {prepare}")
     return builder
@@ -92,13 +97,26 @@ def _texts(builder: Any, split: str) -> Iterator[bytes]:
     if not keys:
         raise LookupError(f"{builder.info.full_name} has no text feature; it has {', '.join(features)}")
     key = "text" if "text" in keys else keys[0]
-    # A catalogue set without held-out documents gives its last tenth, document by document.
-    carved = {"train": "train[:90%]", "validation": "train[90%:95%]", "test": "train[95%:]"}
-    whole = all(name in builder.info.splits for name in SPLITS)
+    if "train" not in builder.info.splits:
+        raise LookupError(f"{builder.info.full_name} has no split train; it has {', '.join(builder.info.splits)}")
     try:
-        source = builder.as_data_source(split if whole else carved[split])
+        source = builder.as_data_source(_slices(list(builder.info.splits))[split])
     except NotImplementedError as error:
         raise LookupError(f"{builder.info.full_name} is not in array_record format; prepare it again so") from error
+    except ValueError as error:  # TFDS has no empty slices
+        raise LookupError(f"{builder.info.full_name} has too few documents to give some to {split}") from error
     for example in source:
         value = example[key]
         yield value if isinstance(value, bytes) else str(value).encode()
+
+
+def _slices(there: list[str]) -> dict[str, str]:
+    """Which slice of a catalogue set is which split: its own, and for a held-out one that it lacks the end of train."""
+    lacking = [split for split in ("validation", "test") if split not in there]
+    slices = {split: split for split in SPLITS}
+    for number, split in enumerate(lacking):
+        end = 100 - 5 * number
+        slices[split] = f"train[{end - 5}%:{end}%]"
+    if lacking:
+        slices["train"] = f"train[:{100 - 5 * len(lacking)}%]"
+    return slices

@@ -1,7 +1,9 @@
-"""Python sources of the packages that constraints.txt pins to one version on every Python: real text on every machine."""
+"""Python sources of packages that constraints.txt pins to one version on every Python: real text on every machine."""
 
+import contextlib
 import hashlib
 import importlib.metadata
+import io
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -37,7 +39,8 @@ def prepare(data_dir: str) -> tfds.core.DatasetBuilder:
     config = tfds.core.BuilderConfig(name=hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12])
     root = data_dir if "://" in data_dir else str(pathlib.Path(data_dir).expanduser())
     builder = Sources(data_dir=root, file_format="array_record", config=config)
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads, and it does not
+        builder.download_and_prepare()
     return builder
 
 
