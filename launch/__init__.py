@@ -46,6 +46,8 @@ def door() -> Iterator[None]:
     """What goes wrong in here the user can mend: bad flags, unknown parts, files that are not there."""
     try:
         yield
+    except (KeyError, IndexError):
+        raise  # a bug of ours: what a user got wrong is never said by these
     except (ValueError, LookupError, TypeError, OSError) as error:
         logging.debug("refused", exc_info=error)
         refuse(error)

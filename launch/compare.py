@@ -59,7 +59,7 @@ def main() -> int:
     if DRY_RUN.value:
         print_plan(scale, wanted)
         return 0
-    out = pathlib.Path(worker.OUT.value).expanduser()
+    out = epath.Path(worker.OUT.value).expanduser()
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
     (out / "compare.flags").write_text("\n".join(given) + "\n")
     return Comparison(scale, claims, out).run()
@@ -95,15 +95,16 @@ class Comparison:
 
     scale: Scale
     claims: list[str]
-    out: pathlib.Path
+    out: epath.Path
 
     def __post_init__(self) -> None:
         self.place: dict[str, Any] = {}  # what a child says of where it runs
+        local = pathlib.Path(tempfile.gettempdir()) if "://" in os.fspath(self.out) else pathlib.Path(self.out)
+        self.log = local / "log.txt"  # all that the children print
         self.crashes: collections.Counter[Cell] = collections.Counter()
         self.finished: set[Cell] = set()
         self.kinds: dict[Cell, str] = {}  # the stem of a cell's files, as the child names it
         self.progress = Progress()
-        self.describe()
 
     def describe(self) -> None:
         """What a report must know of the comparison beside its rows."""
@@ -119,9 +120,11 @@ class Comparison:
                 code = self.run_child([cell for cell in left if cell.repeat == first])
                 if code:
                     return code
-                self.report()
-        print(f"report: {self.report()}")
-        print(self.headline())
+                if self.first:
+                    self.report()
+        if self.first:
+            print(f"report: {self.report()}")
+            print(self.headline())
         return 0
 
     def left(self) -> list[Cell]:
@@ -140,8 +143,7 @@ class Comparison:
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "cells.json"
             file.write_text(json.dumps([cell.to_dict() for cell in cells]))
-            log = self.out / "log.txt"
-            with child(file, log) as (process, events):
+            with child(file, self.log) as (process, events):
                 try:
                     for event in events:
                         self.follow(event, running)
@@ -152,16 +154,17 @@ class Comparison:
         if code == launch.INTERRUPTED:
             return code
         if code == launch.REFUSED:
-            print(log.read_text().strip().splitlines()[-1], file=sys.stderr)
+            print(self.said()[-1], file=sys.stderr)
             return code
         if code:
-            return self.after_crash(code, running, log)
+            return self.after_crash(code, running)
         return 0
 
     def follow(self, event: dict[str, Any], running: list[Cell]) -> None:
         if event["event"] == "ready":
             self.place = {key: event[key] for key in event if key not in ("event", "cell")}
-            self.describe()
+            if self.first:
+                self.describe()
             return
         cell = Cell.from_dict(event["cell"])
         match event["event"]:
@@ -177,13 +180,11 @@ class Comparison:
                 self.finished.add(cell)
                 self.progress.skipped(cell)
 
-    def after_crash(self, code: int, running: list[Cell], log: pathlib.Path) -> int:
+    def after_crash(self, code: int, running: list[Cell]) -> int:
         """Counts the attempt; what was under way is tried again, and given up with an outcome after that."""
         if not running:
-            print("\n".join(log.read_text().strip().splitlines()[-15:]), file=sys.stderr)
-            print(
-                f"crossover: a child ended with {code} before its first cell; all it said is in {log}", file=sys.stderr
-            )
+            print("\n".join(self.said()[-15:]), file=sys.stderr)
+            print(f"crossover: a child ended with {code} before its first cell; see {self.log}", file=sys.stderr)
             return code
         for cell in running:
             self.crashes[cell] += 1
@@ -191,7 +192,16 @@ class Comparison:
                 self.give_up(cell, code)
         return 0
 
+    def said(self) -> list[str]:
+        """The lines that children have printed."""
+        return self.log.read_text().strip().splitlines()
+
     def give_up(self, cell: Cell, code: int) -> None:
+        """Gives a cell that crashed too often its outcome."""
+        self.finished.add(cell)
+        self.progress.done(cell)
+        if not self.first:
+            return
         run = store.run_path(self.out, cell.job)
         conditions = {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group, "run_id": cell.job.id}
         facts = {
@@ -201,8 +211,11 @@ class Comparison:
         }
         store.append(run, self.kinds[cell], {"outcome": "crashed", "error": f"exit code {code}", **conditions, **facts})
         store.mark_done(run, self.kinds[cell])
-        self.finished.add(cell)
-        self.progress.done(cell)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the comparison that writes: on several hosts, the one beside process 0."""
+        return self.place["process"] == 0
 
     def report(self) -> epath.Path:
         from suite import report  # here, not above: Altair takes a second
@@ -311,8 +324,8 @@ class Progress:
 
     def _time_left(self) -> str:
         """By what was done so far against its estimate: this machine's own speed."""
-        if self.cost_done == 0:
-            return ""
+        if self.cost_done == 0 or self.n_left == 0:
+            return ""  # nothing to go by, or a round is over and the claims may ask for more
         seconds = self.cost_left * (time.monotonic() - self.began) / self.cost_done
         return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
 

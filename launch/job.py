@@ -126,6 +126,7 @@ class Worker:
             device_kind=rig.device_kind(mesh),
             n_devices=mesh.size,
             n_processes=jax.process_count(),
+            process=jax.process_index(),
         )
 
     def run(self, cells: list[Cell]) -> None:
@@ -225,12 +226,11 @@ class Worker:
         return store.kind(cell.measure, self.place if module.PLACED else "", cell.repeat, cell.group)
 
     def say(self, event: str, cell: Cell | None = None, **facts: Any) -> None:
-        if not self.first:
-            return
+        """Every process tells the launch.compare that started it; a user is told by the first alone."""
         if self.pipe is not None:
             self.pipe.write(json.dumps({"event": event, "cell": cell and cell.to_dict(), **facts}) + "\n")
             self.pipe.flush()
-        else:
+        elif self.first:
             print(event, cell.label if cell else " ".join(f"{key}={value}" for key, value in facts.items()), flush=True)
 
 

@@ -5,9 +5,8 @@
 It writes report.html, report.md, report.json, results.csv and figures/ there.
 """
 
-import pathlib
-
 from absl import flags
+from etils import epath
 
 import launch
 
@@ -17,7 +16,7 @@ OUT = flags.DEFINE_string("out", "out/compare", "directory of the records, as gi
 def main() -> int:
     from suite import report  # here, not above: --help answers at once
 
-    out = pathlib.Path(OUT.value).expanduser()
+    out = epath.Path(OUT.value).expanduser()
     if not (out / "compare.json").exists() and not (out / "runs").exists():
         launch.refuse(f"no records in {out}; give the --out of a launch.compare or a launch.job")
     with launch.door():

@@ -54,7 +54,7 @@ SCALES = {
         memory_bytes=2e9,
         processes=3,
         blocks=10,
-        curves={"length": 256, "batch": 8, "steps": 400, "rate": 3e-3, "validate_every": 40, "test_examples": 512},
+        curves={"length": 256, "batch": 8, "steps": 300, "rate": 3e-3, "validate_every": 30, "test_examples": 512},
     ),
 }
 

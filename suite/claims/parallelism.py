@@ -246,11 +246,11 @@ def _sentence(logs: list[float], at: int) -> str:
 
 
 def _text(logs: list[float]) -> str:
-    value = f"{math.exp(statistics.fmean(logs)):.2g}x"
+    value = f"{math.exp(statistics.fmean(logs)):.3g}x"
     if len(logs) < 2:
         return f"{value} (one process, no interval)"
     _, low, high = ratio_interval(logs)
-    return f"{value} (95 % {low:.2g} to {high:.2g})"
+    return f"{value} (95 % {low:.3g} to {high:.3g})"
 
 
 def _group(length: int) -> str:

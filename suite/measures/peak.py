@@ -12,7 +12,7 @@ from suite.store import Row
 NEEDS = ()
 PLACED = True
 RESUMES = False
-REPEATS = 8
+REPEATS = 20
 
 
 def measure(rig: Rig, *, size: int = 2048) -> Iterator[Row]:
