@@ -114,6 +114,11 @@ class Comparison:
 
     def run(self) -> int:
         with self.progress:
+            code = self.run_child([])  # says where it runs, which the sizes and the rows depend on
+            if code:
+                return code
+            if not flags.FLAGS["batch"].present:
+                self.scale = self.scale.on(self.place["n_devices"])
             while left := self.left():
                 self.progress.expect(left)
                 first = min(cell.repeat for cell in left)
@@ -133,8 +138,6 @@ class Comparison:
 
     def rows(self) -> list[store.Row]:
         """The rows that were measured here, or that do not depend on the place."""
-        if not self.place:
-            return []
         return store.of_place(store.load(self.out), self.place["place"])
 
     def run_child(self, cells: list[Cell]) -> int:
@@ -184,7 +187,7 @@ class Comparison:
         """Counts the attempt; what was under way is tried again, and given up with an outcome after that."""
         if not running:
             print("\n".join(self.said()[-15:]), file=sys.stderr)
-            print(f"crossover: a child ended with {code} before its first cell; see {self.log}", file=sys.stderr)
+            print(f"crossover: a child ended with {code} outside any cell; see {self.log}", file=sys.stderr)
             return code
         for cell in running:
             self.crashes[cell] += 1

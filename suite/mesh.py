@@ -8,6 +8,7 @@ import re
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 AXES = ("data",)
 
@@ -50,6 +51,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def over_batch(mesh: Mesh) -> NamedSharding:
     """The first axis is split over `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays that are the same in every process, copied to all devices of the mesh."""
+
+    def copy(leaf: jax.Array) -> jax.Array:
+        copies = [jax.device_put(leaf, device) for device in mesh.local_devices]
+        return jax.make_array_from_single_device_arrays(leaf.shape, replicated(mesh), copies)
+
+    return jax.tree.map(copy, tree)
 
 
 def check_batch(mesh: Mesh, batch: int, name: str = "batch") -> None:

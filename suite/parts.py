@@ -23,7 +23,6 @@ ENTRY = {
     "suite.tasks": "Task",
     "suite.measures": "measure",
     "suite.claims": "judge",
-    "launch.engines": "commands",
 }
 # Constructor arguments that the suite fills in: never knobs of a spec.
 GIVEN = ("length", "seed")

@@ -42,7 +42,7 @@ class Rig:
     @property
     def state(self) -> State:
         """The state before the first step, made anew at each reading: a step consumes the one that it is given."""
-        return self.programs.start(jnp.asarray(self.job.seed, jnp.int32))
+        return self.programs.start(self.job.seed)
 
     @property
     def step(self) -> jax.stages.Compiled:
@@ -129,17 +129,27 @@ class Programs:
         return steps.make_optimizer(self.job, model.matrices(model.shapes(self.job, self.vocab)))
 
     @functools.cached_property
-    def start(self) -> Any:
-        def start(seed: jax.Array) -> State:
+    def initialise(self) -> Any:
+        @jax.jit
+        def initialise(seed: jax.Array) -> State:
             built = model.build(self.job, self.vocab, key=jax.random.key(seed))
             return steps.start(eqx.filter(built, eqx.is_array), self.optimizer)
 
-        return jax.jit(start, out_shardings=meshes.replicated(self.mesh))
+        return initialise
+
+    def start(self, seed: int) -> State:
+        """The state before the first step, made on one device of each process and copied to its others.
+
+        As a program over all devices it does not end on CPU hosts: the threads of the orthogonal matrices' QR and the
+        devices wait for each other.
+        """
+        with jax.default_device(self.mesh.local_devices[0]):
+            return meshes.replicate(self.initialise(jnp.asarray(seed, jnp.int32)), self.mesh)
 
     @functools.cached_property
     def lowered_step(self) -> jax.stages.Lowered:
         jitted = steps.make_step(self.static, self.optimizer, self.mesh)
-        state = jax.eval_shape(self.start, jax.ShapeDtypeStruct((), jnp.int32))
+        state = jax.eval_shape(self.initialise, jax.ShapeDtypeStruct((), jnp.int32))
         return jitted.lower(state, batch_shapes(self.job.batch, self.job.length))
 
     @functools.cached_property

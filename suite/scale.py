@@ -7,7 +7,10 @@ from suite.job import Cell, Job
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Sizes of a comparison. The first arm sets the parameters that the others are matched to."""
+    """Sizes of a comparison. The first arm sets the parameters that the others are matched to.
+
+    Batch sizes are those of one device until `on` has multiplied them; memory is that of one device.
+    """
 
     name: str
     about: str
@@ -20,6 +23,16 @@ class Scale:
     processes: int  # fresh processes of a timing
     blocks: int  # turns that each arm takes in a process
     curves: dict[str, int | str | float]  # changes to the job for the learning curves
+
+    def on(self, devices: int) -> "Scale":
+        """The scale with its batch sizes for all of `devices`."""
+        batch = {"batch": int(self.curves["batch"]) * devices} if "batch" in self.curves else {}
+        return dataclasses.replace(
+            self,
+            job=self.job.replace(batch=self.job.batch * devices),
+            batches=tuple(size * devices for size in self.batches),
+            curves={**self.curves, **batch},
+        )
 
     def arm(self, mixer: str, **changes: int | str | float) -> Job:
         """The job of an arm: matched to the first one unless it is that."""

@@ -186,8 +186,9 @@ def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pat
 
 def test_two_processes_train_like_one(tmp_path: pathlib.Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
-    flags = ["--steps=20", "--validate_every=10", "--record_every=1", "--validation_examples=16", "--test_examples=16"]
-    subprocess.run([*training(alone), *flags], env=environment(8), check=True, capture_output=True, timeout=200)
+    # Width 32: from there on LAPACK's QR uses threads, which once kept the devices of a process waiting for ever.
+    flags = ["--width=32", "--steps=20", "--validate_every=10", "--record_every=1"]
+    subprocess.run([*training(alone), *flags], env=environment(4), check=True, capture_output=True, timeout=200)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -200,7 +201,7 @@ def test_two_processes_train_like_one(tmp_path: pathlib.Path) -> None:
                 "--num_processes=2",
                 f"--process_id={rank}",
             ],
-            env=environment(4),
+            env=environment(2),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -208,7 +209,7 @@ def test_two_processes_train_like_one(tmp_path: pathlib.Path) -> None:
         for rank in range(2)
     ]
     for rank in ranks:
-        _, said = rank.communicate(timeout=200)
+        _, said = rank.communicate(timeout=120)
         assert rank.returncode == 0, said
     mine, theirs = store.load(together), store.load(alone)
     assert [row["phase"] for row in mine] == [row["phase"] for row in theirs]
