@@ -6,12 +6,15 @@
 """
 
 import contextlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from absl import app, flags, logging
 
+_interrupted = threading.Event()
 REFUSED = 70
 INTERRUPTED = 130
 
@@ -29,6 +32,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         return left
 
     def guarded(_: list[str]) -> int | None:
+        signal.signal(signal.SIGINT, _interrupt)
         try:
             return main()
         except KeyboardInterrupt:
@@ -39,6 +43,17 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     logging.set_stderrthreshold(logging.ERROR)
     app.run(guarded, flags_parser=parse)
     raise AssertionError("app.run exits")
+
+
+def check_interrupt() -> None:
+    """Raises KeyboardInterrupt after a Ctrl-C: what was raised where the signal landed, in a callback, may be lost."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+def _interrupt(*_: object) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

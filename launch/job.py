@@ -146,6 +146,7 @@ class Worker:
         while turns:
             for turn in list(turns):
                 cell, rows = turn
+                launch.check_interrupt()
                 if next(rows, None) is None:
                     turns.remove(turn)
                     self.say("done", cell)

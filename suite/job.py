@@ -87,7 +87,15 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        return cls(**json.loads(text))
+        """A job as it was stored, specs canonical already: a user's own file need not be there any more."""
+        fields = json.loads(text)
+        known = {field.name for field in dataclasses.fields(cls)}
+        if fields.keys() != known:
+            raise ValueError(f"a stored job has other fields than this version: {', '.join(fields.keys() ^ known)}")
+        job = object.__new__(cls)
+        for name, value in fields.items():
+            object.__setattr__(job, name, value)
+        return job
 
     def to_flagfile(self) -> str:
         """Every field as a flag: what --flagfile reads."""

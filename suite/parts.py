@@ -63,6 +63,8 @@ def short(folder: str, spec: str) -> str:
     if "+" in spec:
         return "+".join(short(folder, part) for part in pattern(spec))
     name, _ = split(spec)
+    if name.endswith(".py") and not pathlib.Path(name).expanduser().is_file():
+        return spec  # a stored spec outlives its file
     known = _defaults(folder, name)
     return _join(name, {knob: value for knob, value in knobs(folder, spec).items() if value != known[knob]})
 

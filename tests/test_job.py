@@ -211,3 +211,13 @@ def test_a_cell_survives_a_dict_and_its_command_makes_its_job():
     assert "--repeat=2" in words
     assert "'--out=an out'" in words
     assert all(flag in words for flag in cell.job.flags())
+
+
+def test_a_stored_job_outlives_a_users_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class Mixer:\n    def __init__(self, width, *, key, size: int = 3): ...\n")
+    job = Job(mixer="./mine.py:size=5")
+    (tmp_path / "mine.py").unlink()
+    stored = Job.from_json(job.to_json())
+    assert stored == job
+    assert stored.arm == "./mine.py:size=5"

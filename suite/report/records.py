@@ -75,7 +75,7 @@ def gather(root: epath.PathLike) -> Gathered:
         arms=_arms(comparison["arms"] if comparison else [], rows),
         command=words.command(["launch.compare", *comparison["command"]]) if comparison else "",
         place=place,
-        jobs={job.id: job for job, _ in store.all_runs(out)},
+        jobs={run.name: job for job, run in store.all_runs(out)},
         rows=rows,
         judged=tuple(_judge(name, rows, evidence) for name in names),
         environment=environment,
