@@ -138,8 +138,16 @@ def _depths(jaxpr: core.Jaxpr, starts: list[float], constants: float) -> list[fl
 
 
 def _scan_depth(eqn: core.JaxprEqn) -> float:
-    body = eqn.params["jaxpr"].jaxpr
-    carries, consts = eqn.params["num_carry"], eqn.params["num_consts"]
+    body = _inner(eqn)
+    assert body is not None
+    # Arguments are constants, carries, inputs, and results carries, outputs; what is looped over has one axis more
+    # outside than in the body. (The equation names these numbers differently in every version of JAX.)
+    inputs, outputs = (
+        sum(len(_shape(outer)) != len(_shape(inner)) for outer, inner in zip(outside, inside, strict=True))
+        for outside, inside in ((eqn.invars, body.invars), (eqn.outvars, body.outvars))
+    )
+    carries = len(body.outvars) - outputs
+    consts = len(body.invars) - carries - inputs
     starts = [0.0 if consts <= index < consts + carries else UNREACHED for index in range(len(body.invars))]
     chain = max(_depths(body, starts, UNREACHED)[:carries], default=UNREACHED)
     once = max(_depths(body, [0.0] * len(body.invars), 0.0), default=0.0)
