@@ -69,13 +69,14 @@ def run_path(root: epath.PathLike, job: Job) -> epath.Path:
     return epath.Path(root) / "runs" / job.id
 
 
-def write(path: epath.Path, text: str) -> None:
-    """Writes a whole file so that a reader sees the old text or the new, never a part."""
+def write(path: epath.Path, content: str | bytes) -> None:
+    """Writes a whole file so that a reader sees the old content or the new, never a part."""
+    data = content.encode() if isinstance(content, str) else content
     if _is_object(path):
-        path.write_text(text)
+        path.write_bytes(data)
         return
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    beside.write_text(text)
+    beside.write_bytes(data)
     os.replace(beside, path)
 
 

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from suite import hardware
+from suite.claims.parallelism import LADDER
 from suite.store import Row
 
-LADDER = "batch ladder"  # a first look, of three blocks: counts only where there is nothing better
 TRAINING = 3  # a training step does the forward pass and twice as much again backward
 BOTH_WAYS = 2  # the backward pass waits for its own chain, as long as the forward one
 
@@ -53,6 +53,7 @@ def timings(rows: list[Row]) -> list[Timing]:
 
 def _timing(rows: list[Row]) -> Timing:
     compiled = [row for row in rows if row.get("phase") == "compile"]
+    # A first look, of three blocks, counts only where there is nothing better.
     rows = [row for row in rows if row["group"] != LADDER] or rows
     processes: dict[int, list[float]] = defaultdict(list)
     for row in rows:
