@@ -36,8 +36,11 @@ CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cells and the estimated minutes, and run nothing")
 for name in ("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"):
     flags.declare_key_flag(name)
+# Flags of launch.job that would be read and do nothing here.
+NOT_OURS = ("mixer", "match_to", "measures", "repeat", "trace")
 for field in dataclasses.fields(jobs.Job):
-    flags.declare_key_flag(field.name)
+    if field.name not in NOT_OURS:
+        flags.declare_key_flag(field.name)
 flags.set_default(worker.OUT, "out/compare")
 
 # JAX's CPU client takes its buffers from malloc, and glibc returns large ones to the system after every step: page
@@ -67,6 +70,9 @@ def main() -> int:
 
 def chosen_scale() -> Scale:
     """The scale with the arms and the job flags of the command line in the place of its own."""
+    for name in NOT_OURS:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} is for launch.job; a comparison takes --arms and --claims")
     scale = SCALES[SCALE.value]
     arms = tuple(dict.fromkeys(parts.short("suite.mixers", arm) for arm in ARMS.value)) or scale.arms
     job = jobs.from_flags(flags.FLAGS, scale.job)

@@ -107,7 +107,8 @@ def test_an_unwritable_out_is_refused(program: str, tmp_path: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize(
-    "flags", [["--arms=lstmm"], ["--claims=paralelism"], ["--scale=huge"], ["--arms=attention:head=2"]]
+    "flags",
+    [["--arms=lstmm"], ["--claims=paralelism"], ["--scale=huge"], ["--arms=attention:head=2"], ["--mixer=lstm"]],
 )
 def test_a_comparison_refuses_before_it_starts(flags: list[str], tmp_path: pathlib.Path) -> None:
     ended = launch("compare", *flags, f"--out={tmp_path}")
