@@ -92,18 +92,22 @@ class Model(eqx.Module):
     dtype: str = eqx.field(static=True)
 
     def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        return self.logits(self.through(self.embed(tokens_BT)))
+
+    def through(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """All blocks over embedded tokens, in parallel form."""
+
         def repeat(x_BTD: Float[Array, "B T D"], arrays: PyTree) -> tuple[Float[Array, "B T D"], None]:
             for block in eqx.combine(arrays, static):
                 x_BTD = block(x_BTD)
             return x_BTD, None
 
         arrays, static = eqx.partition(self.pattern, eqx.is_array)
-        x_BTD = self._embed(tokens_BT)
         if self.pattern:
             x_BTD, _ = jax.lax.scan(repeat, x_BTD, arrays)
         for block in self.rest:
             x_BTD = block(x_BTD)
-        return self._logits(x_BTD)
+        return x_BTD
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
         """Empty states of all blocks; caches hold `length` tokens."""
@@ -111,14 +115,18 @@ class Model(eqx.Module):
         return stacked(self.pattern) if self.pattern else [], [block.start(batch, length, dtype) for block in self.rest]
 
     def extend(self, tokens_BT: Int[Array, "B T"], state: PyTree) -> tuple[Float[Array, "B T V"], PyTree]:
-        x_BTD, state = self._through(self._embed(tokens_BT), state, lambda block, *args: block.extend(*args))
-        return self._logits(x_BTD), state
+        x_BTD, state = self._pass(self.embed(tokens_BT), state, lambda block, *args: block.extend(*args))
+        return self.logits(x_BTD), state
 
     def step(self, tokens_B: Int[Array, " B"], state: PyTree) -> tuple[Float[Array, "B V"], PyTree]:
-        x_BD, state = self._through(self._embed(tokens_B), state, lambda block, *args: block.step(*args))
-        return self._logits(x_BD), state
+        x_BD, state = self.advance(self.embed(tokens_B), state)
+        return self.logits(x_BD), state
 
-    def _through(self, x: Array, state: PyTree, advance) -> tuple[Array, PyTree]:
+    def advance(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
+        """All blocks over one embedded token, stepwise."""
+        return self._pass(x_BD, state, lambda block, *args: block.step(*args))
+
+    def _pass(self, x: Array, state: PyTree, advance) -> tuple[Array, PyTree]:
         def repeat(x: Array, at: tuple[PyTree, PyTree]) -> tuple[Array, PyTree]:
             arrays, states = at
             new_states = []
@@ -137,11 +145,11 @@ class Model(eqx.Module):
             new_rest.append(block_state)
         return x, (pattern_state, new_rest)
 
-    def _embed(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
+    def embed(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
         # Times sqrt(D): the stream starts at unit scale, and the same matrix gives logits of unit scale.
         return (self.embedding_VD[tokens] * self.embedding_VD.shape[1] ** 0.5).astype(self.dtype)
 
-    def _logits(self, x_D: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    def logits(self, x_D: Float[Array, "... D"]) -> Float[Array, "... V"]:
         x_D = rms_norm(x_D, self.scale_D)
         return jnp.matmul(x_D, self.embedding_VD.T.astype(x_D.dtype), preferred_element_type=jnp.float32)
 

@@ -1,10 +1,11 @@
 """build(job, mesh) -> Rig: all that a measure needs of a job, made in one way for every mixer."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from suite import clock, model, parts, store
+from suite import checkpoint, clock, model, parts, store
 from suite import mesh as meshes
 from suite import step as steps
 from suite.job import Job, slug
@@ -24,7 +25,10 @@ from suite.step import Metrics, State
 from suite.tasks import Batch, corpora
 
 # Fields that reach no compiled program: jobs that differ in these alone share theirs.
-NOT_IN_A_PROGRAM = {"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1}
+NOT_IN_A_PROGRAM = {
+    **{"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1},
+    **{"rate": 1.0, "warmup": 0.0, "steps": 1},  # the course of the rate stands in the state
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,19 @@ class Rig:
     @property
     def state(self) -> State:
         """The state before the first step, made anew at each reading: a step consumes the one that it is given."""
-        return self.programs.start(self.job.seed)
+        return self.programs.start(self.job)
+
+    @functools.cached_property
+    def trained(self) -> Model:
+        """The parameters at the end of training: for measures that need `learning`."""
+        assert self.run is not None, "trained parameters lie in a run directory"
+        return checkpoint.restore_final(self.run / "final", self.state.params)
+
+    def at_length(self, length: int) -> "Rig":
+        """The same model on the same task at another length."""
+        job = self.job.replace(length=length)
+        knobs = {field.name: getattr(self.task, field.name) for field in dataclasses.fields(self.task) if field.init}
+        return dataclasses.replace(self, job=job, task=type(self.task)(**{**knobs, "length": length}))
 
     @property
     def step(self) -> jax.stages.Compiled:
@@ -95,12 +111,23 @@ class Rig:
             yield number, state, metrics
 
     def evaluate(self, params: Model, split: str, examples: int) -> dict[str, float]:
-        """Loss in nats and accuracy over the first `examples` examples of a held-out split."""
-        sums = {"nats": 0.0, "correct": 0.0, "weights": 0.0}
+        """Loss in nats, accuracy and accuracy at final positions, over the first `examples` of a held-out split."""
+        sums: collections.Counter[str] = collections.Counter()
         for batch in self.batches(split, 0, math.ceil(examples / self.job.batch), end=examples):
-            for name, value in steps.facts(self.programs.evaluate(params, batch)).items():
-                sums[name] += value
-        return {"loss": sums["nats"] / sums["weights"], "accuracy": sums["correct"] / sums["weights"]}
+            sums.update(steps.facts(self.programs.evaluate(params, batch)))
+        return {
+            "loss": sums["nats"] / sums["weights"],
+            "accuracy": sums["correct"] / sums["weights"],
+            "final_accuracy": sums["final_correct"] / sums["finals"],
+        }
+
+    def answers(self, params: Model, split: str, examples: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Of whole batches, at least `examples`: ids_B, and nats, correctness and weights of every target, (B, T) each."""
+        size = self.job.batch
+        for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / size))):
+            ids_B = np.arange(size) + number * size
+            nats_BT, correct_BT = jax.device_get(self.programs.answers(params, batch))
+            yield ids_B, nats_BT, correct_BT, self.task.batch(split, ids_B).weights_BT
 
     def resident_batch(self) -> Batch:
         """One batch of random tokens that stays on the devices: never zeros, which some hardware multiplies faster."""
@@ -114,7 +141,7 @@ class Rig:
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What is compiled for a job, whatever its seed: the seed is an argument."""
+    """What is compiled for a job, whatever its seed and rate: they are arguments."""
 
     job: Job
     mesh: Mesh
@@ -131,25 +158,28 @@ class Programs:
     @functools.cached_property
     def initialise(self) -> Any:
         @jax.jit
-        def initialise(seed: jax.Array) -> State:
+        def initialise(seed: jax.Array, schedule: steps.Schedule) -> State:
             built = model.build(self.job, self.vocab, key=jax.random.key(seed))
-            return steps.start(eqx.filter(built, eqx.is_array), self.optimizer)
+            matrices = model.matrices(model.shapes(self.job, self.vocab))
+            optimizer = steps.make_optimizer(self.job, matrices, schedule)
+            return steps.start(eqx.filter(built, eqx.is_array), optimizer)
 
         return initialise
 
-    def start(self, seed: int) -> State:
+    def start(self, job: Job) -> State:
         """The state before the first step, made on one device of each process and copied to its others.
 
         As a program over all devices it does not end on CPU hosts: the threads of the orthogonal matrices' QR and the
         devices wait for each other.
         """
         with jax.default_device(self.mesh.local_devices[0]):
-            return meshes.replicate(self.initialise(jnp.asarray(seed, jnp.int32)), self.mesh)
+            seed = jnp.asarray(job.seed, jnp.int32)
+            return meshes.replicate(self.initialise(seed, steps.Schedule.of(job)), self.mesh)
 
     @functools.cached_property
     def lowered_step(self) -> jax.stages.Lowered:
         jitted = steps.make_step(self.static, self.optimizer, self.mesh)
-        state = jax.eval_shape(self.initialise, jax.ShapeDtypeStruct((), jnp.int32))
+        state = jax.eval_shape(self.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.job))
         return jitted.lower(state, batch_shapes(self.job.batch, self.job.length))
 
     @functools.cached_property
@@ -164,6 +194,10 @@ class Programs:
     @functools.cached_property
     def evaluate(self) -> Any:
         return steps.make_evaluate(self.static, self.mesh)
+
+    @functools.cached_property
+    def answers(self) -> Any:
+        return steps.make_answers(self.static, self.mesh)
 
 
 def build(job: Job, mesh: Mesh, *, run: epath.Path | None = None, data_dir: str = corpora.DATA_DIR) -> Rig:

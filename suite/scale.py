@@ -22,7 +22,19 @@ class Scale:
     memory_bytes: float  # what one arm may use at its best batch
     processes: int  # fresh processes of a timing
     blocks: int  # turns that each arm takes in a process
-    curves: dict[str, int | str | float]  # changes to the job for the learning curves
+    seeds: int  # of the judged pair, where accuracy decides; every other arm has one
+    curves: dict[str, int | str | float]  # changes to the job for training on text
+    curve_seeds: int  # of every arm, on text
+    recall: dict[str, int | str | float]  # changes to the job for recall of one pair
+    distances: tuple[int, ...]  # tokens from the pair to its query; the shortest is the easy one
+    tracking: dict[str, int | str | float]  # changes to the job for parity and the word problem
+    reach: int  # tokens over which gradients are followed
+    contexts: tuple[int, ...]  # tokens read before decoding is timed
+    decode_batches: tuple[int, ...]  # sequences decoded at once
+    scaling: dict[str, int | str | float]  # changes to the job for training at fixed compute
+    widths: tuple[int, ...]  # of the models trained at each budget
+    budgets: tuple[float, ...]  # FLOPs of a training
+    untested: dict[str, str]  # claims that cannot be decided at this scale, and why
 
     def on(self, devices: int) -> "Scale":
         """The scale with its batch sizes for all of `devices`."""
@@ -54,7 +66,19 @@ SCALES = {
         memory_bytes=1e9,
         processes=1,
         blocks=3,
+        seeds=1,
         curves={"length": 64, "steps": 40, "validate_every": 20, "validation_examples": 16, "test_examples": 32},
+        curve_seeds=1,
+        recall={"width": 16, "batch": 16, "steps": 20, "validate_every": 20, "validation_examples": 16},
+        distances=(4, 8),
+        tracking={"width": 16, "length": 8, "batch": 16, "steps": 20, "validate_every": 20, "validation_examples": 16},
+        reach=64,
+        contexts=(64, 256),
+        decode_batches=(1,),
+        scaling={"length": 32, "batch": 4, "validate_every": 1000, "validation_examples": 16, "test_examples": 32},
+        widths=(16,),
+        budgets=(1e8, 2e8),
+        untested={},
     ),
     "quick": Scale(
         name="quick",
@@ -67,7 +91,19 @@ SCALES = {
         memory_bytes=2e9,
         processes=3,
         blocks=10,
-        curves={"length": 256, "batch": 8, "steps": 300, "rate": 3e-3, "validate_every": 30, "test_examples": 512},
+        seeds=5,
+        curves={"length": 512, "batch": 4, "steps": 300, "rate": 3e-3, "validate_every": 30, "test_examples": 512},
+        curve_seeds=2,
+        recall={"width": 32, "batch": 32, "steps": 300, "validate_every": 300, "test_examples": 1024},
+        distances=(8, 64, 256),
+        tracking={"width": 32, "length": 16, "batch": 64, "steps": 500, "validate_every": 500, "test_examples": 1024},
+        reach=1000,
+        contexts=(1024, 4096, 16384),
+        decode_batches=(1, 8),
+        scaling={"length": 128, "batch": 8, "validate_every": 1000, "test_examples": 256},
+        widths=(16, 32, 64),
+        budgets=(3e9, 1e10, 3e10),
+        untested={},
     ),
 }
 

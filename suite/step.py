@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -34,25 +34,43 @@ def start(params: Model, optimizer: optax.GradientTransformation) -> State:
     return State(params, optimizer.init(tree), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32))
 
 
-def make_optimizer(job: Job, matrices: PyTree) -> optax.GradientTransformation:
-    """Clipping, the update rule, warmup and decay of the rate, as the job says; only `matrices` decay."""
-    warmup = round(job.warmup * job.steps)
-    if job.decay == "cosine":
-        after = optax.cosine_decay_schedule(job.rate, max(1, job.steps - warmup), alpha=0.1)
-    else:
-        after = optax.constant_schedule(job.rate)
-    # Step 1 of the warmup already moves: a rate of 0 would make it a step that only costs.
-    rise = optax.linear_schedule(job.rate / (warmup + 1), job.rate, warmup)
-    rate = optax.join_schedules([rise, after], [warmup])
+class Schedule(NamedTuple):
+    """The course of the rate, as arrays of the state: jobs that differ in it alone share their programs."""
+
+    count: Int[Array, ""]
+    rate: Float[Array, ""]
+    warmup: Float[Array, ""]  # steps
+    steps: Float[Array, ""]
+
+    @classmethod
+    def of(cls, job: Job) -> "Schedule":
+        numbers = (job.rate, round(job.warmup * job.steps), job.steps)
+        return cls(jnp.zeros((), jnp.int32), *(jnp.asarray(number, jnp.float32) for number in numbers))
+
+    def now(self, decay: str) -> Float[Array, ""]:
+        """The rate of the next step. Step 1 of the warmup already moves: at 0 it would be a step that only costs."""
+        count = self.count.astype(jnp.float32)
+        rise = (count + 1) / (self.warmup + 1)
+        share = jnp.clip((count - self.warmup) / jnp.maximum(self.steps - self.warmup, 1), 0, 1)
+        fall = 0.1 + 0.45 * (1 + jnp.cos(jnp.pi * share)) if decay == "cosine" else jnp.ones((), jnp.float32)
+        return self.rate * jnp.where(count < self.warmup, rise, fall)
+
+
+def make_optimizer(job: Job, matrices: PyTree, schedule: Schedule | None = None) -> optax.GradientTransformation:
+    """Clipping, the update rule, warmup and decay of the rate, as the job says; only `matrices` decay.
+
+    The rate's course stands in the state from `init` on, by default the job's own.
+    """
     rules: dict[str, Callable[[], optax.GradientTransformation]] = {
-        "adamw": lambda: optax.adamw(rate, b2=0.95, weight_decay=job.weight_decay, mask=matrices),
-        "lion": lambda: optax.lion(rate, weight_decay=job.weight_decay, mask=matrices),
+        "adamw": lambda: optax.adamw(1.0, b2=0.95, weight_decay=job.weight_decay, mask=matrices),
+        "lion": lambda: optax.lion(1.0, weight_decay=job.weight_decay, mask=matrices),
         "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(job.weight_decay, matrices), optax.sgd(rate, momentum=0.9, nesterov=True)
+            optax.add_decayed_weights(job.weight_decay, matrices), optax.sgd(1.0, momentum=0.9, nesterov=True)
         ),
     }
     clip = optax.clip_by_global_norm(job.clip) if job.clip else optax.identity()
-    return _with_loose_dtypes(optax.chain(clip, rules[job.optimizer]()))
+    rate = _by_schedule(Schedule.of(job) if schedule is None else schedule, job.decay)
+    return _with_loose_dtypes(optax.chain(clip, rules[job.optimizer](), rate))
 
 
 def make_step(
@@ -84,21 +102,47 @@ def make_step(
 
 
 def make_evaluate(static: Model, mesh: Mesh) -> Callable[[Model, Batch], Metrics]:
-    """Sums over a batch: nats, correct and weights, each weighted as the batch says."""
+    """Sums over a batch: nats, correct and weights, each weighted as the batch says; the same at final positions."""
     whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
 
     @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
     def evaluate(params: Model, batch: Batch) -> Metrics:
-        logits_BTV = eqx.combine(params, static)(batch.tokens_BT)
-        nats_BT = cross_entropy(logits_BTV, batch.targets_BT)
-        correct_BT = (jnp.argmax(logits_BTV, axis=-1) == batch.targets_BT).astype(jnp.float32)
+        nats_BT, correct_BT = answer(eqx.combine(params, static), batch)
+        final_BT = final_targets(batch.weights_BT)
         return {
             "nats": jnp.sum(nats_BT * batch.weights_BT),
             "correct": jnp.sum(correct_BT * batch.weights_BT),
             "weights": jnp.sum(batch.weights_BT),
+            "final_correct": jnp.sum(correct_BT * final_BT),
+            "finals": jnp.sum(final_BT),
         }
 
     return evaluate
+
+
+def make_answers(static: Model, mesh: Mesh) -> Callable[[Model, Batch], tuple[Array, Array]]:
+    """Nats and correctness of every target of a batch, (B, T) each, whole on every device."""
+    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
+
+    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
+    def answers(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        return answer(eqx.combine(params, static), batch)
+
+    return answers
+
+
+def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Nats of every target, and 1 where the likeliest token is the target."""
+    logits_BTV = model(batch.tokens_BT)
+    correct_BT = (jnp.argmax(logits_BTV, axis=-1) == batch.targets_BT).astype(jnp.float32)
+    return cross_entropy(logits_BTV, batch.targets_BT), correct_BT
+
+
+def final_targets(weights_BT: Float[Array, "B T"]) -> Float[Array, "B T"]:
+    """1 at the last target of each example that counts, its final position; 0 elsewhere."""
+    counts_BT = weights_BT > 0
+    left_BT = jnp.cumsum(counts_BT[:, ::-1].astype(jnp.int32), axis=1)[:, ::-1]
+    return (counts_BT & (left_BT == 1)).astype(jnp.float32)
 
 
 def token_loss(model: Model, batch: Batch) -> Float[Array, "B T"]:
@@ -118,6 +162,14 @@ def fingerprint_of(ids_B: Int[Array, " B"], tokens_BT: Int[Array, "B T"]) -> UIn
     placed_BT = _mix(tokens_BT.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + (at_T * jnp.uint32(0x85EBCA77))[None])
     row_B = jnp.sum(placed_BT, axis=1, dtype=jnp.uint32)
     return jnp.sum(_mix(row_B ^ _mix(ids_B.astype(jnp.uint32) + jnp.uint32(1))), dtype=jnp.uint32)
+
+
+def _by_schedule(schedule: Schedule, decay: str) -> optax.GradientTransformation:
+    def update(updates: PyTree, state: Schedule, params: PyTree | None = None) -> tuple[PyTree, Schedule]:
+        rate = state.now(decay)
+        return jax.tree.map(lambda leaf: leaf * rate, updates), state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(lambda params: schedule, update)
 
 
 def _with_loose_dtypes(transformation: optax.GradientTransformation) -> optax.GradientTransformation:

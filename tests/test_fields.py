@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
+import jax
 import numpy as np
 import pytest
 
@@ -42,6 +44,10 @@ CHANGED = {
 IN_THE_RECORDS = ("record_every", "validate_every", "validation_examples", "test_examples")
 
 
+def start(built: rig.Rig) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(built.state)]
+
+
 def program(built: rig.Rig) -> str:
     return built.programs.lowered_step.as_text()
 
@@ -65,11 +71,14 @@ def test_every_field_has_a_change_to_try() -> None:
 
 
 @pytest.mark.parametrize("field", [field for field in CHANGED if field not in IN_THE_RECORDS])
-def test_a_field_changes_the_program_or_the_data(field: str, devices: list) -> None:
+def test_a_field_changes_the_program_the_start_or_the_data(field: str, devices: list) -> None:
     mesh = meshes.make(devices=devices[:1])
     before, after = (rig.build(job, mesh) for job in (BASE, BASE.replace(**{field: CHANGED[field]})))
-    same_data = all(np.array_equal(*pair) for pair in zip(data(before), data(after), strict=True))
-    assert program(before) != program(after) or not same_data
+
+    def same(part: Callable[[rig.Rig], list[np.ndarray]]) -> bool:
+        return all(np.array_equal(*pair) for pair in zip(part(before), part(after), strict=True))
+
+    assert program(before) != program(after) or not same(start) or not same(data)
 
 
 def test_fields_of_the_records_change_the_records(tmp_path: pathlib.Path, devices: list) -> None:

@@ -3,6 +3,7 @@
 A file defines
 
     QUESTION, TEXTBOOK, RULE        what is asked, what is said, and the rule in words; fixed before any data
+    SAID                            the textbook's number in a few words, for a table
     cells(scale, rows)              the cells it still needs, given the rows there are; pure, called until none is new
     judge(rows, *, thresholds)      a Finding; the thresholds are knobs, so a reader may try others
 """
@@ -44,7 +45,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What a figure shows, drawn by the report: both axes logarithmic, thresholds as labelled lines."""
+    """What a figure shows, drawn by the report: lines, or dots where every point is a seed; thresholds are labelled."""
 
     name: str
     title: str
@@ -53,6 +54,9 @@ class Figure:
     points: tuple[Point, ...]
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
     failed: tuple[tuple[str, float], ...] = ()  # (series, x) without a number: out of memory, did not compile
+    dots: bool = False  # each point by itself, the series side by side at each x, and no line
+    log_x: bool = True
+    log_y: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,15 @@ class Control:
     name: str
     met: bool
     found: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a claim: cells are text, the first column names its row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +88,19 @@ class Finding:
     numbers: tuple[Number, ...] = ()
     controls: tuple[Control, ...] = ()
     figures: tuple[Figure, ...] = ()
+    headline: str = ""  # a clause for the report's first sentence; empty where there is nothing to say
+    scope: str = ""  # what was run: lengths, sizes, seeds
+    crossover: str = ""  # where one arm crosses the other
+    arms: tuple[tuple[str, str], ...] = ()  # (arm that is not judged, "like attention", "like the LSTM" or "neither")
+    p_value: float | None = None  # of the claim's own test, corrected within the claim
+    tables: tuple[Table, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.verdict in VERDICTS, self.verdict
+
+
+ATTENTION, LSTM = "attention", "lstm"  # the judged pair
+LIKE_ATTENTION, LIKE_LSTM, NEITHER = "like attention", "like the LSTM", "neither"
 
 
 def rule_hash(module_file: str) -> str:

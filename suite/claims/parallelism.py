@@ -5,7 +5,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from suite.claims import Control, Figure, Finding, Number, Point, of_cell
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, of_cell
 from suite.job import Cell
 from suite.scale import Scale
 from suite.statistics import ratio_interval, slope, t_interval
@@ -16,6 +16,7 @@ TEXTBOOK = (
     "A recurrent network over 1,024 tokens needs 1,024 products one after another, a transformer one batched product: "
     "10 to 100 times faster on GPUs and TPUs."
 )
+SAID = "10x to 100x on GPUs and TPUs"
 RULE = (
     "R is the ratio of training tokens a second, attention to LSTM, at 1,024 tokens, parameters matched, best forms, "
     "once at equal batch and once at each arm's best batch under one memory limit. S is the ratio of the parallel to "
@@ -25,7 +26,6 @@ RULE = (
     "scale that is not evidence."
 )
 
-ATTENTION, LSTM = "attention", "lstm"
 PARALLEL, SEQUENTIAL = "mingru:form=parallel", "mingru:form=sequential"
 COMMAND = "python -m launch.compare --claims=parallelism"
 RATIO = "attention / LSTM"
