@@ -26,13 +26,16 @@ from etils import epath
 import launch
 from launch import job as worker
 from suite import job as jobs
-from suite import parts, store
+from suite import parts, rates, store
 from suite.job import Cell
 from suite.scale import SCALES, Scale, curve_cells
 
 SCALE = flags.DEFINE_enum("scale", "quick", list(SCALES), "how much is run; smoke is a test and not evidence")
 ARMS = flags.DEFINE_multi_string("arms", [], "an arm: a mixer with knobs, or your own file; repeat the flag for more")
 CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty for all")
+CHOOSE_RATES = flags.DEFINE_bool(
+    "choose_rates", False, "find the learning rates of the arms on validation instead, and write OUT/rates.csv"
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cells and the estimated minutes, and run nothing")
 for name in ("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"):
     flags.declare_key_flag(name)
@@ -48,6 +51,7 @@ flags.set_default(worker.OUT, "out/compare")
 # Accelerators and other C libraries do not notice.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
+CHILD_SECONDS = 75  # estimated work of one child; a report is drawn after each
 
 
 def main() -> int:
@@ -60,7 +64,7 @@ def main() -> int:
             store.check_writable(worker.OUT.value)
         wanted = wanted_cells(scale, claims, [])
     if DRY_RUN.value:
-        print_plan(scale, wanted)
+        print_plan(scale, claims, wanted)
         return 0
     out = epath.Path(worker.OUT.value).expanduser()
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
@@ -78,21 +82,37 @@ def chosen_scale() -> Scale:
     job = jobs.from_flags(flags.FLAGS, scale.job)
     given = {field.name for field in dataclasses.fields(jobs.Job) if flags.FLAGS[field.name].present}
     changes: dict[str, Any] = {"arms": arms, "job": job}
-    changes["curves"] = {name: value for name, value in scale.curves.items() if name not in given}
     if "length" in given:
         changes["lengths"] = (job.length,)
     if "batch" in given:
         changes["batches"] = (job.batch,)
-    return dataclasses.replace(scale, **changes)
+    return dataclasses.replace(scale.without(given), **changes)
 
 
 def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list[Cell]:
-    """The cells of the learning curves and of all claims, each once."""
+    """The cells of the learning curves and of all claims, each once, or those that choose their trainings' rates."""
     wanted = dict.fromkeys(curve_cells(scale))
     for claim in claims:
         module, _ = parts.load("suite.claims", claim)
         wanted.update(dict.fromkeys(module.cells(scale, rows)))
+    if CHOOSE_RATES.value:
+        sizes = [cell for cell in wanted if cell.measure == "size"]
+        trainings = rates.to_tune(cell.job for cell in wanted if cell.measure == "learning")
+        return [*sizes, *rates.cells(trainings, rows)]
     return list(wanted)
+
+
+def next_cells(left: list[Cell]) -> list[Cell]:
+    """What one child does: cells of the least repeat, whole groups of them, as many as it has time for."""
+    first = min(cell.repeat for cell in left)
+    chosen: list[Cell] = []
+    seconds = 0.0
+    for group in worker.grouped([cell for cell in left if cell.repeat == first]):
+        seconds += sum(map(estimate_seconds, group))
+        if chosen and seconds > CHILD_SECONDS:
+            break
+        chosen += group
+    return chosen
 
 
 @dataclasses.dataclass
@@ -116,6 +136,7 @@ class Comparison:
         """What a report must know of the comparison beside its rows."""
         facts = {"scale": self.scale.name, "about": self.scale.about, "evidence": self.scale.evidence}
         facts |= {"arms": list(self.scale.arms), "claims": self.claims, "command": sys.argv[1:], "place": self.place}
+        facts["untested"] = self.scale.untested
         (self.out / "compare.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     def run(self) -> int:
@@ -127,16 +148,24 @@ class Comparison:
                 self.scale = self.scale.on(self.place["n_devices"])
             while left := self.left():
                 self.progress.expect(left)
-                first = min(cell.repeat for cell in left)
-                code = self.run_child([cell for cell in left if cell.repeat == first])
+                code = self.run_child(next_cells(left))
                 if code:
                     return code
-                if self.first:
+                if self.first and not CHOOSE_RATES.value:
                     self.report()
-        if self.first:
+        if self.first and CHOOSE_RATES.value:
+            print(f"rates: {self.write_rates()}")
+        elif self.first:
             print(f"report: {self.report()}")
             print(self.headline())
         return 0
+
+    def write_rates(self) -> epath.Path:
+        """The table of rates, in the order of arms and tasks."""
+        choices = [curve.choice() for curve in rates.gather(self.rows()) if curve.scores]
+        ordered = sorted(choices, key=lambda choice: (choice.task, choice.length, choice.conv, choice.arm))
+        store.write(self.out / "rates.csv", rates.text(ordered))
+        return self.out / "rates.csv"
 
     def left(self) -> list[Cell]:
         wanted = wanted_cells(self.scale, self.claims, self.rows())
@@ -267,17 +296,28 @@ def estimate_seconds(cell: Cell) -> float:
     tokens = job.batch * job.length
     step = 6 * tokens * (parameters + job.depth * job.width * job.length) / 15e9
     name, knobs = parts.split(cell.measure)
-    if name == "learning":
-        return 6 + job.steps * step
-    if name == "step_time":
-        turns = int(knobs.get("blocks", 10))
-        return (5 if cell.repeat == 0 else 2) + 7 * step + turns * (step + max(step, 0.15)) + 5 * step
+    compilation = 6 if job.seed in (0, rates.SEEDS[0]) and cell.repeat == 0 else 1
+    match name:
+        case "learning":
+            return compilation + job.steps * max(step, 0.004)
+        case "step_time":
+            turns = int(knobs.get("blocks", 10))
+            return compilation + 7 * step + turns * (step + max(step, 0.15)) + 5 * step
+        case "decode":
+            return 8
+        case "truncated_context":
+            return 15
+        case "length_accuracy" | "gradient_reach":
+            return compilation
     return 2
 
 
-def print_plan(scale: Scale, cells: list[Cell]) -> None:
+def print_plan(scale: Scale, claims: list[str], cells: list[Cell]) -> None:
     """The cells known so far: what a claim asks for after a first look is not among them yet."""
     print(f"scale {scale.name}: {scale.about}")
+    for claim in claims:
+        if claim in scale.untested:
+            print(f"  {claim} cannot be decided at this scale: {scale.untested[claim]}")
     for cell in cells:
         print(f"  {estimate_seconds(cell):6.0f} s  {cell.label}")
     minutes = sum(map(estimate_seconds, cells)) / 60

@@ -122,7 +122,7 @@ class Rig:
         }
 
     def answers(self, params: Model, split: str, examples: int) -> Iterator[tuple[np.ndarray, ...]]:
-        """Of whole batches, at least `examples`: ids_B, and nats, correctness and weights of every target, (B, T) each."""
+        """Batches of at least `examples`: ids_B, and nats, correctness and weights of every target, (B, T) each."""
         size = self.job.batch
         for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / size))):
             ids_B = np.arange(size) + number * size

@@ -1,8 +1,13 @@
 """Scales: how much a comparison runs. What is judged stands in the claims; here stand only sizes."""
 
 import dataclasses
+from collections.abc import Iterable
 
+from suite import rates
 from suite.job import Cell, Job
+
+Changes = dict[str, int | str | float]  # fields of a job and their values
+CHANGES = ("curves", "recall", "parity", "word_problem", "scaling")  # the fields of a scale that are changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,92 +22,226 @@ class Scale:
     evidence: bool  # False: too small for any verdict
     arms: tuple[str, ...]
     job: Job  # what every cell is made from
+    # Timing.
     lengths: tuple[int, ...]  # tokens at which steps are timed; the longest is judged
     batches: tuple[int, ...]  # batch sizes tried at the longest length
     memory_bytes: float  # what one arm may use at its best batch
     processes: int  # fresh processes of a timing
     blocks: int  # turns that each arm takes in a process
-    seeds: int  # of the judged pair, where accuracy decides; every other arm has one
-    curves: dict[str, int | str | float]  # changes to the job for training on text
-    curve_seeds: int  # of every arm, on text
-    recall: dict[str, int | str | float]  # changes to the job for recall of one pair
-    distances: tuple[int, ...]  # tokens from the pair to its query; the shortest is the easy one
-    tracking: dict[str, int | str | float]  # changes to the job for parity and the word problem
-    reach: int  # tokens over which gradients are followed
-    contexts: tuple[int, ...]  # tokens read before decoding is timed
+    contexts: tuple[int, int]  # tokens read before decoding is timed: the least and the most
     decode_batches: tuple[int, ...]  # sequences decoded at once
-    scaling: dict[str, int | str | float]  # changes to the job for training at fixed compute
+    # Learning.
+    seeds: int  # of the judged pair, where accuracy decides; every other arm has one
+    recall: Changes  # recall of one pair
+    distances: tuple[int, ...]  # tokens from the pair to its query; the shortest is the easy one
+    parity: Changes
+    word_problem: Changes  # of A5
+    word_seeds: int  # of the judged pair there
+    curves: Changes  # training on text
+    curve_seeds: int  # of every arm there
+    scaling: Changes  # training on text at fixed compute
     widths: tuple[int, ...]  # of the models trained at each budget
     budgets: tuple[float, ...]  # FLOPs of a training
+    reach: int  # tokens over which gradients and paths are followed
     untested: dict[str, str]  # claims that cannot be decided at this scale, and why
+    tuned: bool = True  # rates are those of the table; False: the job's own, for every arm
 
     def on(self, devices: int) -> "Scale":
         """The scale with its batch sizes for all of `devices`."""
-        batch = {"batch": int(self.curves["batch"]) * devices} if "batch" in self.curves else {}
+
+        def larger(changes: Changes) -> Changes:
+            return changes | ({"batch": int(changes["batch"]) * devices} if "batch" in changes else {})
+
         return dataclasses.replace(
             self,
             job=self.job.replace(batch=self.job.batch * devices),
             batches=tuple(size * devices for size in self.batches),
-            curves={**self.curves, **batch},
+            **{name: larger(getattr(self, name)) for name in CHANGES},
         )
 
+    def without(self, given: Iterable[str]) -> "Scale":
+        """The scale without its own values for these fields of the job: the user's count."""
+        names = set(given)
+        kept = {
+            name: {key: value for key, value in getattr(self, name).items() if key not in names} for name in CHANGES
+        }
+        return dataclasses.replace(self, tuned=self.tuned and "rate" not in names, **kept)
+
     def arm(self, mixer: str, **changes: int | str | float) -> Job:
-        """The job of an arm: matched to the first one unless it is that."""
+        """The job of an arm: matched to the first one unless it is that, at the table's rate for its task."""
         reference = "" if mixer == self.arms[0] else self.arms[0]
-        return self.job.replace(**{"mixer": mixer, "match_to": reference, **changes})
+        job = self.job.replace(**{"mixer": mixer, "match_to": reference, **changes})
+        return job.replace(rate=rates.rate(job)) if self.tuned and "rate" not in changes else job
 
 
+def _changes(**fields: int | str | float) -> Changes:
+    return fields
+
+
+PAIR = ("attention", "lstm")
+ON_A_CPU = "the textbook speaks of GPUs and TPUs; on a CPU the ratio is printed"
 _SMALL = Job(width=64, depth=2, batch=2, length=1024)
+_TINY = _SMALL.replace(width=32, length=64, batch=4)
+_FEW = _changes(width=16, batch=16, steps=20, validate_every=20, validation_examples=16, test_examples=64)
 
 SCALES = {
     "smoke": Scale(
         name="smoke",
-        about="a minute to see that everything works; not evidence",
+        about="a minute or two to see that everything works; not evidence",
         evidence=False,
-        arms=("attention", "lstm"),
-        job=_SMALL.replace(width=32, length=64, batch=4),
+        arms=PAIR,
+        job=_TINY,
         lengths=(32, 64),
         batches=(2, 4),
         memory_bytes=1e9,
         processes=1,
         blocks=3,
-        seeds=1,
-        curves={"length": 64, "steps": 40, "validate_every": 20, "validation_examples": 16, "test_examples": 32},
-        curve_seeds=1,
-        recall={"width": 16, "batch": 16, "steps": 20, "validate_every": 20, "validation_examples": 16},
-        distances=(4, 8),
-        tracking={"width": 16, "length": 8, "batch": 16, "steps": 20, "validate_every": 20, "validation_examples": 16},
-        reach=64,
         contexts=(64, 256),
         decode_batches=(1,),
-        scaling={"length": 32, "batch": 4, "validate_every": 1000, "validation_examples": 16, "test_examples": 32},
+        seeds=1,
+        recall=_FEW,
+        distances=(4, 8),
+        parity=_FEW | {"length": 8},
+        word_problem=_FEW | {"length": 4},
+        word_seeds=1,
+        curves=_changes(length=64, steps=40, validate_every=20, validation_examples=16, test_examples=32),
+        curve_seeds=1,
+        scaling=_changes(length=32, batch=4, validate_every=1000, validation_examples=16, test_examples=32),
         widths=(16,),
         budgets=(1e8, 2e8),
-        untested={},
+        reach=64,
+        untested=dict.fromkeys(
+            ("parallelism", "path_length", "gradient_flow", "context_length", "compute_scaling", "state_tracking"),
+            "smoke is a test of the installation",
+        ),
     ),
     "quick": Scale(
         name="quick",
         about="minutes on two CPU cores, for the judged pair at small sizes",
         evidence=True,
-        arms=("attention", "lstm"),
+        arms=PAIR,
         job=_SMALL,
         lengths=(128, 256, 512, 1024),
         batches=(1, 2, 4),
         memory_bytes=2e9,
         processes=3,
         blocks=10,
-        seeds=5,
-        curves={"length": 512, "batch": 4, "steps": 300, "rate": 3e-3, "validate_every": 30, "test_examples": 512},
-        curve_seeds=2,
-        recall={"width": 32, "batch": 32, "steps": 300, "validate_every": 300, "test_examples": 1024},
-        distances=(8, 64, 256),
-        tracking={"width": 32, "length": 16, "batch": 64, "steps": 500, "validate_every": 500, "test_examples": 1024},
-        reach=1000,
-        contexts=(1024, 4096, 16384),
+        contexts=(1024, 16384),
         decode_batches=(1, 8),
-        scaling={"length": 128, "batch": 8, "validate_every": 1000, "test_examples": 256},
+        seeds=5,
+        recall=_changes(width=32, batch=32, steps=300, validate_every=300, validation_examples=512, test_examples=1024),
+        distances=(8, 32, 64),
+        parity=_changes(
+            width=32, length=40, batch=32, steps=500, validate_every=500, validation_examples=512, test_examples=1024
+        ),
+        word_problem=_changes(
+            width=32, length=5, batch=64, steps=500, validate_every=500, validation_examples=512, test_examples=1024
+        ),
+        word_seeds=1,
+        curves=_changes(length=512, batch=4, steps=300, validate_every=50, test_examples=256),
+        curve_seeds=1,
+        scaling=_changes(length=128, batch=8, validate_every=10_000, test_examples=256),
         widths=(16, 32, 64),
         budgets=(3e9, 1e10, 3e10),
+        reach=1000,
+        untested={
+            "parallelism": ON_A_CPU,
+            "context_length": "windows of 512 tokens; the rule wants 4,096",
+            "compute_scaling": "three budgets over one decade; the rule wants five over two and a half",
+        },
+    ),
+    "laptop": Scale(
+        name="laptop",
+        about="three quarters of an hour on two CPU cores: every arm there is, longer lengths, more compute",
+        evidence=True,
+        arms=(*PAIR, "gru", "elman", "mingru"),
+        job=_SMALL,
+        lengths=(128, 256, 512, 1024, 2048),
+        batches=(1, 2, 4, 8),
+        memory_bytes=4e9,
+        processes=3,
+        blocks=10,
+        contexts=(1024, 16384),
+        decode_batches=(1, 8, 32),
+        seeds=5,
+        recall=_changes(width=32, batch=32, steps=300, validate_every=300, validation_examples=512, test_examples=1024),
+        distances=(8, 16, 32, 64, 128),
+        parity=_changes(
+            width=32, length=40, batch=32, steps=500, validate_every=500, validation_examples=512, test_examples=1024
+        ),
+        word_problem=_changes(
+            width=64, length=4, batch=128, steps=6000, validate_every=6000, validation_examples=512, test_examples=1024
+        ),
+        word_seeds=2,
+        curves=_changes(length=1024, batch=4, steps=400, validate_every=50, test_examples=256),
+        curve_seeds=2,
+        scaling=_changes(length=128, batch=8, validate_every=100_000, test_examples=512),
+        widths=(16, 32, 64),
+        budgets=(1e9, 5e9, 2.5e10, 1e11, 3.2e11),
+        reach=1000,
+        untested={
+            "parallelism": ON_A_CPU,
+            "context_length": "windows of 1,024 tokens; the rule wants 4,096",
+        },
+    ),
+    "gpu": Scale(
+        name="gpu",
+        about="a day on one or a few GPUs, with every claim in its full range",
+        evidence=True,
+        arms=(*PAIR, "gru", "elman", "mingru"),
+        job=Job(width=768, depth=12, batch=16, length=1024, dtype="bfloat16"),
+        lengths=(256, 512, 1024, 2048, 4096, 8192),
+        batches=(8, 16, 32, 64),
+        memory_bytes=6.4e10,
+        processes=5,
+        blocks=20,
+        contexts=(1024, 65536),
+        decode_batches=(1, 16, 128),
+        seeds=8,
+        recall=_changes(width=128, depth=2, batch=64, steps=10_000, validate_every=1000, test_examples=3072),
+        distances=(8, 64, 256, 999),
+        parity=_changes(
+            width=128, depth=2, length=40, batch=128, steps=10_000, validate_every=1000, test_examples=4096
+        ),
+        word_problem=_changes(
+            width=128, depth=2, length=20, batch=256, steps=50_000, validate_every=5000, test_examples=4096
+        ),
+        word_seeds=8,
+        curves=_changes(length=4096, batch=16, steps=20_000, validate_every=1000, test_examples=1024),
+        curve_seeds=2,
+        scaling=_changes(length=1024, batch=32, validate_every=1_000_000, test_examples=2048),
+        widths=(128, 256, 384, 512, 768),
+        budgets=(1e15, 4e15, 1.6e16, 6.4e16, 2.56e17, 1.024e18),
+        reach=1000,
+        untested={},
+    ),
+    "pod": Scale(
+        name="pod",
+        about="days on a Cloud TPU pod slice; batch sizes are a chip's",
+        evidence=True,
+        arms=(*PAIR, "gru", "elman", "mingru"),
+        job=Job(width=1024, depth=24, batch=8, length=2048, dtype="bfloat16"),
+        lengths=(512, 1024, 2048, 4096, 8192, 16384),
+        batches=(2, 4, 8, 16),
+        memory_bytes=1.4e10,
+        processes=5,
+        blocks=20,
+        contexts=(1024, 65536),
+        decode_batches=(1, 8, 32),
+        seeds=8,
+        recall=_changes(width=256, depth=2, batch=16, steps=20_000, validate_every=2000, test_examples=4096),
+        distances=(8, 64, 256, 999),
+        parity=_changes(width=256, depth=2, length=40, batch=16, steps=10_000, validate_every=1000, test_examples=4096),
+        word_problem=_changes(
+            width=256, depth=2, length=20, batch=16, steps=50_000, validate_every=5000, test_examples=4096
+        ),
+        word_seeds=8,
+        curves=_changes(length=8192, batch=1, steps=20_000, validate_every=1000, test_examples=1024),
+        curve_seeds=2,
+        scaling=_changes(length=2048, batch=2, validate_every=1_000_000, test_examples=4096),
+        widths=(256, 384, 512, 768, 1024),
+        budgets=(1e16, 4e16, 1.6e17, 6.4e17, 2.56e18, 1.024e19),
+        reach=1000,
         untested={},
     ),
 }

@@ -30,6 +30,24 @@ def ratio_interval(log_ratios: Sequence[float], confidence: float = 0.95) -> Int
     return Interval(*(math.exp(bound) for bound in t_interval(log_ratios, confidence)))
 
 
+def fisher(successes: int, trials: int, other_successes: int, other_trials: int) -> float:
+    """One-sided p-value of Fisher's exact test that the first group succeeds more often than the other."""
+    table = [[successes, trials - successes], [other_successes, other_trials - other_successes]]
+    found: Any = scipy.stats.fisher_exact(table, alternative="greater")
+    return float(found.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for testing all of them, in the order given (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope of log y against log x: the exponent of a power law."""
     fit: Any = scipy.stats.linregress(np.log(x), np.log(y))

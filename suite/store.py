@@ -135,7 +135,17 @@ def kind(measure: str, place: str = "", repeat: int = 0, group: str = "") -> str
 
 def load(root: epath.PathLike) -> list[Row]:
     """Every row under `root`, joined with the fields of its job; the row's own facts (the solved width) win."""
-    return [dataclasses.asdict(job) | row for job, run in all_runs(root) for row in all_rows(run)]
+    return [
+        dataclasses.asdict(job) | {"reference_width": job.width} | row
+        for job, run in all_runs(root)
+        for row in all_rows(run)
+    ]
+
+
+def job_of(row: Row) -> Job:
+    """The job that a loaded row is joined with."""
+    fields = {field.name: row[field.name] for field in dataclasses.fields(Job)}
+    return Job.from_json(json.dumps(fields | {"width": row["reference_width"]}))
 
 
 def all_runs(root: epath.PathLike) -> Iterator[tuple[Job, epath.Path]]:

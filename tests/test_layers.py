@@ -15,7 +15,10 @@ TESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rg
 
 PLAIN = {"numpy", "scipy", "absl", "etils"}
 JAX = {"jax", "jaxtyping", "equinox", "numpy"}
-ZERO = {"suite.job", "suite.parts", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"}
+ZERO = {
+    *("suite.job", "suite.parts", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
+    *("suite.rates", "suite.trials", "suite.isoflop"),
+}
 ONE = {"suite.mesh", "suite.flops", "suite.clock", "suite.ops"}
 TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.step", "suite.checkpoint"}
 
@@ -28,6 +31,9 @@ MAY_IMPORT = {
     "suite/hardware.py": PLAIN | ZERO,
     "suite/scale.py": PLAIN | ZERO,
     "suite/statistics.py": PLAIN | ZERO,
+    "suite/rates.py": PLAIN | ZERO,
+    "suite/trials.py": PLAIN | ZERO,
+    "suite/isoflop.py": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
     "suite/flops.py": JAX | ZERO,
     "suite/clock.py": JAX | ZERO,

@@ -4,52 +4,86 @@ import dataclasses
 
 import numpy as np
 
-from suite.tasks import Batch, generator
+from suite.tasks import Batch, Draws
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Key-value pairs, then each key once more among filler; at its second showing the key's value is due.
 
-    Tokens: 0 is filler, the lower half of the rest are keys, the upper half values. Queries stand on even positions of
-    the remaining tokens, drawn without replacement, so the distance from pair to query varies up to the whole length.
+    Tokens: 0 is blank, the lower half of the rest are keys, the upper half values. At `distance` 0 the queries stand on
+    every second place after the pairs, drawn without replacement, so that the distance varies up to the whole length;
+    otherwise each stands exactly `distance` tokens after its key, the whole at a random offset: the load stays as it is
+    while the distance grows. `density` is the share of the filler that is noise, values that belong to no key.
     """
 
     length: int
     seed: int
     vocab: int = 64
     pairs: int = 8
+    distance: int = 0
+    density: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pairs < 1:
             raise ValueError(f"pairs {self.pairs} wants at least 1")
-        if 4 * self.pairs > self.length:
+        if self.pairs > self.keys:
+            raise ValueError(f"{self.pairs} pairs need as many keys; vocab {self.vocab} has {self.keys}")
+        if not 0 <= self.density <= 1:
+            raise ValueError(f"density {self.density} is a share, wanted 0 to 1")
+        if self.distance == 0 and 4 * self.pairs > self.length:
             raise ValueError(
                 f"{self.pairs} pairs and as many queries need {4 * self.pairs} tokens; length is {self.length}"
             )
-        if self.pairs > self.keys:
-            raise ValueError(f"{self.pairs} pairs need as many keys; vocab {self.vocab} has {self.keys}")
+        if self.distance and self.distance < 2 * self.pairs:
+            raise ValueError(f"{self.pairs} pairs lie between key and query: distance wants at least {2 * self.pairs}")
+        if self.distance and self.span > self.length:
+            raise ValueError(
+                f"{self.pairs} pairs at distance {self.distance} need {self.span} tokens; length is {self.length}"
+            )
 
     @property
     def keys(self) -> int:
         return (self.vocab - 1) // 2
 
-    def batch(self, split: str, ids: np.ndarray) -> Batch:
-        examples = [self._example(generator(self.seed, split, int(example))) for example in ids]
-        tokens_BT, targets_BT, weights_BT = (np.stack(part) for part in zip(*examples, strict=True))
-        return Batch(tokens_BT, targets_BT, weights_BT)
+    @property
+    def span(self) -> int:
+        """Tokens from the first key to the last query, at a fixed distance."""
+        return self.distance + 2 * self.pairs - 1
 
-    def _example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        keys_P = 1 + rng.choice(self.keys, self.pairs, replace=False).astype(np.int32)
-        values_P = 1 + self.keys + rng.choice(self.keys, self.pairs, replace=False).astype(np.int32)
-        tokens_T = np.zeros(self.length, np.int32)
-        targets_T = np.zeros(self.length, np.int32)
-        weights_T = np.zeros(self.length, np.float32)
+    def batch(self, split: str, ids: np.ndarray) -> Batch:
+        return self._examples(split, ids)[0]
+
+    def distances(self, split: str, ids: np.ndarray) -> np.ndarray:
+        return self._examples(split, ids)[1]
+
+    def _examples(self, split: str, ids: np.ndarray) -> tuple[Batch, np.ndarray]:
+        draws = Draws(self.seed, split, ids)
+        keys_BP = 1 + draws.sample(self.keys, self.pairs)
+        values_BP = 1 + self.keys + draws.sample(self.keys, self.pairs)
+        shown_BP, queries_BP = self._places(draws)
+        row_B1 = np.arange(len(keys_BP))[:, None]
+        tokens_BT = np.zeros((len(keys_BP), self.length), np.int32)
+        targets_BT, distances_BT = np.zeros_like(tokens_BT), np.zeros_like(tokens_BT)
+        if self.density:
+            noise_BT = 1 + self.keys + draws.integers(self.keys, self.length)
+            is_noise_BT = draws.integers(1 << 20, self.length) < self.density * (1 << 20)
+            tokens_BT = np.where(is_noise_BT, noise_BT, tokens_BT)
+            # After a query a value would look like a new pair.
+            tokens_BT[row_B1, np.minimum(queries_BP + 1, self.length - 1)] = 0
+        tokens_BT[row_B1, shown_BP] = keys_BP
+        tokens_BT[row_B1, shown_BP + 1] = values_BP
+        tokens_BT[row_B1, queries_BP] = keys_BP
+        targets_BT[row_B1, queries_BP] = values_BP
+        distances_BT[row_B1, queries_BP] = queries_BP - shown_BP
+        return Batch(tokens_BT, targets_BT, (distances_BT > 0).astype(np.float32)), distances_BT
+
+    def _places(self, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+        """Where the keys are shown, (B, P), and where they are asked for."""
+        if self.distance:
+            offset_B1 = draws.integers(self.length - self.span + 1, 1)
+            shown_BP = offset_B1 + 2 * np.arange(self.pairs)
+            return shown_BP, shown_BP + self.distance
         shown = 2 * self.pairs
-        tokens_T[0:shown:2] = keys_P
-        tokens_T[1:shown:2] = values_P
-        queries_P = shown + 2 * rng.choice((self.length - shown) // 2, self.pairs, replace=False)
-        tokens_T[queries_P] = keys_P
-        targets_T[queries_P] = values_P
-        weights_T[queries_P] = 1.0
-        return tokens_T, targets_T, weights_T
+        queries_BP = shown + 2 * draws.sample((self.length - shown) // 2, self.pairs)
+        return np.broadcast_to(2 * np.arange(self.pairs), queries_BP.shape), queries_BP

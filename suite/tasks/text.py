@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from suite.tasks import Batch, corpora, generator
+from suite.tasks import Batch, Draws, corpora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,13 @@ class Task:
 
     def batch(self, split: str, ids: np.ndarray) -> Batch:
         tokens_N = corpora.open_tokens(self.corpus, self.data_dir).splits[split]
-        last = len(tokens_N) - self.length
-        offsets = [int(generator(self.seed, split, int(example)).integers(last)) for example in ids]
-        windows_BS = np.stack([tokens_N[offset : offset + self.length + 1] for offset in offsets]).astype(np.int32)
-        weights_BT = np.ones((len(offsets), self.length), np.float32)
+        last = np.uint64(len(tokens_N) - self.length)
+        offset_B1 = (Draws(self.seed, split, ids).bits(1) % last).astype(np.int64)
+        windows_BS = tokens_N[offset_B1 + np.arange(self.length + 1)[None]].astype(np.int32)
+        weights_BT = np.ones((len(windows_BS), self.length), np.float32)
         return Batch(windows_BS[:, :-1], windows_BS[:, 1:], weights_BT)
+
+    def distances(self, split: str, ids: np.ndarray) -> np.ndarray:
+        """All that there is of the text may be needed."""
+        del split
+        return np.tile(np.arange(self.length, dtype=np.int32), (len(ids), 1))

@@ -1,0 +1,283 @@
+"""Smooth scaling: does attention turn compute into lower loss predictably, and does recurrence level off earlier?"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from suite import isoflop
+from suite.claims import (
+    ATTENTION,
+    LIKE_ATTENTION,
+    LIKE_LSTM,
+    LSTM,
+    NEITHER,
+    Control,
+    Figure,
+    Finding,
+    Number,
+    Point,
+    Table,
+)
+from suite.isoflop import TRAINING, Curve
+from suite.job import Cell, Job
+from suite.scale import Scale
+from suite.statistics import Interval
+from suite.store import Row, job_of
+
+QUESTION = "Does more compute lower attention's loss predictably, and the LSTM's less and less?"
+TEXTBOOK = (
+    "Double the compute of a transformer and the improvement can be predicted; recurrent networks level off earlier, "
+    "because their quality falls with length."
+)
+SAID = "predictable gains; RNNs level off"
+RULE = (
+    "At each budget of training FLOPs, counted exactly, models of several widths are trained on text; the budget's "
+    "optimum is the least of a parabola through test loss against log parameters, or the least loss itself where the "
+    "parabola has no minimum between the smallest and the largest. A line through log optimum against log compute "
+    "below the top budget predicts it: e is the error at 2, 4 and 8 times less. b is the slope of the line over all "
+    "budgets, its interval by bootstrap over seeds (noise of the seeds' standard deviation on every training). Holds: "
+    "attention's |e| is at most two standard deviations of its seeds at each of the three, the interval of b_lstm / "
+    "b_attention lies below 1, and the LSTM's slope over the upper half of the budgets is below that over the lower "
+    "half. Fails: the interval lies at or above 1, or an |e| is more than two. Otherwise undecided. Untested below 2.5 "
+    "decades or five budgets: curves only. G is loss(4T) - loss(T) at equal tokens. Control: loss falls from the least "
+    "to the top budget for both."
+)
+
+COMMAND = "python -m launch.compare --claims=compute_scaling"
+REPEATED = 3  # seeds of every width at the least budget: their spread is the noise of all
+LONGER = 4
+LOOKS = (2, 4, 8)
+
+
+def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
+    """First the FLOPs of a token for every width; then, at each budget, as many steps as it pays for."""
+    sizes = {
+        (mixer, width): Cell(scale.arm(mixer, **{**scale.scaling, "task": "text", "width": width}), "size")
+        for mixer in scale.arms
+        for width in scale.widths
+    }
+    known = {row["run_id"]: row["flops_per_token"] for row in rows if row.get("phase") == "model"}
+    if any(cell.job.id not in known for cell in sizes.values()):
+        return list(sizes.values())
+    found = list(sizes.values())
+    for (mixer, _), cell in sizes.items():
+        judged = mixer in (ATTENTION, LSTM)
+        for budget in scale.budgets:
+            seeds = REPEATED if judged and budget == scale.budgets[0] else 1
+            job = at_budget(cell.job, budget, known[cell.job.id])
+            found += [Cell(job.replace(seed=seed), "learning") for seed in range(seeds)]
+    # At equal tokens, sequences four times as long: the middle width and budget.
+    for mixer in scale.arms:
+        cell = sizes[mixer, scale.widths[len(scale.widths) // 2]]
+        job = at_budget(cell.job, scale.budgets[len(scale.budgets) // 2], known[cell.job.id])
+        longer = job.replace(length=LONGER * job.length, batch=max(1, job.batch // LONGER))
+        found.append(Cell(longer, "learning"))
+    return found
+
+
+def at_budget(job: Job, budget: float, flops_per_token: float) -> Job:
+    """The job with the steps that a budget of FLOPs pays for, at least one."""
+    step = TRAINING * flops_per_token * job.batch * job.length
+    return job.replace(steps=max(1, round(budget / step)))
+
+
+def judge(
+    rows: list[Row], *, decades: float = 2.5, budgets: int = 5, deviations: float = 2.0, resamples: int = 1000
+) -> Finding:
+    """The finding over all budgets that both arms of the pair have."""
+    curves = isoflop.gather(rows)
+    longer = _longer(rows, curves)
+    shared = {
+        "basis": "measured",
+        "figures": _figures(curves),
+        "tables": _tables(curves, longer),
+        "arms": tuple(_likeness(curves)),
+    }
+    if not {ATTENTION, LSTM} <= curves.keys():
+        sentence = "attention and the LSTM were not trained at fixed budgets"
+        return Finding("untested", sentence=sentence, reason="the judged pair is not there", **shared)
+    attention, lstm = curves[ATTENTION], curves[LSTM]
+    common = sorted(set(attention.budgets) & set(lstm.budgets))
+    if len(common) < 2:
+        sentence = "attention and the LSTM share fewer than two budgets"
+        return Finding("untested", sentence=sentence, reason="no slope from fewer than two budgets", **shared)
+    ratio = _ratio(attention, lstm, resamples)
+    control = _control(attention, lstm)
+    errors = {times: attention.error(times) for times in LOOKS}
+    verdict, reason = _verdict(common, ratio, errors, attention, lstm, control, decades, budgets, deviations)
+    return Finding(
+        verdict=verdict,
+        reason=reason,
+        sentence=_sentence(attention, lstm),
+        numbers=tuple(_numbers(attention, lstm, ratio, errors, longer)),
+        controls=(control,),
+        scope=f"{len(common)} budgets, {common[0]:.2g} to {common[-1]:.2g} FLOPs, text at {_length(attention)} tokens",
+        crossover=_crossover(attention, lstm),
+        **shared,
+    )
+
+
+def _verdict(
+    common: list[float],
+    ratio: Interval | None,
+    errors: dict[int, float | None],
+    attention: Curve,
+    lstm: Curve,
+    control: Control,
+    decades: float,
+    budgets: int,
+    deviations: float,
+) -> tuple[str, str]:
+    reached = math.log10(common[-1] / common[0])
+    if reached < decades - 0.01 or len(common) < budgets:
+        wanted = f"the rule wants {budgets} over {decades:g}"
+        return "untested", f"{len(common)} budgets over {reached:.1f} decades; {wanted}"
+    if not control.met:
+        return "undecided", f"the control failed: {control.found}"
+    if ratio is None or attention.noise is None:
+        return "undecided", "no width was repeated with another seed, so there is no spread to judge by"
+    missing = [times for times, error in errors.items() if error is None]
+    if missing:
+        return "undecided", f"fewer than two budgets lie {missing[0]} times below the top one"
+    wrong = {times: error for times, error in errors.items() if abs(error or 0.0) > deviations * attention.noise}
+    if wrong:
+        times, error = next(iter(wrong.items()))
+        allowed = deviations * attention.noise
+        return (
+            "fails",
+            f"predicted from {times}x below, attention's top loss is off by {error:.3g}; {allowed:.3g} is allowed",
+        )
+    if ratio.low >= 1:
+        return "fails", "the LSTM gains at least as much from compute as attention"
+    half = len(lstm.budgets) // 2
+    falling = lstm.exponent(first=half) < lstm.exponent(last=half + 1)
+    if ratio.high < 1 and falling:
+        return "holds", "attention's loss is predicted, the LSTM gains less from compute, and less the more there is"
+    return (
+        "undecided",
+        "the LSTM's slope is not below attention's beyond doubt" if falling else "its slope does not fall",
+    )
+
+
+def _ratio(attention: Curve, lstm: Curve, resamples: int) -> Interval | None:
+    """b_lstm / b_attention; the interval by drawing every loss anew with the noise of its arm's seeds."""
+    if attention.noise is None or lstm.noise is None:
+        return None
+    rng = np.random.default_rng(0)
+
+    def drawn(curve: Curve) -> float:
+        losses = np.asarray([training.loss for training in curve.trainings])
+        return curve.exponent(losses + rng.normal(0.0, curve.noise or 0.0, len(losses)))
+
+    ratios = [drawn(lstm) / drawn(attention) for _ in range(resamples)]
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return Interval(lstm.exponent() / attention.exponent(), float(low), float(high))
+
+
+def _longer(rows: list[Row], curves: dict[str, Curve]) -> dict[str, float]:
+    """G of each arm: loss at LONGER times the length less that at the length, at equal width and tokens."""
+    found = {}
+    for arm, curve in curves.items():
+        for training in curve.trainings:
+            job = job_of(training.row)
+            wanted = job.replace(length=LONGER * job.length, batch=max(1, job.batch // LONGER)).id
+            tests = [row for row in rows if row["run_id"] == wanted and row.get("phase") == "test"]
+            if tests:
+                found[arm] = tests[0]["loss"] - training.loss
+    return found
+
+
+def _control(attention: Curve, lstm: Curve) -> Control:
+    ends = {curve.arm: (curve.optima()[0], curve.optima()[-1]) for curve in (attention, lstm)}
+    said = ", ".join(f"{arm} from {first:.3g} to {last:.3g} nats" for arm, (first, last) in ends.items())
+    return Control(
+        "loss falls from the least to the top budget", all(first > last for first, last in ends.values()), said
+    )
+
+
+def _numbers(
+    attention: Curve,
+    lstm: Curve,
+    ratio: Interval | None,
+    errors: dict[int, float | None],
+    longer: dict[str, float],
+) -> Iterable[Number]:
+    if ratio is not None:
+        n = len(attention.trainings) + len(lstm.trainings)
+        yield Number("slope of loss in compute, LSTM / attention", ratio.value, "x", n, COMMAND, ratio.low, ratio.high)
+    for curve in (attention, lstm):
+        yield Number(f"b, {curve.arm}", curve.exponent(), "", len(curve.budgets), COMMAND)
+    for times, error in errors.items():
+        if error is not None:
+            yield Number(f"e from {times}x below, attention", error, "nats", 1, COMMAND)
+    for arm, gap in longer.items():
+        yield Number(f"G = loss(4T) - loss(T) at equal tokens, {arm}", gap, "nats", 1, COMMAND)
+
+
+def _tables(curves: dict[str, Curve], longer: dict[str, float]) -> tuple[Table, ...]:
+    lines = [
+        (f"{arm}, {budget:.2g} FLOPs", f"{loss:.3f}", ", ".join(_sizes(curve, budget)), _text(curve.noise))
+        for arm, curve in curves.items()
+        for budget, loss in zip(curve.budgets, curve.optima(), strict=True)
+    ]
+    columns = ("arm", "optimum (nats)", "loss at each size (parameters)", "s.d. of seeds")
+    found = [Table("Loss at fixed compute", columns, tuple(lines))] if lines else []
+    if longer:
+        gaps = tuple((arm, f"{gap:+.3f}") for arm, gap in longer.items())
+        found.append(Table("Four times the length at equal tokens", ("arm", "loss(4T) - loss(T), nats"), gaps))
+    return tuple(found)
+
+
+def _sizes(curve: Curve, budget: float) -> list[str]:
+    own = sorted((training.params, training.loss) for training in curve.trainings if training.budget == budget)
+    return [f"{loss:.3f} ({params:,})" for params, loss in own]
+
+
+def _figures(curves: dict[str, Curve]) -> tuple[Figure, ...]:
+    points = tuple(
+        Point(arm, budget, loss)
+        for arm, curve in curves.items()
+        for budget, loss in zip(curve.budgets, curve.optima(), strict=True)
+    )
+    if not points:
+        return ()
+    title = "Least test loss at each budget of training compute"
+    return (Figure("compute_scaling", title, "training compute (FLOPs)", "nats a token", points),)
+
+
+def _likeness(curves: dict[str, Curve]) -> Iterable[tuple[str, str]]:
+    """By the slope: nearer to attention's or to the LSTM's."""
+    slopes = {arm: curve.exponent() for arm, curve in curves.items() if len(curve.budgets) > 1}
+    if not {ATTENTION, LSTM} <= slopes.keys():
+        return
+    for arm, own in slopes.items():
+        if arm not in (ATTENTION, LSTM):
+            near, far = abs(own - slopes[ATTENTION]), abs(own - slopes[LSTM])
+            yield arm, NEITHER if near == far else LIKE_ATTENTION if near < far else LIKE_LSTM
+
+
+def _crossover(attention: Curve, lstm: Curve) -> str:
+    """The first budget from which the arm that is behind at the least one is ahead."""
+    common = [budget for budget in attention.budgets if budget in lstm.budgets]
+    losses = {curve.arm: dict(zip(curve.budgets, curve.optima(), strict=True)) for curve in (attention, lstm)}
+    gaps = [losses[ATTENTION][budget] - losses[LSTM][budget] for budget in common]
+    for budget, gap in zip(common, gaps, strict=True):
+        if gap * gaps[0] < 0:
+            return f"{'attention' if gap < 0 else 'the LSTM'} is ahead from {budget:.2g} FLOPs"
+    return f"none: {'attention' if gaps[0] < 0 else 'the LSTM'} is ahead at every budget"
+
+
+def _sentence(attention: Curve, lstm: Curve) -> str:
+    return (
+        f"at {attention.budgets[-1]:.2g} FLOPs attention stood at {attention.optima()[-1]:.3g} and the LSTM at "
+        f"{lstm.optima()[-1]:.3g} nats a byte"
+    )
+
+
+def _length(curve: Curve) -> int:
+    return curve.trainings[0].row["length"]
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

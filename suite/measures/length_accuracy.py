@@ -1,0 +1,54 @@
+"""Accuracy at and beyond the trained length, whole and by how far back the answer lies."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from suite.rig import Rig
+from suite.store import Row
+
+NEEDS = ("learning",)
+PLACED = False
+RESUMES = False
+
+
+def measure(rig: Rig, *, longest: int = 4, growth: int = 4) -> Iterator[Row]:
+    """For the trained length, and `growth` times it up to `longest`: a row of the whole and one for each distance."""
+    factor = 1
+    while factor <= longest:
+        yield from _at(rig.at_length(factor * rig.job.length), rig)
+        factor *= growth
+
+
+def _at(there: Rig, trained: Rig) -> Iterator[Row]:
+    length = there.job.length
+    # Distances 0, 1, 2 and 3, 4 to 7, 8 to 15, ...
+    edges_K = np.concatenate([[0], 2 ** np.arange(length.bit_length())])
+    targets_K, correct_K = np.zeros(len(edges_K)), np.zeros(len(edges_K))
+    examples = final_correct = 0
+    for ids_B, _, correct_BT, weights_BT in there.answers(trained.trained, "test", trained.job.test_examples):
+        bucket_BT = np.searchsorted(edges_K, there.task.distances("test", ids_B), side="right") - 1
+        np.add.at(targets_K, bucket_BT, weights_BT)
+        np.add.at(correct_K, bucket_BT, weights_BT * correct_BT)
+        last_B = length - 1 - np.argmax(weights_BT[:, ::-1] > 0, axis=1)
+        examples += len(ids_B)
+        final_correct += correct_BT[np.arange(len(ids_B)), last_B].sum()
+    yield {
+        "phase": "length",
+        "eval_length": length,
+        "examples": examples,
+        "accuracy": float(correct_K.sum() / targets_K.sum()),
+        "final_accuracy": float(final_correct / examples),
+        "outcome": "ok",
+    }
+    for low, high, targets, correct in zip(edges_K, [*edges_K[1:], length], targets_K, correct_K, strict=True):
+        if targets:
+            yield {
+                "phase": "distance",
+                "eval_length": length,
+                "low": int(low),
+                "high": int(high) - 1,
+                "targets": int(targets),
+                "accuracy": float(correct / targets),
+                "outcome": "ok",
+            }

@@ -1,0 +1,60 @@
+"""The word problem of a group: Merrill et al. 2024, "The Illusion of State in State-Space Models"."""
+
+import dataclasses
+import functools
+import itertools
+
+import numpy as np
+
+from suite.tasks import Batch, Draws
+
+GROUPS = ("A5", "S5", "Z60")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Random elements of a finite group; at every one the product of all so far is due.
+
+    A5 and S5 (even and all permutations of five things) are not solvable, so no circuit of constant depth is known for
+    them; Z60 (addition modulo 60) is as large as A5 and commutative.
+    """
+
+    length: int
+    seed: int
+    group: str = "A5"
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise ValueError(f"group {self.group!r} is not known; wanted one of {', '.join(GROUPS)}")
+
+    @property
+    def vocab(self) -> int:
+        return len(products(self.group))
+
+    def batch(self, split: str, ids: np.ndarray) -> Batch:
+        table_EE = products(self.group)
+        tokens_BT = Draws(self.seed, split, ids).integers(len(table_EE), self.length)
+        targets_BT = tokens_BT.copy()
+        for at in range(1, self.length):
+            targets_BT[:, at] = table_EE[targets_BT[:, at - 1], tokens_BT[:, at]]
+        return Batch(tokens_BT, targets_BT, np.ones(tokens_BT.shape, np.float32))
+
+    def distances(self, split: str, ids: np.ndarray) -> np.ndarray:
+        del split  # every target needs the first element
+        return np.tile(np.arange(self.length, dtype=np.int32), (len(ids), 1))
+
+
+@functools.cache
+def products(group: str) -> np.ndarray:
+    """The group's table: the number of `a b`, first a and then b, at [a, b]; element 0 is the identity."""
+    if group == "Z60":
+        at_E = np.arange(60, dtype=np.int32)
+        return (at_E[:, None] + at_E[None]) % 60
+    permutations = [p for p in itertools.permutations(range(5)) if group == "S5" or _is_even(p)]
+    numbers = {permutation: number for number, permutation in enumerate(permutations)}
+    table = [[numbers[tuple(b[a[at]] for at in range(5))] for b in permutations] for a in permutations]
+    return np.asarray(table, np.int32)
+
+
+def _is_even(permutation: tuple[int, ...]) -> bool:
+    return sum(a > b for a, b in itertools.combinations(permutation, 2)) % 2 == 0
