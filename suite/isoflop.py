@@ -7,12 +7,11 @@ import dataclasses
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from suite import parts, rates
-from suite.statistics import slope
 from suite.store import Row
 
 TRAINING = 3  # a step does the forward pass and twice as much again backward
@@ -41,45 +40,54 @@ class Curve:
     def budgets(self) -> list[float]:
         return sorted({training.budget for training in self.trainings})
 
-    def optima(self, losses: Sequence[float] | None = None) -> list[float]:
-        """Of each budget the least loss; with other `losses` in the trainings' order, theirs."""
-        losses = [training.loss for training in self.trainings] if losses is None else losses
+    @property
+    def losses(self) -> np.ndarray:
+        """Test loss of each training."""
+        return np.asarray([training.loss for training in self.trainings])
+
+    def optima(self, losses_RN: np.ndarray | None = None) -> np.ndarray:
+        """The least loss of each budget, (K,); with other losses of the trainings, (R, N), theirs, (R, K)."""
+        if losses_RN is None:
+            return self.optima(self.losses[None])[0]
         found = []
         for budget in self.budgets:
-            by_size: dict[int, list[float]] = defaultdict(list)
-            for training, loss in zip(self.trainings, losses, strict=True):
-                if training.budget == budget:
-                    by_size[training.params].append(loss)
-            found.append(optimum({size: statistics.fmean(own) for size, own in by_size.items()}))
-        return found
+            at = [index for index, training in enumerate(self.trainings) if training.budget == budget]
+            sizes_N = np.asarray([self.trainings[index].params for index in at])
+            sizes_S = np.unique(sizes_N)
+            mean_RS = np.stack([losses_RN[:, at][:, sizes_N == size].mean(axis=1) for size in sizes_S], axis=1)
+            found.append(optimum(sizes_S, mean_RS))
+        return np.stack(found, axis=1)
 
-    def exponent(self, losses: Sequence[float] | None = None, first: int = 0, last: int | None = None) -> float:
-        """b of loss ~ compute^-b over a range of the budgets."""
-        budgets, optima = self.budgets[first:last], self.optima(losses)[first:last]
-        return -slope(budgets, optima)
+    def exponents(self, losses_RN: np.ndarray, first: int = 0, last: int | None = None) -> np.ndarray:
+        """b of loss ~ compute^-b over a range of the budgets, (R,)."""
+        optima_RK = self.optima(losses_RN)[:, first:last]
+        return -np.polyfit(np.log(self.budgets[first:last]), np.log(optima_RK).T, 1)[0]
+
+    def exponent(self, first: int = 0, last: int | None = None) -> float:
+        """b of the losses that were measured."""
+        return float(self.exponents(self.losses[None], first, last)[0])
 
     def error(self, times: float) -> float | None:
         """Loss at the top budget less its prediction from budgets at least `times` smaller; None below two of them."""
-        top, optima = self.budgets[-1], self.optima()
-        reached = zip(self.budgets, optima, strict=True)
-        below = [(budget, loss) for budget, loss in reached if budget * times <= 1.01 * top]
-        if len(below) < 2:
+        budgets_K, optima_K = np.asarray(self.budgets), self.optima()
+        below_K = budgets_K * times <= 1.01 * budgets_K[-1]
+        if below_K.sum() < 2:
             return None
-        exponent = slope([budget for budget, _ in below], [loss for _, loss in below])
-        centre = statistics.fmean(math.log(loss) - exponent * math.log(budget) for budget, loss in below)
-        return optima[-1] - math.exp(centre + exponent * math.log(top))
+        line = np.polyfit(np.log(budgets_K[below_K]), np.log(optima_K[below_K]), 1)
+        return float(optima_K[-1] - np.exp(np.polyval(line, np.log(budgets_K[-1]))))
 
 
-def optimum(loss_by_size: dict[int, float]) -> float:
-    """The least loss of a budget: of a parabola in log size where it lies inside, else of the sizes."""
-    sizes = sorted(loss_by_size)
-    losses = [loss_by_size[size] for size in sizes]
-    if len(sizes) < 3:
-        return min(losses)
-    curvature, tilt, height = np.polyfit(np.log(sizes), losses, 2)
-    if curvature <= 0 or not sizes[0] < math.exp(-tilt / (2 * curvature)) < sizes[-1]:
-        return min(losses)
-    return float(height - tilt**2 / (4 * curvature))
+def optimum(sizes_S: np.ndarray, losses_RS: np.ndarray) -> np.ndarray:
+    """The least loss of a budget, (R,): of a parabola in log size where it lies inside, else of the sizes tried."""
+    tried_R = losses_RS.min(axis=1)
+    if len(sizes_S) < 3:
+        return tried_R
+    logs_S = np.log(sizes_S)
+    curvature_R, tilt_R, height_R = np.polyfit(logs_S, losses_RS.T, 2)
+    convex_R = curvature_R > 0
+    at_R = -tilt_R / (2 * np.where(convex_R, curvature_R, 1.0))
+    inside_R = convex_R & (at_R > logs_S[0]) & (at_R < logs_S[-1])
+    return np.where(inside_R, height_R + tilt_R * at_R / 2, tried_R)
 
 
 def gather(rows: list[Row]) -> dict[str, Curve]:

@@ -140,9 +140,9 @@ SCALES = {
         word_seeds=1,
         curves=_changes(length=512, batch=4, steps=300, validate_every=50, test_examples=256),
         curve_seeds=1,
-        scaling=_changes(length=128, batch=8, validate_every=10_000, test_examples=256),
+        scaling=_changes(length=128, batch=2, validate_every=100_000, test_examples=256),
         widths=(16, 32, 64),
-        budgets=(3e9, 1e10, 3e10),
+        budgets=(4e9, 1.2e10, 3.6e10),
         reach=1000,
         untested={
             "parallelism": ON_A_CPU,
@@ -175,9 +175,9 @@ SCALES = {
         word_seeds=2,
         curves=_changes(length=1024, batch=4, steps=400, validate_every=50, test_examples=256),
         curve_seeds=2,
-        scaling=_changes(length=128, batch=8, validate_every=100_000, test_examples=512),
+        scaling=_changes(length=128, batch=4, validate_every=1_000_000, test_examples=512),
         widths=(16, 32, 64),
-        budgets=(1e9, 5e9, 2.5e10, 1e11, 3.2e11),
+        budgets=(2e9, 8e9, 3.2e10, 1.3e11, 6.4e11),
         reach=1000,
         untested={
             "parallelism": ON_A_CPU,

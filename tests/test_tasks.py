@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from suite import parts
-from suite.tasks import SPLITS, Batch, corpora
+from suite.tasks import SPLITS, Batch, Draws, corpora, word_problem
 
 NAMES = parts.names("suite.tasks")
-SPECS = [*NAMES, "recall:pairs=1", "recall:vocab=16,pairs=4"]
+SPECS = [
+    *(*NAMES, "recall:pairs=1", "recall:vocab=16,pairs=4", "recall:pairs=3,distance=20,density=0.5"),
+    *("needle:depth=0.5", "selective_copy:symbols=24", "word_problem:group=S5", "copy:vocab=3"),
+]
 LENGTH, SEED = 48, 5
 IDS = np.array([3, 0, 11, 7, 2_000_000_000, 12])
 
@@ -63,6 +66,42 @@ def test_ids_splits_and_seeds_give_different_examples(spec: str, data_dir: pathl
     assert len(examples) == len(batches) * len(IDS)
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_no_target_needs_what_lies_before_the_first_token(spec: str, data_dir: pathlib.Path):
+    task = build(spec, data_dir)
+    distances_BT = task.distances("validation", IDS)
+    weights_BT = task.batch("validation", IDS).weights_BT
+    assert distances_BT.dtype == np.int32
+    assert distances_BT.shape == weights_BT.shape
+    assert np.all((distances_BT >= 0) & (distances_BT <= np.arange(LENGTH)))
+    assert not np.any(distances_BT[weights_BT == 0])
+
+
+def test_draws_go_on_and_are_the_same_in_any_batch():
+    draws = Draws(3, "test", IDS)
+    first, second = draws.bits(5), draws.bits(7)
+    np.testing.assert_array_equal(np.concatenate([first, second], axis=1), Draws(3, "test", IDS).bits(12))
+    np.testing.assert_array_equal(first[2:3], Draws(3, "test", IDS[2:3]).bits(5))
+    assert len(np.unique(Draws(3, "test", np.arange(1000)).bits(20))) == 20_000
+
+
+def test_draws_are_even():
+    drawn_BN = Draws(0, "train", np.arange(4000)).integers(10, 25)
+    # 100,000 draws of ten values and of 250 pairs of place and value: within five standard deviations everywhere.
+    assert np.all(np.abs(np.bincount(drawn_BN.ravel()) - 10_000) < 5 * 95)
+    at_NV = np.stack([np.bincount(column, minlength=10) for column in drawn_BN.T])
+    assert np.all(np.abs(at_NV - 400) < 5 * 19)
+    sampled_BN = Draws(0, "train", np.arange(4000)).sample(8, 4)
+    assert all(len(set(row)) == 4 for row in sampled_BN.tolist())
+    assert np.all(np.abs(np.bincount(sampled_BN.ravel()) - 2000) < 5 * 42)
+
+
+def test_bits_that_differ_in_one_id_differ_in_half_their_places():
+    one, other = (Draws(0, "train", np.arange(2000) + shift).bits(1) for shift in (0, 1))
+    changed = np.unpackbits((one ^ other).view(np.uint8)).mean()
+    assert abs(changed - 0.5) < 5 * 0.5 / (2000 * 64) ** 0.5
+
+
 # Recall.
 
 
@@ -93,17 +132,124 @@ def test_recall_asks_at_every_distance(tmp_path: pathlib.Path):
     assert np.all(np.abs(np.bincount(distances)[2::2] - 600 / 23) < 5 * (600 / 23) ** 0.5)
 
 
+def test_recall_at_a_distance_asks_exactly_there_and_anywhere_in_the_sequence(tmp_path: pathlib.Path):
+    task = build("recall:pairs=3,distance=20", tmp_path)
+    batch, distances_BT = task.batch("train", np.arange(400)), task.distances("train", np.arange(400))
+    assert set(distances_BT[batch.weights_BT > 0]) == {20}
+    asked_B3 = np.nonzero(batch.weights_BT)[1].reshape(-1, 3)
+    row_B1 = np.arange(400)[:, None]
+    np.testing.assert_array_equal(batch.tokens_BT[row_B1, asked_B3], batch.tokens_BT[row_B1, asked_B3 - 20])
+    np.testing.assert_array_equal(batch.targets_BT[row_B1, asked_B3], batch.tokens_BT[row_B1, asked_B3 - 19])
+    assert set(asked_B3[:, 0]) == set(range(20, LENGTH - 5 + 1))
+
+
+def test_the_load_of_recall_stays_as_the_distance_grows(tmp_path: pathlib.Path):
+    near, far = (build(f"recall:pairs=2,distance={k}", tmp_path).batch("train", np.arange(50)) for k in (4, 40))
+    for batch in (near, far):
+        assert np.all(np.count_nonzero(batch.tokens_BT, axis=1) == 6)
+
+
+def test_noise_among_recall_is_of_no_key(tmp_path: pathlib.Path):
+    task = build("recall:pairs=2,distance=24,density=0.5", tmp_path)
+    batch = task.batch("train", np.arange(400))
+    is_key_BT = (batch.tokens_BT >= 1) & (batch.tokens_BT <= task.keys)
+    assert np.all(is_key_BT.sum(axis=1) == 4)
+    shown = 2 * 2 + 2  # pairs and queries
+    share = (np.count_nonzero(batch.tokens_BT, axis=1) - shown).mean() / (LENGTH - shown)
+    assert abs(share - 0.5) < 0.05
+    after_BT = batch.weights_BT[:, :-1] > 0
+    assert not np.any(batch.tokens_BT[:, 1:][after_BT & ~is_key_BT[:, 1:]])
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
+        ("recall:pairs=2,distance=3", "2 pairs lie between key and query: distance wants at least 4"),
+        ("recall:pairs=2,distance=46", "2 pairs at distance 46 need 49 tokens; length is 48"),
+        ("recall:density=1.5", "density 1.5 is a share, wanted 0 to 1"),
+        ("copy:vocab=2", "vocab 2 wants a separator and at least two symbols"),
+        ("selective_copy:symbols=25", "25 symbols and as many marks do not fit into length 48"),
+        ("needle:depth=2.0", "depth 2.0 wants 0 to 1, or -1 to draw it"),
+        ("word_problem:group=A6", "group 'A6' is not known; wanted one of A5, S5, Z60"),
         ("recall:pairs=13", "13 pairs and as many queries need 52 tokens; length is 48"),
         ("recall:vocab=16", "8 pairs need as many keys; vocab 16 has 7"),
         ("recall:pairs=0", "pairs 0 wants at least 1"),
     ],
 )
-def test_recall_refuses_more_pairs_than_fit(spec: str, said: str, tmp_path: pathlib.Path):
+def test_knobs_that_do_not_fit_are_refused(spec: str, said: str, tmp_path: pathlib.Path):
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         build(spec, tmp_path)
+
+
+# Copying.
+
+
+def test_a_copy_is_the_string_once_more(tmp_path: pathlib.Path):
+    for length in (LENGTH, LENGTH + 1):
+        task = build("copy", tmp_path, length=length)
+        batch = task.batch("train", np.arange(20))
+        string_BS = batch.tokens_BT[:, :24]
+        assert string_BS.min() >= 1
+        np.testing.assert_array_equal(batch.targets_BT[:, 24:48], string_BS)
+        np.testing.assert_array_equal(batch.tokens_BT[:, 24:48], np.pad(string_BS[:, :-1], ((0, 0), (1, 0))))
+        np.testing.assert_array_equal(np.flatnonzero(batch.weights_BT[0]), np.arange(24, 48))
+        assert set(task.distances("train", np.arange(20))[batch.weights_BT > 0]) == {24}
+
+
+def test_selective_copy_wants_the_symbols_in_their_order(tmp_path: pathlib.Path):
+    task = build("selective_copy:symbols=5", tmp_path)
+    batch, distances_BT = task.batch("train", np.arange(40)), task.distances("train", np.arange(40))
+    for tokens_T, targets_T, distances_T in zip(batch.tokens_BT, batch.targets_BT, distances_BT, strict=True):
+        symbols = tokens_T[:43][tokens_T[:43] > 0]
+        np.testing.assert_array_equal(targets_T[43:], symbols)
+        assert np.all(tokens_T[43:] == 1)
+        np.testing.assert_array_equal(tokens_T[np.arange(43, 48) - distances_T[43:]], symbols)
+
+
+@pytest.mark.parametrize(("depth", "at"), [("0.0", {0}), ("0.5", {22}), ("1.0", {45}), ("-1.0", set(range(46)))])
+def test_the_needle_lies_at_its_depth(depth: str, at: set[int], tmp_path: pathlib.Path):
+    task = build(f"needle:depth={depth}", tmp_path)
+    ids = np.arange(600)
+    batch = task.batch("train", ids)
+    at_B = LENGTH - 1 - task.distances("train", ids)[:, -1]
+    assert set(at_B) == at
+    np.testing.assert_array_equal(batch.tokens_BT[ids, at_B], batch.tokens_BT[:, -1])
+    np.testing.assert_array_equal(batch.tokens_BT[ids, at_B + 1], batch.targets_BT[:, -1])
+    assert np.all(np.sum((batch.tokens_BT < 32) & (batch.tokens_BT >= 16), axis=1) == 1)
+    np.testing.assert_array_equal(batch.weights_BT.sum(axis=0), np.eye(LENGTH)[-1] * 600)
+
+
+# State.
+
+
+def test_parity_is_that_of_all_bits_so_far(tmp_path: pathlib.Path):
+    batch = build("parity", tmp_path).batch("train", IDS)
+    for tokens_T, targets_T in zip(batch.tokens_BT.tolist(), batch.targets_BT.tolist(), strict=True):
+        assert targets_T == [sum(tokens_T[: at + 1]) % 2 for at in range(LENGTH)]
+
+
+@pytest.mark.parametrize(("group", "size", "commutes"), [("A5", 60, False), ("S5", 120, False), ("Z60", 60, True)])
+def test_a_group_is_a_group(group: str, size: int, commutes: bool):
+    table_EE = word_problem.products(group)
+    every = np.arange(size)
+    assert table_EE.shape == (size, size)
+    np.testing.assert_array_equal(table_EE[0], every)
+    np.testing.assert_array_equal(table_EE[:, 0], every)
+    assert all(len(set(row)) == size for row in table_EE.tolist())
+    a, b, c = np.random.default_rng(0).integers(size, size=(3, 1000))
+    np.testing.assert_array_equal(table_EE[table_EE[a, b], c], table_EE[a, table_EE[b, c]])
+    assert np.array_equal(table_EE, table_EE.T) == commutes
+
+
+def test_a_word_is_the_product_of_its_letters(tmp_path: pathlib.Path):
+    task = build("word_problem", tmp_path)
+    even = [p for p in itertools.permutations(range(5)) if sum(a > b for a, b in itertools.combinations(p, 2)) % 2 == 0]
+    batch = task.batch("train", IDS)
+    for tokens_T, targets_T in zip(batch.tokens_BT, batch.targets_BT, strict=True):
+        place = list(range(5))
+        for token, target in zip(tokens_T, targets_T, strict=True):
+            place = [even[token][at] for at in place]
+            assert tuple(place) == even[target]
 
 
 # Text.

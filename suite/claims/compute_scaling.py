@@ -48,6 +48,7 @@ COMMAND = "python -m launch.compare --claims=compute_scaling"
 REPEATED = 3  # seeds of every width at the least budget: their spread is the noise of all
 LONGER = 4
 LOOKS = (2, 4, 8)
+RESAMPLES = 1000
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
@@ -71,8 +72,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     for mixer in scale.arms:
         cell = sizes[mixer, scale.widths[len(scale.widths) // 2]]
         job = at_budget(cell.job, scale.budgets[len(scale.budgets) // 2], known[cell.job.id])
-        longer = job.replace(length=LONGER * job.length, batch=max(1, job.batch // LONGER))
-        found.append(Cell(longer, "learning"))
+        found.append(Cell(with_longer_sequences(job), "learning"))
     return found
 
 
@@ -82,9 +82,14 @@ def at_budget(job: Job, budget: float, flops_per_token: float) -> Job:
     return job.replace(steps=max(1, round(budget / step)))
 
 
-def judge(
-    rows: list[Row], *, decades: float = 2.5, budgets: int = 5, deviations: float = 2.0, resamples: int = 1000
-) -> Finding:
+def with_longer_sequences(job: Job) -> Job:
+    """The job on sequences LONGER times as long, for as many tokens in all."""
+    batch = max(1, job.batch // LONGER)
+    steps = max(1, round(job.steps * job.batch / (LONGER * batch)))
+    return job.replace(length=LONGER * job.length, batch=batch, steps=steps)
+
+
+def judge(rows: list[Row], *, decades: float = 2.5, budgets: int = 5, deviations: float = 2.0) -> Finding:
     """The finding over all budgets that both arms of the pair have."""
     curves = isoflop.gather(rows)
     longer = _longer(rows, curves)
@@ -102,15 +107,14 @@ def judge(
     if len(common) < 2:
         sentence = "attention and the LSTM share fewer than two budgets"
         return Finding("untested", sentence=sentence, reason="no slope from fewer than two budgets", **shared)
-    ratio = _ratio(attention, lstm, resamples)
     control = _control(attention, lstm)
-    errors = {times: attention.error(times) for times in LOOKS}
-    verdict, reason = _verdict(common, ratio, errors, attention, lstm, control, decades, budgets, deviations)
+    wanted = {"decades": decades, "budgets": budgets, "deviations": deviations}
+    verdict, reason = _verdict(common, attention, lstm, control, **wanted)
     return Finding(
         verdict=verdict,
         reason=reason,
         sentence=_sentence(attention, lstm),
-        numbers=tuple(_numbers(attention, lstm, ratio, errors, longer)),
+        numbers=tuple(_numbers(attention, lstm, longer)),
         controls=(control,),
         scope=f"{len(common)} budgets, {common[0]:.2g} to {common[-1]:.2g} FLOPs, text at {_length(attention)} tokens",
         crossover=_crossover(attention, lstm),
@@ -120,11 +124,10 @@ def judge(
 
 def _verdict(
     common: list[float],
-    ratio: Interval | None,
-    errors: dict[int, float | None],
     attention: Curve,
     lstm: Curve,
     control: Control,
+    *,
     decades: float,
     budgets: int,
     deviations: float,
@@ -135,44 +138,54 @@ def _verdict(
         return "untested", f"{len(common)} budgets over {reached:.1f} decades; {wanted}"
     if not control.met:
         return "undecided", f"the control failed: {control.found}"
-    if ratio is None or attention.noise is None:
+    if attention.noise is None or lstm.noise is None:
         return "undecided", "no width was repeated with another seed, so there is no spread to judge by"
-    missing = [times for times, error in errors.items() if error is None]
-    if missing:
-        return "undecided", f"fewer than two budgets lie {missing[0]} times below the top one"
-    wrong = {times: error for times, error in errors.items() if abs(error or 0.0) > deviations * attention.noise}
-    if wrong:
-        times, error = next(iter(wrong.items()))
-        allowed = deviations * attention.noise
-        return (
-            "fails",
-            f"predicted from {times}x below, attention's top loss is off by {error:.3g}; {allowed:.3g} is allowed",
-        )
+    allowed = deviations * attention.noise
+    for times, error in _errors(attention).items():
+        if error is None:
+            return "undecided", f"fewer than two budgets lie {times} times below the top one"
+        if abs(error) > allowed:
+            return "fails", f"predicted from {times}x below, attention is off by {error:.3g}; {allowed:.3g} is allowed"
+    ratio = _ratio(attention, lstm)
     if ratio.low >= 1:
         return "fails", "the LSTM gains at least as much from compute as attention"
-    half = len(lstm.budgets) // 2
-    falling = lstm.exponent(first=half) < lstm.exponent(last=half + 1)
-    if ratio.high < 1 and falling:
+    falls = _fall(lstm).high < 0
+    if ratio.high < 1 and falls:
         return "holds", "attention's loss is predicted, the LSTM gains less from compute, and less the more there is"
-    return (
-        "undecided",
-        "the LSTM's slope is not below attention's beyond doubt" if falling else "its slope does not fall",
-    )
+    if falls:
+        return "undecided", "that the LSTM gains less from compute than attention is not beyond doubt"
+    return "undecided", "the LSTM's slope does not fall beyond doubt"
 
 
-def _ratio(attention: Curve, lstm: Curve, resamples: int) -> Interval | None:
-    """b_lstm / b_attention; the interval by drawing every loss anew with the noise of its arm's seeds."""
-    if attention.noise is None or lstm.noise is None:
-        return None
-    rng = np.random.default_rng(0)
+def _errors(curve: Curve) -> dict[int, float | None]:
+    return {times: curve.error(times) for times in LOOKS}
 
-    def drawn(curve: Curve) -> float:
-        losses = np.asarray([training.loss for training in curve.trainings])
-        return curve.exponent(losses + rng.normal(0.0, curve.noise or 0.0, len(losses)))
 
-    ratios = [drawn(lstm) / drawn(attention) for _ in range(resamples)]
-    low, high = np.percentile(ratios, (2.5, 97.5))
-    return Interval(lstm.exponent() / attention.exponent(), float(low), float(high))
+def _ratio(attention: Curve, lstm: Curve) -> Interval:
+    """b_lstm / b_attention."""
+    drawn_R = lstm.exponents(_drawn(lstm)) / attention.exponents(_drawn(attention))
+    return Interval(lstm.exponent() / attention.exponent(), *_bounds(drawn_R))
+
+
+def _fall(curve: Curve) -> Interval:
+    """The slope over the upper half of the budgets less that over the lower half; they share the middle one."""
+    half = len(curve.budgets) // 2
+    halves = {"first": half}, {"last": half + 1}
+    value = curve.exponent(**halves[0]) - curve.exponent(**halves[1])
+    drawn_RN = _drawn(curve)
+    return Interval(value, *_bounds(curve.exponents(drawn_RN, **halves[0]) - curve.exponents(drawn_RN, **halves[1])))
+
+
+def _drawn(curve: Curve) -> np.ndarray:
+    """Losses of the trainings, drawn anew with the noise of their seeds, (R, N)."""
+    assert curve.noise is not None
+    noise_RN = np.random.default_rng(len(curve.arm)).normal(0.0, curve.noise, (RESAMPLES, len(curve.trainings)))
+    return curve.losses + noise_RN
+
+
+def _bounds(drawn_R: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(drawn_R, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _longer(rows: list[Row], curves: dict[str, Curve]) -> dict[str, float]:
@@ -180,8 +193,7 @@ def _longer(rows: list[Row], curves: dict[str, Curve]) -> dict[str, float]:
     found = {}
     for arm, curve in curves.items():
         for training in curve.trainings:
-            job = job_of(training.row)
-            wanted = job.replace(length=LONGER * job.length, batch=max(1, job.batch // LONGER)).id
+            wanted = with_longer_sequences(job_of(training.row)).id
             tests = [row for row in rows if row["run_id"] == wanted and row.get("phase") == "test"]
             if tests:
                 found[arm] = tests[0]["loss"] - training.loss
@@ -192,23 +204,18 @@ def _control(attention: Curve, lstm: Curve) -> Control:
     ends = {curve.arm: (curve.optima()[0], curve.optima()[-1]) for curve in (attention, lstm)}
     said = ", ".join(f"{arm} from {first:.3g} to {last:.3g} nats" for arm, (first, last) in ends.items())
     return Control(
-        "loss falls from the least to the top budget", all(first > last for first, last in ends.values()), said
+        "loss falls from the least to the top budget", all(bool(first > last) for first, last in ends.values()), said
     )
 
 
-def _numbers(
-    attention: Curve,
-    lstm: Curve,
-    ratio: Interval | None,
-    errors: dict[int, float | None],
-    longer: dict[str, float],
-) -> Iterable[Number]:
-    if ratio is not None:
+def _numbers(attention: Curve, lstm: Curve, longer: dict[str, float]) -> Iterable[Number]:
+    if attention.noise is not None and lstm.noise is not None:
+        value, low, high = _ratio(attention, lstm)
         n = len(attention.trainings) + len(lstm.trainings)
-        yield Number("slope of loss in compute, LSTM / attention", ratio.value, "x", n, COMMAND, ratio.low, ratio.high)
+        yield Number("slope of loss in compute, LSTM / attention", value, "x", n, COMMAND, low, high)
     for curve in (attention, lstm):
         yield Number(f"b, {curve.arm}", curve.exponent(), "", len(curve.budgets), COMMAND)
-    for times, error in errors.items():
+    for times, error in _errors(attention).items():
         if error is not None:
             yield Number(f"e from {times}x below, attention", error, "nats", 1, COMMAND)
     for arm, gap in longer.items():
@@ -236,7 +243,7 @@ def _sizes(curve: Curve, budget: float) -> list[str]:
 
 def _figures(curves: dict[str, Curve]) -> tuple[Figure, ...]:
     points = tuple(
-        Point(arm, budget, loss)
+        Point(arm, budget, float(loss))
         for arm, curve in curves.items()
         for budget, loss in zip(curve.budgets, curve.optima(), strict=True)
     )

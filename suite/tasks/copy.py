@@ -19,8 +19,8 @@ class Task:
     vocab: int = 17
 
     def __post_init__(self) -> None:
-        if self.vocab < 2:
-            raise ValueError(f"vocab {self.vocab} wants a separator and at least one symbol")
+        if self.vocab < 3:
+            raise ValueError(f"vocab {self.vocab} wants a separator and at least two symbols")
         if self.length < 2:
             raise ValueError(f"length {self.length} has no room for a symbol and its copy")
 

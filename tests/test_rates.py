@@ -1,0 +1,151 @@
+"""The table of learning rates: how it is read, looked up and made from a grid that grows at its edges."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from suite import parts, rates
+from suite.job import Job
+from suite.rates import GRID, SEEDS, Choice, Curve
+from suite.scale import SCALES
+from suite.store import Row
+
+JOB = Job(mixer="lstm", match_to="attention", task="parity", width=32, length=40, batch=32, steps=500)
+TEXT = JOB.replace(task="text", length=512)
+
+
+def validated(job: Job, **facts: Any) -> Row:
+    shared = {"run_id": job.id, "arm": job.arm, "measure": "learning", "repeat": 0, "group": "", "placed": False}
+    shared |= {"commit": "abc", "jax": "0.10.2", "device_kind": "Some CPU", "reference_width": job.width, "width": 28}
+    own = {"phase": "validation", "step": job.steps, "outcome": "ok"}
+    return dataclasses.asdict(job) | shared | own | facts
+
+
+def curve_of(job: Job, scores: dict[float, tuple[float, float]]) -> Curve:
+    """A curve with the same final accuracy and loss for both seeds of each rate."""
+    rows = [
+        validated(job.replace(rate=rate, seed=seed), final_accuracy=accuracy, loss=loss)
+        for rate, (accuracy, loss) in scores.items()
+        for seed in SEEDS
+    ]
+    [curve] = rates.gather(rows)
+    return curve
+
+
+def test_the_best_rate_has_the_best_accuracy_and_then_the_least_loss() -> None:
+    curve = curve_of(
+        JOB, {3e-4: (0.5, 0.7), 1e-3: (1.0, 0.02), 3e-3: (1.0, 0.01), 1e-2: (0.9, 0.001), 3e-2: (0.5, 0.7)}
+    )
+    assert curve.best == 3e-3
+    assert curve.beyond() == []
+
+
+def test_text_is_chosen_by_its_loss() -> None:
+    curve = curve_of(TEXT, {3e-4: (0.9, 2.4), 1e-3: (0.1, 2.2), 3e-3: (0.2, 2.3)})
+    assert curve.best == 1e-3
+    assert curve.choice().scored_by == "loss"
+    assert curve.choice().score == 2.2
+
+
+@pytest.mark.parametrize(("best", "wanted"), [(3e-2, [0.1]), (3e-4, [1e-4]), (3e-3, [])])
+def test_the_grid_grows_at_an_edge(best: float, wanted: list[float]) -> None:
+    curve = curve_of(JOB, {rate: (1.0 if rate == best else 0.5, 0.7) for rate in GRID})
+    assert curve.beyond() == wanted
+
+
+def test_the_grid_goes_on_until_the_best_lies_inside() -> None:
+    scores = {rate: (0.5, 0.7) for rate in GRID}
+    assert curve_of(JOB, scores | {0.1: (1.0, 0.1)}).beyond() == [0.1, 0.3]
+    found = curve_of(JOB, scores | {0.1: (1.0, 0.1), 0.3: (0.5, 0.7)})
+    assert found.beyond() == [0.1, 0.3]
+    assert not found.choice().edge
+    every = scores | {rate: (0.5 + rate / 10, 0.7) for rate in (0.1, 0.3, 1.0)}
+    assert curve_of(JOB, every).beyond() == [0.1, 0.3, 1.0]
+    assert curve_of(JOB, every).choice().edge
+
+
+def test_a_rate_that_diverged_is_not_chosen() -> None:
+    rows = [
+        validated(JOB.replace(rate=rate, seed=seed), final_accuracy=1.0, loss=0.1)
+        for rate in (1e-3, 3e-3)
+        for seed in SEEDS
+    ]
+    rows[2] |= {"final_accuracy": 1.0, "loss": 0.01}
+    rows.append(validated(JOB.replace(rate=3e-3, seed=SEEDS[1]), phase="train", step=7) | {"outcome": "diverged"})
+    [curve] = rates.gather(rows)
+    assert curve.best == 1e-3
+    assert "0.003" in curve.choice().tried
+
+
+def test_cells_are_two_seeds_of_each_rate_apart_from_those_of_comparisons() -> None:
+    cells = rates.cells([JOB], [])
+    assert {cell.job.rate for cell in cells} == set(GRID)
+    assert {cell.job.seed for cell in cells} == set(SEEDS)
+    assert len(cells) == len(GRID) * len(SEEDS)
+    # Whatever rate and seed a comparison would have trained with.
+    assert rates.cells([JOB.replace(rate=0.5, seed=3)], []) == cells
+
+
+def test_one_training_is_tuned_for_each_arm_task_and_length() -> None:
+    jobs = [JOB.replace(seed=seed, rate=rate) for seed in range(3) for rate in (1e-3, 3e-3)]
+    jobs += [JOB.replace(length=4), JOB.replace(conv=4), JOB.replace(mixer="gru"), JOB.replace(width=64, steps=10)]
+    tuned = rates.to_tune(jobs)
+    assert len(tuned) == 4
+    assert [(job.width, job.steps) for job in tuned][0] == (64, 10)
+
+
+def test_the_table_says_the_same_after_it_was_written() -> None:
+    choice = curve_of(JOB, {3e-4: (0.5, 0.7), 1e-3: (1.0, 0.02), 3e-3: (0.9, 0.1)}).choice()
+    assert rates.read(rates.text([choice, choice])) == (choice, choice)
+
+
+def test_a_table_with_other_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="^the table of rates wants the columns arm, task,"):
+        rates.read("arm,task\nlstm,parity\n")
+
+
+def test_the_nearest_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def line(**changes: Any) -> Choice:
+        choice = curve_of(JOB, {1e-3: (1.0, 0.1)}).choice()
+        return dataclasses.replace(choice, **changes)
+
+    lines = (line(length=16, rate=1.0), line(length=256, rate=2.0), line(length=64, conv=4, rate=3.0))
+    monkeypatch.setattr(rates, "table", lambda: lines)
+    assert rates.rate(JOB.replace(length=20)) == 1.0
+    assert rates.rate(JOB.replace(length=300)) == 2.0
+    assert rates.rate(JOB.replace(length=300, conv=4)) == 3.0
+    assert rates.rate(JOB.replace(mixer="gru")) == rates.OTHERWISE
+    assert rates.rate(JOB.replace(task="copy")) == rates.OTHERWISE
+
+
+def test_how_a_rate_was_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = curve_of(JOB, {3e-4: (0.5, 0.7), 1e-3: (1.0, 0.02), 3e-3: (0.9, 0.1)}).choice()
+    monkeypatch.setattr(rates, "table", lambda: (choice,))
+
+    def said(rate: float, arm: str = "lstm") -> str:
+        return rates.provenance(arm, "parity", 40, 0, "residual", rate)
+
+    assert said(1e-3) == "table: 3 rates x 2 seeds on validation, T=40, width 32, commit abc"
+    assert said(3.33e-4) == said(3e-3) == "probe"
+    assert said(0.7) == "given"
+    assert said(rates.OTHERWISE, "gru") == "default: not in the table"
+
+
+# The table that ships.
+
+
+def test_the_shipped_table_has_what_the_scales_train() -> None:
+    scale = SCALES["quick"]
+    for claim in ("path_length", "state_tracking"):
+        module, _ = parts.load("suite.claims", claim)
+        for cell in module.cells(scale, []):
+            if cell.measure == "learning":
+                job = cell.job
+                found = rates.find(job.arm, parts.short("suite.tasks", job.task), job.length, job.conv, job.block)
+                assert found is not None, cell.label
+
+
+def test_no_shipped_rate_lies_at_an_edge_that_was_not_extended() -> None:
+    assert rates.table()
+    assert [line for line in rates.table() if line.edge and rates.LIMITS[0] < line.rate < rates.LIMITS[1]] == []
