@@ -19,7 +19,7 @@ ZERO = {
     *("suite.job", "suite.parts", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
     *("suite.rates", "suite.trials", "suite.isoflop"),
 }
-ONE = {"suite.mesh", "suite.flops", "suite.clock", "suite.ops"}
+ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops"}
 TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.step", "suite.checkpoint"}
 
 # The first pattern that fits a file says what it may import besides the standard library, inside functions too.
@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "suite/isoflop.py": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
     "suite/flops.py": JAX | ZERO,
+    "suite/paths.py": JAX | {"suite.flops"},
     "suite/clock.py": JAX | ZERO,
     "suite/ops/*": JAX | ZERO | {"suite.mesh", "suite.ops"},
     "suite/mixers/*": JAX | {"suite.ops", "suite.mixers"},  # no mesh, job or task

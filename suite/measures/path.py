@@ -1,0 +1,43 @@
+"""How long the shortest path is from the token k steps back to the output now: operations in the stepwise form."""
+
+from collections.abc import Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from suite import paths
+from suite.model import Model
+from suite.rig import Rig
+from suite.store import Row
+
+NEEDS = ()
+PLACED = False
+RESUMES = False
+FARTHEST = 999  # the distance at which the claim asks what can be learned
+
+
+def measure(rig: Rig) -> Iterator[Row]:
+    """One row a distance: 1, 2, 4, ... and the job's farthest. From the embedded token to what the last block gives."""
+    last = min(FARTHEST, rig.programs.job.length - 1)
+    path_T = path_lengths(rig, last + 1)
+    for distance in sorted({*(1 << power for power in range(last.bit_length())), last} - {0}):
+        found = {"path": int(path_T[distance])} if np.isfinite(path_T[distance]) else {}
+        yield {"phase": "path", "distance": distance, "reachable": bool(found), **found, "outcome": "ok"}
+
+
+def path_lengths(rig: Rig, length: int) -> np.ndarray:
+    """Fewest operations from the first token to the output of each of `length` steps, inf where none lead there."""
+    job = rig.programs.job
+
+    @jax.jit
+    def along(params: Model, tokens_TB: jax.Array) -> jax.Array:
+        built = eqx.combine(params, rig.static)
+        state = built.start(1, length, jnp.dtype(job.dtype))
+        return paths.shortest(built.advance, state, built.embed(tokens_TB))
+
+    # One example fills no mesh: every process follows it on a device of its own.
+    params = jax.device_get(rig.state.params)
+    tokens_TB = jax.random.randint(jax.random.key(0), (length, 1), 0, rig.task.vocab)
+    return jax.device_get(along(params, tokens_TB))
