@@ -19,14 +19,20 @@ REFUSED = 70
 INTERRUPTED = 130
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Parses the flags and runs a program; what the command line got wrong is answered in one line."""
+def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) -> NoReturn:
+    """Parses the flags and runs a program; what the command line got wrong is answered in one line.
+
+    Arguments without a flag are more values of the flag `more`, where that was given: --diff A B.
+    """
 
     def parse(argv: list[str]) -> list[str]:
         try:
             left = flags.FLAGS(argv)
         except flags.Error as error:
             refuse(error)
+        if more is not None and more.present:
+            flags.FLAGS[more.name].value = [*more.value, *left[1:]]
+            left = left[:1]
         if left[1:]:
             refuse(f"unexpected argument {left[1]!r}; flags are written --name=value")
         return left

@@ -1,6 +1,8 @@
 """The report: verdicts on made-up timings, derived numbers, and files that can be read at any moment."""
 
 import csv
+import dataclasses
+import html
 import html.parser
 import itertools
 import json
@@ -14,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from suite import report, store
-from suite.claims import Figure, Finding, Point, parallelism
+from suite import claims, report, store
+from suite.claims import LIKE_ATTENTION, LIKE_LSTM, Figure, Finding, Number, Point, parallelism
 from suite.job import Job
-from suite.report import charts, derive, records, results
+from suite.report import charts, curves, derive, document, frame, overview, page, records, results, sections
 from suite.store import Row
 
 GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "n_devices": 1, "place": "nvidia-h200-data1"}
@@ -89,7 +91,13 @@ def put_size(root: pathlib.Path, job: Job, flops: float, depth: int, place: Row)
     put(root, job, "size", [model | depths, *states], place)
 
 
-def put_learning(root: pathlib.Path, job: Job, loss: float, place: Row) -> None:
+def put_answers(root: pathlib.Path, job: Job, accuracy: float, place: Row) -> None:
+    """A training that was tested and not validated on its way."""
+    at = {"phase": "test", "step": job.steps, "tokens": 9, "seconds": 1.0, "fingerprint": 7, "examples": 1024}
+    put(root, job, "learning", [at | {"loss": 0.5, "accuracy": 0.5, "final_accuracy": accuracy}], place)
+
+
+def put_learning(root: pathlib.Path, job: Job, loss: float, place: Row, corpus: str = "") -> None:
     rows: list[Row] = []
     for number in (1, 2, 3):
         at = {"step": 10 * number, "tokens": 40960 * number, "seconds": 1.5 * number}
@@ -97,6 +105,8 @@ def put_learning(root: pathlib.Path, job: Job, loss: float, place: Row) -> None:
         held = {"examples": 64, "fingerprint": 7 * number, "loss": loss + 1 / number, "accuracy": 0.5}
         rows.append({"phase": "validation", **at, **held})
     rows.append({**rows[-1], "phase": "test", "examples": 256})
+    if corpus:
+        rows = [row | {"corpus_sha256": corpus} for row in rows]
     put(root, job, "learning", rows, place)
 
 
@@ -123,6 +133,57 @@ def describe(root: pathlib.Path, scale: str, evidence: bool, arms: list[str], pl
     facts = {"scale": scale, "about": "", "evidence": evidence, "arms": arms, "claims": ["parallelism"]}
     facts |= {"command": [f"--scale={scale}", "--out=somewhere"], "place": place}
     (root / "compare.json").write_text(json.dumps(facts))
+
+
+def finding(verdict: str = "untested", **facts: Any) -> Finding:
+    return Finding(verdict, "measured", "a sentence", "a reason", **facts)
+
+
+def gathered(root: pathlib.Path, **findings: Finding) -> records.Gathered:
+    """A small comparison with made-up findings in the place of its own."""
+    if not (root / "runs").exists():
+        put_all(root, CPU)
+        describe(root, "quick", True, ["attention", "lstm"], CPU)
+    [own] = records.gather(root).judged
+    judged = tuple(dataclasses.replace(own, name=name, finding=found) for name, found in findings.items())
+    return dataclasses.replace(records.gather(root), judged=judged)
+
+
+def points(series: str, ys: dict[float, float], spread: float = 0.0) -> tuple[Point, ...]:
+    bounds = (1 - spread, 1 + spread) if spread else ()
+    return tuple(Point(series, x, y, *(y * bound for bound in bounds)) for x, y in ys.items())
+
+
+def seven() -> dict[str, Finding]:
+    """A finding of every claim, with every kind of figure."""
+    ratio = "attention / LSTM"
+    speed = points(ratio, {128: 1.25, 512: 0.8, 1024: 0.5}, 0.1)
+    seeds = [Point(arm, x, y) for x in (8, 64) for arm, y in (("attention", 1.0), ("lstm", 0.5)) for _ in range(5)]
+    latency = (*points("batch 1", {1024: 0.5, 4096: 2.0}, 0.2), *points("batch 1, bfloat16 cache", {1024: 0.4}))
+    reach = points("lstm", {1: 1.0, 10: 1e-3, 999: 0.0}) + points("attention, plain", {1: 1.0, 999: 0.5})
+    numbers = tuple(Number(f"a quantity, {kind}", 0.5, "x", 3, "again", 0.4, 0.6) for kind in ("one", "other", "third"))
+    of_speed = Figure("training_speed_ratio", "t", "x", "y", speed, {"equal": 1.0, "textbook": 10.0}, ((ratio, 2048),))
+    of_seeds = Figure("recall", "t", "x", "y", tuple(seeds), {"solved": 0.9}, (("lstm", 64),), dots=True, log_y=False)
+    of_bytes = Figure("state_bytes_ratio", "t", "x", "y", points(ratio, {1024: 50.0, 4096: 200.0}))
+    table = claims.Table("Seeds that solved it", ("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5")))
+    return {
+        "parallelism": finding(numbers=numbers, figures=(of_speed,), headline="attention trained at half the speed"),
+        "path_length": finding(
+            "holds",
+            figures=(of_seeds,),
+            headline="it solved recall in 5/5 seeds against 0/5",
+            arms=(("gru", LIKE_LSTM), ("elman", LIKE_LSTM)),
+            p_value=0.004,
+            tables=(table,),
+        ),
+        "gradient_flow": finding("fails", figures=(Figure("reach", "t", "x", "y", reach),)),
+        "inference_memory": finding(
+            "holds", figures=(Figure("decode_latency_ratio", "t", "x", "y", latency), of_bytes), crossover="at 2,048"
+        ),
+        "context_length": finding(scope="up to 512 tokens"),
+        "compute_scaling": finding(),
+        "state_tracking": finding("undecided", arms=(("mingru", LIKE_ATTENTION), ("gru", LIKE_LSTM)), p_value=0.01),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -322,9 +383,9 @@ def test_what_does_not_fit_stands_in_the_table_without_a_number(tmp_path: pathli
     lines = {line["outcome"]: line for line in table(tmp_path)}
     assert {"oom", "diverged", "crashed"} <= set(lines)
     assert {lines[outcome]["value"] for outcome in ("oom", "diverged", "crashed")} == {""}
-    page = (tmp_path / "report.html").read_text()
-    assert "out of memory" in page
-    assert "diverged at step 3" in page
+    text = (tmp_path / "report.html").read_text()
+    assert "out of memory" in text
+    assert "diverged at step 3" in text
 
 
 # The files, at any moment.
@@ -349,8 +410,68 @@ def test_the_headline_has_this_machines_numbers(drawn: pathlib.Path):
     said = report.headline(drawn)
     assert "Some CPU" in said
     assert "float32" in said
-    assert "the LSTM stood at 3.08 and attention at 3.37 bits per byte" in said
-    assert "one claim is untested here" in said
+    assert "tokens a second" in said
+    assert "one claim cannot be tested at this scale" in said
+    assert "the LSTM stood at 3.08 and attention at 3.37 bits per byte" in (drawn / "report.md").read_text()
+
+
+def test_the_headline_is_one_sentence_of_the_claims_clauses_and_counts(tmp_path: pathlib.Path):
+    said = sections.headline(gathered(tmp_path, **seven()))
+    clauses = "attention trained at half the speed; it solved recall in 5/5 seeds against 0/5"
+    counts = "two claims hold, one fails, one is undecided and three cannot be tested at this scale"
+    assert said == f"On the CPU (Some CPU), float32, {clauses}; {counts}."
+
+
+def test_the_first_clause_of_the_headline_names_who_it_speaks_of(tmp_path: pathlib.Path):
+    said = sections.headline(gathered(tmp_path, path_length=seven()["path_length"]))
+    assert "float32, attention solved recall in 5/5 seeds" in said
+
+
+def claims_table(found: records.Gathered) -> document.Table:
+    return next(block for block in sections.document(found).blocks if isinstance(block, document.Table))
+
+
+def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
+    table = claims_table(gathered(tmp_path, **seven()))
+    assert len(table.columns) == len(table.rows) == 7
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(cells) == [name.replace("_", " ") for name in claims.ORDER]
+    assert cells["parallelism"]["textbook"] == parallelism.SAID
+    assert cells["parallelism"]["measured here"].count("0.500x (95 % 0.400 to 0.600)") == 2
+    assert cells["path length"]["verdict"] == "holds: a reason"
+    assert cells["inference memory"]["crossover"] == "at 2,048"
+    assert cells["context length"]["scope"] == "up to 512 tokens"
+    like = [cells[name]["arms like attention"] for name in ("path length", "state tracking", "parallelism")]
+    assert like == ["none of gru, elman", "mingru", ""]
+
+
+def test_p_values_are_corrected_over_all_claims_of_the_textbook(tmp_path: pathlib.Path):
+    found = gathered(tmp_path, path_length=seven()["path_length"], state_tracking=seven()["state_tracking"])
+    [note] = [block.text for block in sections.document(found).blocks if isinstance(block, document.Note)]
+    assert "path length p = 0.004 (p = 0.028 after Holm)" in note
+    assert "state tracking p = 0.01 (p = 0.06 after Holm)" in note
+
+
+def test_claims_stand_in_the_textbooks_order_and_others_after_them(tmp_path: pathlib.Path):
+    own = tmp_path / "aaa.py"
+    own.write_text(
+        "from suite.claims import Finding\n\nQUESTION = TEXTBOOK = SAID = RULE = 'own'\n\n\n"
+        "def judge(rows, *, least=2):\n    return Finding('untested', 'measured', f'least {least}', 'own')\n"
+    )
+    describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
+    facts = json.loads((tmp_path / "compare.json").read_text()) | {"claims": [str(own), "parallelism"]}
+    (tmp_path / "compare.json").write_text(json.dumps(facts))
+    assert [judged.name for judged in records.gather(tmp_path).judged] == ["parallelism", str(own)]
+    changed = records.gather(tmp_path, [f"{own}.least=3"]).judged[1]
+    assert (changed.finding.sentence, changed.changed) == ("least 3", (records.Changed("least", 3, 2),))
+
+
+def test_a_claims_tables_and_other_arms_stand_in_its_section(tmp_path: pathlib.Path):
+    blocks = sections.document(gathered(tmp_path, **seven())).blocks
+    assert document.Heading("Seeds that solved it", 3) in blocks
+    assert document.Table(("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5"))) in blocks
+    facts = [pair for block in blocks if isinstance(block, document.Facts) for pair in block.pairs]
+    assert ("Other arms", "gru: like the LSTM; elman: like the LSTM") in facts
 
 
 class Page(html.parser.HTMLParser):
@@ -372,8 +493,7 @@ class Page(html.parser.HTMLParser):
 
 def test_the_page_asks_no_network(drawn: pathlib.Path):
     text = (drawn / "report.html").read_text()
-    page = Page(text)
-    loaded = [attrs[name] for _, attrs in page.tags for name in ("src", "href") if name in attrs]
+    loaded = [attrs[name] for _, attrs in Page(text).tags for name in ("src", "href") if name in attrs]
     assert loaded == ["data:,"]
     assert "default-src 'none'" in text
     [specs] = re.findall(r'id="specs">(.*?)</script>', text, re.DOTALL)
@@ -390,14 +510,14 @@ def test_every_number_has_its_command(drawn: pathlib.Path):
 
 def test_markdown_shows_the_pictures(drawn: pathlib.Path):
     pictures = re.findall(r"\]\((figures/.*?\.png)\)", (drawn / "report.md").read_text())
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert all((drawn / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
 def test_equal_fingerprints_and_the_rate_are_said(drawn: pathlib.Path):
     text = (drawn / "report.md").read_text()
     assert "The fingerprints are equal" in text
-    assert "One rate for all arms, not tuned" in text
+    assert "One rate for all arms" in text
 
 
 def test_a_comparison_that_has_just_begun_has_a_report(tmp_path: pathlib.Path):
@@ -412,8 +532,8 @@ def test_a_comparison_that_has_just_begun_has_a_report(tmp_path: pathlib.Path):
 def test_a_single_job_has_a_report_of_the_newest_place(tmp_path: pathlib.Path):
     put_time(tmp_path, JOB, 0.1, {**GPU, "device_kind": "Foo 9000"})
     report.write(tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert "no peak FLOP/s for &#x27;Foo 9000&#x27;; add a line" in page
+    text = (tmp_path / "report.html").read_text()
+    assert "no peak FLOP/s for &#x27;Foo 9000&#x27;; add a line" in text
     assert "1 x Foo 9000" in report.headline(tmp_path)
 
 
@@ -432,9 +552,9 @@ def test_an_arm_of_the_users_own_is_escaped(tmp_path: pathlib.Path, monkeypatch:
     put_all(tmp_path, CPU, JOB.replace(mixer="./<b>.py", match_to="attention"))
     describe(tmp_path, "smoke", False, ["attention", "./<b>.py"], CPU)
     report.write(tmp_path)
-    page = Page((tmp_path / "report.html").read_text())
-    assert not [tag for tag, _ in page.tags if tag == "b.py" or (tag == "b" and "class" not in dict(_))]
-    assert "./<b>.py" in page.text
+    shown = Page((tmp_path / "report.html").read_text())
+    assert not [tag for tag, _ in shown.tags if tag == "b.py" or (tag == "b" and "class" not in dict(_))]
+    assert "./<b>.py" in shown.text
     assert r"./\<b\>.py" in (tmp_path / "report.md").read_text()
 
 
@@ -453,32 +573,304 @@ def test_an_arm_keeps_its_colour_whatever_else_is_drawn():
     assert len({colour for colour, _ in many.values()}) == 5
 
 
+def layers(spec: charts.Spec, **mark: Any) -> list[list[Row]]:
+    """The data of the layers that are drawn with such a mark."""
+    return [
+        spec["datasets"][layer["data"]["name"]]
+        for layer in spec["layer"]
+        if mark.items() <= layer["mark"].items() and layer["data"]
+    ]
+
+
+def draw(figure: Figure, arms: list[str]) -> charts.Spec:
+    return charts.draw(figure, charts.looks_of(figure, arms))
+
+
 def test_labels_at_the_ends_of_lines_do_not_overlap():
-    points = tuple(Point(arm, x, 1.0 + 0.001 * place) for place, arm in enumerate("abcd") for x in (128.0, 1024.0))
-    spec = charts.draw(Figure("f", "t", "x", "y", points, {"textbook": 10.0}), "abcd")
+    ends = tuple(Point(arm, x, 1.0 + 0.001 * place) for place, arm in enumerate("abcd") for x in (128.0, 1024.0))
+    spec = draw(Figure("f", "t", "x", "y", ends, {"textbook": 10.0}), list("abcd"))
     [labels] = [spec["datasets"][layer["data"]["name"]] for layer in spec["layer"] if "limit" in layer["mark"]]
     [low, high] = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
-    pixels = [charts.HEIGHT * math.log(label["y"] / low) / math.log(high / low) for label in labels]
-    assert all(after - before >= charts.LABEL_GAP - 0.01 for before, after in itertools.pairwise(pixels))
+    pixels = [frame.HEIGHT * math.log(label["y"] / low) / math.log(high / low) for label in labels]
+    assert all(after - before >= frame.LABEL_GAP - 0.01 for before, after in itertools.pairwise(pixels))
 
 
-def test_a_browser_draws_every_figure_without_complaint(drawn: pathlib.Path, tmp_path: pathlib.Path):
+def test_thresholds_that_lie_close_share_a_label():
+    close = {"looser": 0.03, "tolerance": 0.01, "much": 0.5}
+    spec = draw(Figure("f", "t", "x", "y", points("lstm", {1: 0.0, 100: 1.0}), close, log_y=False), ["lstm"])
+    assert len(layers(spec, type="rule")[0]) == 3
+    said = [row["said"] for rows in layers(spec, type="text") for row in rows if "said" in row]
+    assert said == ["tolerance: 0.01, looser: 0.03", "much: 0.5"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.098, 0.105), (0.7, 1.4), (0.3, 30.0), (1e-300, 1.0)])
+def test_an_axis_has_a_few_ticks_whatever_it_spans(low: float, high: float):
+    marked = frame.ticks(frame.Axis(low, high, True))
+    assert 3 <= len(marked) <= frame.MOST_TICKS
+    assert all(low <= tick <= high for tick in marked)
+
+
+def test_a_variant_has_its_arms_colour_and_a_dash_of_its_own():
+    figure = Figure("f", "t", "x", "y", points("lstm", {1: 1, 2: 2}) + points("lstm, plain", {1: 1, 2: 2}))
+    (colour, dash), (variant_colour, variant_dash) = charts.looks_of(figure, ["attention", "lstm"]).values()
+    assert colour == variant_colour == charts.COLOURS["lstm"]
+    assert dash != variant_dash
+
+
+def test_every_seed_is_a_dot_and_arms_stand_side_by_side():
+    [figure] = seven()["path_length"].figures
+    spec = draw(figure, ["attention", "lstm"])
+    assert not layers(spec, type="line")
+    [dots] = layers(spec, type="circle")
+    assert len({dot["x"] for dot in dots}) == len(dots) == len(figure.points)
+    for at in (8, 64):
+        places = {
+            arm: [dot["x"] for dot in dots if (dot["series"], dot["at"]) == (arm, at)] for arm in ("attention", "lstm")
+        }
+        assert max(places["attention"]) < at < min(places["lstm"])
+    assert max(dot["x"] for dot in dots if dot["at"] == 8) < min(dot["x"] for dot in dots if dot["at"] == 64)
+    [low, high] = spec["layer"][0]["encoding"]["x"]["scale"]["domain"]
+    assert all(low < dot["x"] < high for dot in dots)
+    assert spec["layer"][0]["encoding"]["color"]["legend"]["orient"] == "top"
+    assert [[rule["said"] for rule in rules] for rules in layers(spec, type="rule")] == [["solved: 0.9"]]
+    [[cross]] = layers(spec, type="point")
+    assert cross["series"] == "lstm"
+
+
+@pytest.mark.parametrize(("log_x", "log_y"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_figure_says_which_of_its_axes_are_logarithmic(log_x: bool, log_y: bool):
+    figure = Figure("f", "t", "x", "y", points("lstm", {1: 1, 1000: 2}), log_x=log_x, log_y=log_y)
+    encoding = draw(figure, ["lstm"])["layer"][-1]["encoding"]
+    kinds = {True: "log", False: "linear"}
+    assert [encoding[axis]["scale"]["type"] for axis in "xy"] == [kinds[log_x], kinds[log_y]]
+
+
+def test_what_a_logarithmic_axis_cannot_show_is_said(tmp_path: pathlib.Path):
+    found = gathered(tmp_path, gradient_flow=seven()["gradient_flow"])
+    [drawn] = [chart for chart in sections.document(found).charts if chart.name == "reach"]
+    assert "lstm at 999" in drawn.note
+    assert all(point["y"] > 0 for point in layers(drawn.spec, type="line")[0])
+
+
+# The one chart.
+
+
+def test_the_one_chart_shows_what_attention_costs_over_the_lstm():
+    figure = overview.figure(seven().values())
+    held = {(point.series, point.x): point for point in figure.points}
+    assert held["step time", 1024].y == pytest.approx(2.0)  # half the speed is twice the time
+    assert held["step time", 1024].low == pytest.approx(1 / 0.55)
+    assert held["step time", 1024].high == pytest.approx(1 / 0.45)
+    assert held["decode latency", 4096].y == 2.0
+    assert held["state bytes", 1024].y == 50.0
+    assert len(held) == 7  # of several series the plainest
+    assert figure.failed == (("step time", 2048),)
+
+
+def test_a_line_crosses_one_where_it_is_drawn_to():
+    found = {point.series: point for point in overview.crossings(overview.figure(seven().values()))}
+    assert found["step time"].x == pytest.approx(256.0)  # 0.8 at 128 and 1.25 at 512: half way between their logarithms
+    assert found["decode latency"].x == pytest.approx(2048.0)
+    assert "state bytes" not in found
+
+
+def test_crossovers_are_dots_and_what_failed_is_a_cross_at_the_foot(tmp_path: pathlib.Path):
+    chart = sections.document(gathered(tmp_path, **seven())).charts[0]
+    assert chart.name == "crossover"
+    [_, dots] = layers(chart.spec, type="circle")
+    assert {dot["series"] for dot in dots} == {"step time", "decode latency"}
+    assert "step time at about 256 tokens" in chart.note
+    [[cross]] = layers(chart.spec, type="point")
+    assert (cross["series"], cross["y"]) == ("step time", chart.spec["layer"][0]["encoding"]["y"]["scale"]["domain"][0])
+
+
+def test_what_no_claim_has_is_not_drawn(tmp_path: pathlib.Path):
+    assert overview.figure([finding()]).points == ()
+    assert sections.document(gathered(tmp_path, compute_scaling=finding())).charts[0].name != "crossover"
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_the_quantities_have_colours_of_no_arm_that_are_seen_on_white_and_on_black():
+    colours = {colour for colour, _ in overview.LOOKS.values()}
+    assert len(colours) == 3
+    assert not colours & {*charts.COLOURS.values(), *charts.BLUES, *charts.OTHERS}
+    for colour, paper in itertools.product(colours, (charts.LIGHT["paper"], charts.DARK["paper"])):
+        dark, light = sorted((luminance(colour), luminance(paper)))
+        assert (light + 0.05) / (dark + 0.05) > 3  # WCAG 2.1 for graphics
+
+
+# What was trained.
+
+
+def test_an_arm_has_a_rate_of_its_own_and_probes_are_no_seeds(tmp_path: pathlib.Path):
+    job = JOB.replace(length=256, batch=16)
+    for mixer, rate in (("attention", 1e-3), ("lstm", 1e-2)):
+        own = job.replace(mixer=mixer, match_to="" if mixer == "attention" else "attention")
+        for seed in (0, 1):
+            put_learning(tmp_path, own.replace(seed=seed, rate=rate), 2.0, CPU)
+        put_learning(tmp_path, own.replace(rate=3 * rate), 1.0, CPU)
+    found = records.gather(tmp_path)
+    [group] = curves.curves(found.rows, found.jobs)
+    assert {(row["arm"], row["rate"]) for row in group.rows} == {("attention", 1e-3), ("lstm", 1e-2)}
+    assert {row["rate"] for row in group.probes} == {3e-3, 3e-2}
+    assert group.at_equal_tokens()["lstm"][1] == 2
+    assert "rates of 0.001 (attention) and 0.01 (lstm)" in group.conditions
+
+
+def test_only_text_has_curves_and_other_tasks_a_line_for_each_arm(tmp_path: pathlib.Path):
+    put_all(tmp_path, CPU)
+    task = "recall:pairs=1,vocab=64"
+    for seed, accuracy in enumerate((1.0, 0.95, 0.4)):
+        put_answers(tmp_path, JOB.replace(task=task, length=64, seed=seed), accuracy, CPU)
+    diverged = {"phase": "train", "step": 3, "tokens": 9, "seconds": 1.0, "outcome": "diverged"}
+    put(tmp_path, JOB.replace(task=task, length=64, seed=3), "learning", [diverged], CPU)
+    put_answers(tmp_path, LSTM.replace(task=task, length=64), 0.1, CPU)
+    describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
+    drawn = sections.document(records.gather(tmp_path))
+    names = [chart.name for chart in drawn.charts if chart.name.startswith("learning")]
+    assert names == ["learning_1_tokens", "learning_1_seconds"]
+    [table] = [
+        block for block in drawn.blocks if isinstance(block, document.Table) and block.columns[0] == "trained on"
+    ]
+    attention, lstm = table.rows
+    assert attention[1:6] == ("attention", "0.001", "4", "1.000, 0.950, 0.400, diverged", "0.400 / 0.950 / 1.000")
+    assert attention[6:] == ("2/4", "2/4", "1/4")
+    assert lstm[6:] == ("0/1", "0/1", "0/1")
+    fair = next(block for block in drawn.blocks if isinstance(block, document.Table) and block.columns[0] == "")
+    assert ("seeds of the learning curves", "0", "0") in fair.rows
+
+
+def test_conditions_of_new_measures_are_no_metrics(tmp_path: pathlib.Path):
+    put(tmp_path, JOB, "gradient_reach", [{"phase": "reach", "distance": 999, "norm": 0.5}], CPU)
+    decoded = {"phase": "decode", "context": 4096, "sequences": 8, "turn": 0, "decoded": 20, "decode_seconds": 0.1}
+    put(tmp_path, JOB, "decode:batch=8", [decoded], CPU)
+    at = {"phase": "distance", "eval_length": 2048, "low": 8, "high": 15, "targets": 77, "accuracy": 0.5}
+    put(tmp_path, JOB, "length_accuracy", [at], CPU)
+    lines = {line["metric"]: line for line in results.table(store.load(tmp_path))}
+    assert set(lines) == {"jacobian_norm_at_999", "decode_seconds_per_token", "distance_accuracy_at_8_to_15"}
+    latency = lines["decode_seconds_per_token"]
+    assert (latency["value"], latency["eval_length"], latency["batch"]) == (pytest.approx(0.005), 4096, 8)
+    accuracy = lines["distance_accuracy_at_8_to_15"]
+    assert (accuracy["eval_length"], accuracy["n"]) == (2048, 77)
+
+
+# Thresholds of the reader's own.
+
+
+def test_rows_are_judged_again_under_a_threshold_of_the_readers_own(tmp_path: pathlib.Path):
+    put_pair(tmp_path, 8.0)
+    describe(tmp_path, "quick", True, ["attention", "lstm"], GPU)
+    ruled = report.write(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("report.*")}
+    again = report.write(tmp_path, ["parallelism.threshold=5"])
+    assert {path: path.read_bytes() for path in before} == before
+    assert (ruled, again) == (tmp_path / "report.html", tmp_path / "rejudged" / "report.html")
+    [claim], [by_rule] = (json.loads((path.parent / "report.json").read_text())["claims"] for path in (again, ruled))
+    assert (by_rule["verdict"], by_rule["changed"]) == ("fails", [])
+    assert (claim["verdict"], claim["changed"]) == ("holds", [{"name": "threshold", "value": 5.0, "rule": 10.0}])
+    marked = "under your own threshold threshold=5 (the rule says 10)"
+    for name in ("report.html", "report.md"):
+        assert (again.parent / name).read_text().count(marked) == 3  # at the top, in the table, in its section
+        assert marked not in (tmp_path / name).read_text()
+    assert (again.parent / "figures" / "crossover.png").exists()
+
+
+# Two directories side by side.
+
+
+def put_comparison(root: pathlib.Path, ratio: float, place: Row, corpus: str) -> pathlib.Path:
+    put_pair(root, ratio, place=place)
+    for arm, loss in ((JOB, 2.0), (LSTM, 1.0 + ratio)):
+        put_learning(root, arm.replace(length=256, batch=16), loss, place, corpus)
+    describe(root, "quick", True, ["attention", "lstm"], place)
+    (root / "compare.flags").write_text(f"--dtype={'bfloat16' if place is GPU else 'float32'}\n--out={root}\n")
+    return root
+
+
+def test_two_directories_stand_side_by_side(tmp_path: pathlib.Path):
+    first = put_comparison(tmp_path / "a", 0.5, CPU, "same")
+    second = put_comparison(tmp_path / "b", 20.0, GPU, "same")
+    assert report.write_diff(first, second, tmp_path) == tmp_path / "diff.html"
+    text, shown = (tmp_path / "diff.md").read_text(), Page((tmp_path / "diff.html").read_text()).text
+    assert "parallelism (untested in A, holds in B)" in text
+    assert "parallelism (untested in A, holds in B)" in shown
+    for directory in (first, second):
+        assert sections.headline(records.gather(directory)) in " ".join(text.split())
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    [ratio] = [line for line in lines if line[3:4] == ["tokens/s, attention / LSTM, T=1024, equal batch"]]
+    assert [cell.split()[0] for cell in ratio[4:]] == ["0.500x", "20.0x", "40.0x"]
+    assert ["device", "the CPU (Some CPU)", "1 x NVIDIA H200"] in lines
+    assert ["--dtype", "float32", "bfloat16"] in lines
+    assert not [line for line in lines if line[0] in ("--out", "scale")]
+    [loss] = [line for line in lines if line[1:2] == ["lstm"]]
+    assert loss[3:] == ["2.64", "30.8", "11.6x"]
+
+
+def test_rows_of_two_corpora_are_never_compared(tmp_path: pathlib.Path):
+    first, second = (put_comparison(tmp_path / name, 20.0, CPU, name) for name in ("one", "other"))
+    report.write_diff(first, second, tmp_path)
+    text = (tmp_path / "diff.md").read_text()
+    assert "rows of two corpora are never compared: sha256 one in A, other in B" in text
+    assert "bits per byte A" not in text
+
+
+# In a browser.
+
+MEASURE = """<script type="module">
+const charts = document.querySelectorAll(".chart").length, root = document.documentElement;
+const look = setInterval(() => {
+  const drawn = document.querySelectorAll("svg.marks").length;
+  if (drawn < charts) return;
+  clearInterval(look);
+  const asked = performance.getEntriesByType("resource").map(entry => entry.name);
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  parent.postMessage({drawn, asked, dark, width: innerWidth, room: root.clientWidth, taken: root.scrollWidth}, "*");
+}, 50);
+</script>"""
+WIDTHS = (1280, 420)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_draws_every_figure_without_complaint(tmp_path: pathlib.Path, dark: bool):
+    """In frames, for a window has a least width: no message on the console, nothing asked of a network, no overflow."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip(f"the page was not opened: none of {', '.join(names)} is installed")
+    shown = sections.document(gathered(tmp_path, **seven()))
+    (tmp_path / "report.html").write_text(page.render(shown).removesuffix("</body>\n</html>\n") + MEASURE)
+    frames = "".join(
+        f'<iframe src="report.html" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS
+    )
+    listen = (
+        "const found = []; onmessage = event => { found.push(event.data); document.title = JSON.stringify(found); }"
+    )
+    (tmp_path / "frames.html").write_text(f"<!doctype html><title></title><script>{listen}</script>{frames}")
     quiet = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
-    quiet += ("--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}")
-    command = [browser, "--headless", *quiet, "--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000"]
+    quiet += ("--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}/own")
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    command = [browser, "--headless", *quiet, scheme, "--enable-logging=stderr", "--v=0", "--virtual-time-budget=20000"]
     done = subprocess.run(
-        [*command, "--dump-dom", (drawn / "report.html").as_uri()],
+        [*command, "--dump-dom", (tmp_path / "frames.html").as_uri()],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    assert done.stdout.count('class="marks"') == 4
+    [title] = re.findall("<title>(.*?)</title>", done.stdout)
+    measured = {found["width"]: found for found in json.loads(html.unescape(title))}
+    assert set(measured) == set(WIDTHS)
+    for found in measured.values():
+        assert found["drawn"] == len(shown.charts)
+        assert [name for name in found["asked"] if not name.startswith("data:")] == []
+        assert found["dark"] == dark
+        assert found["taken"] <= found["room"]
 
 
 # launch.report
@@ -504,3 +896,50 @@ def test_help_comes_without_jax_or_altair():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "set()"
     assert "directory of the records" in launch("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [
+        ("paralelism.threshold=5", "parallelism.threshold=10.0, parallelism.length=1024"),
+        ("parallelism.treshold=5", "parallelism.threshold=10.0, parallelism.length=1024"),
+        ("parallelism.threshold=much", "wanted claim.name=number"),
+        ("parallelism.threshold=nan", "wanted claim.name=number"),
+        ("parallelism.threshold", "wanted claim.name=number"),
+        ("parallelism.length=1.5", "wants int"),
+    ],
+)
+def test_a_threshold_that_is_not_there_is_refused_in_one_line(tmp_path: pathlib.Path, flag: str, why: str):
+    describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
+    done = launch(f"--out={tmp_path}", f"--threshold={flag}")
+    assert (done.returncode, done.stderr.count("\n")) == (70, 1)
+    assert why in done.stderr
+    assert not (tmp_path / "rejudged").exists()
+
+
+def test_thresholds_and_diff_from_the_command_line(tmp_path: pathlib.Path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    for root, ratio in ((first, 8.0), (second, 20.0)):
+        put_pair(root, ratio)
+        describe(root, "quick", True, ["attention", "lstm"], GPU)
+    done = launch(f"--out={first}", "--threshold=parallelism.threshold=5", "--threshold=parallelism.length=512")
+    assert done.stdout.splitlines()[0] == f"report: {first}/rejudged/report.html"
+    done = launch("--diff", str(first), str(second))
+    assert (done.returncode, done.stdout) == (0, f"side by side: {second}/diff.html\n")
+    done = launch("--diff", str(first), str(second), f"--out={tmp_path / 'c'}")
+    assert (tmp_path / "c" / "diff.html").exists()
+    launch(f"--diff={first}", f"--diff={second}", f"--out={tmp_path / 'd'}")
+    assert (tmp_path / "c" / "diff.md").read_text() == (tmp_path / "d" / "diff.md").read_text()
+
+
+def test_a_diff_wants_two_directories_with_records(tmp_path: pathlib.Path):
+    describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
+    for argv, why in (
+        (("--diff", str(tmp_path)), "--diff wants two directories; got 1"),
+        (("--diff", str(tmp_path), str(tmp_path / "none")), "no records in"),
+        (("--diff", str(tmp_path), str(tmp_path), "--threshold=parallelism.threshold=5"), "leave it or --diff out"),
+        ((str(tmp_path),), "unexpected argument"),
+    ):
+        done = launch(*argv)
+        assert (done.returncode, done.stderr.count("\n")) == (70, 1), argv
+        assert why in done.stderr

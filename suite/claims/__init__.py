@@ -17,6 +17,11 @@ from suite.job import Cell
 from suite.store import Row
 
 VERDICTS = ("holds", "fails", "undecided", "untested")
+# The textbook's order.
+ORDER = (
+    *("parallelism", "path_length", "gradient_flow", "inference_memory", "context_length", "compute_scaling"),
+    "state_tracking",
+)
 
 
 @dataclasses.dataclass(frozen=True)

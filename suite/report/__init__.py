@@ -1,29 +1,46 @@
 """The report: reads records, derives ratios, writes HTML, Markdown, PNG, CSV and JSON. Needs no JAX."""
 
 import json
+from collections.abc import Sequence
 
 from etils import epath
 
 from suite import store
-from suite.report import charts, findings, markdown, page, results, sections
+from suite.report import charts, diff, findings, markdown, page, results, sections
+from suite.report.document import Document
 from suite.report.records import gather
 
 
-def write(out: epath.PathLike) -> epath.Path:
-    """Draws the report of a directory from what is there; returns the path of report.html."""
-    folder = epath.Path(out)
-    found = gather(out)
+def write(out: epath.PathLike, thresholds: Sequence[str] = ()) -> epath.Path:
+    """Draws the report of a directory from what is there; returns the path of report.html.
+
+    Under the reader's own thresholds, each `claim.name=value`, it is written into `rejudged`: the ruled one stays.
+    """
+    folder = epath.Path(out) / "rejudged" if thresholds else epath.Path(out)
+    found = gather(out, thresholds)
     document = sections.document(found)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     store.write(folder / "results.csv", results.text(found.rows))
     store.write(folder / "report.json", findings.text(found, document.headline))
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     for chart in document.charts:
         store.write(folder / "figures" / f"{chart.name}.png", charts.png(chart.spec))
-    store.write(folder / "report.md", markdown.render(document))
-    store.write(folder / "report.html", page.render(document))
-    return folder / "report.html"
+    return _write(document, folder, "report")
 
 
-def headline(out: epath.PathLike) -> str:
+def write_diff(first: epath.PathLike, second: epath.PathLike, out: epath.PathLike) -> epath.Path:
+    """Sets the records of two directories side by side; returns the path of diff.html in `out`."""
+    document = diff.document(gather(first), gather(second))
+    folder = epath.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write(document, folder, "diff")
+
+
+def headline(folder: epath.PathLike) -> str:
     """The sentence at the top of the report that was written last."""
-    return json.loads((epath.Path(out) / "report.json").read_text())["headline"]
+    return json.loads((epath.Path(folder) / "report.json").read_text())["headline"]
+
+
+def _write(document: Document, folder: epath.Path, name: str) -> epath.Path:
+    store.write(folder / f"{name}.md", markdown.render(document))
+    store.write(folder / f"{name}.html", page.render(document))
+    return folder / f"{name}.html"

@@ -17,10 +17,20 @@ JUDGED = ("attention", "lstm")
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """Trainings that differ in the arm and the seed only; `job` holds what they share."""
+    """Trainings that differ in the arm, its rate and the seed only; `job` holds what they share."""
 
     job: Job
     rows: list[Row]
+    probes: list[Row]  # at other rates than the arm's own
+
+    @property
+    def on_text(self) -> bool:
+        return in_bits(self.rows[0])
+
+    @property
+    def validations(self) -> int:
+        """On how many steps it was validated: a line needs two."""
+        return len({row["step"] for row in self.of("validation")})
 
     @property
     def task(self) -> str:
@@ -28,14 +38,22 @@ class Curves:
 
     @property
     def unit(self) -> str:
-        return "bits per byte" if in_bits(self.rows[0]) else "nats a token"
+        return "bits per byte" if self.on_text else "nats a token"
+
+    @property
+    def rates(self) -> str:
+        """The one rate of all arms, or each arm's own."""
+        rates = {row["arm"]: f"{row['rate']:g}" for row in sorted(self.rows, key=lambda row: row["arm"])}
+        if len(set(rates.values())) == 1:
+            return f"rate {rates[self.arms[0]]}"
+        return f"rates of {words.listed([f'{rate} ({arm})' for arm, rate in rates.items()])}"
 
     @property
     def conditions(self) -> str:
         job = self.job
         return (
             f"{job.length:,} tokens an example, {job.batch} examples a step, {job.steps:,} steps, "
-            f"{job.optimizer} at rate {job.rate:g}, {job.dtype}"
+            f"{job.optimizer} at {self.rates}, {job.dtype}"
         )
 
     @property
@@ -66,6 +84,8 @@ class Curves:
             y=self.unit,
             points=tuple(points),
             failed=tuple((row["arm"], row[against]) for row in self.rows if row["outcome"] == "diverged"),
+            log_x=False,
+            log_y=False,
         )
 
     def at_equal_tokens(self) -> dict[str, tuple[float, int, int]]:
@@ -97,20 +117,35 @@ AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
 
 
 def curves(rows: list[Row], jobs: dict[str, Job]) -> list[Curves]:
-    """The trainings, grouped by everything but arm and seed; those with the most arms first."""
+    """The trainings, grouped by everything but arm, rate and seed.
+
+    Text first, then those with the most arms, then those that were validated most often.
+    """
     groups: dict[Job, list[Row]] = defaultdict(list)
     for row in rows:
         if row["measure"].split(":")[0] == "learning":
-            groups[jobs[row["run_id"]].replace(mixer="attention", match_to="", seed=0)].append(row)
-    found = [Curves(job, own) for job, own in groups.items()]
-    return sorted(found, key=lambda group: (-len(group.arms), group.job.id))
+            shared = {"mixer": "attention", "match_to": "", "seed": 0, "rate": 0.0}
+            groups[jobs[row["run_id"]].replace(**shared)].append(row)
+    found = []
+    for job, own in groups.items():
+        rates = {arm: _own_rate([row for row in own if row["arm"] == arm]) for arm in {row["arm"] for row in own}}
+        at_own = [row for row in own if row["rate"] == rates[row["arm"]]]
+        found.append(Curves(job, at_own, [row for row in own if row["rate"] != rates[row["arm"]]]))
+    return sorted(found, key=lambda group: (not group.on_text, -len(group.arms), -group.validations, group.job.id))
 
 
-def sentence(found: list[Curves]) -> str:
-    """What the first group says of the judged pair, or of its arms, at equal tokens; empty where there is no pair."""
-    if not found:
-        return ""
-    reached = found[0].at_equal_tokens()
+def _own_rate(rows: list[Row]) -> float:
+    """Of an arm's rates the one with the most seeds; of several such the middle one, for probes lie on either side."""
+    seeds = {
+        rate: len({row["run_id"] for row in rows if row["rate"] == rate}) for rate in {row["rate"] for row in rows}
+    }
+    most = sorted(rate for rate, count in seeds.items() if count == max(seeds.values()))
+    return most[len(most) // 2]
+
+
+def sentence(group: Curves) -> str:
+    """What is said of the judged pair, or of all arms, at equal tokens; empty where there is no pair."""
+    reached = group.at_equal_tokens()
     pair = {arm: reached[arm] for arm in JUDGED if arm in reached} if set(JUDGED) <= set(reached) else reached
     if len(pair) < 2:
         return ""
@@ -118,7 +153,6 @@ def sentence(found: list[Curves]) -> str:
     (best, (_, seeds, tokens)), *_ = ordered
     losses = {arm: words.number(loss) for arm, (loss, _, _) in ordered}
     said = [f"{words.arm(arm)} {'stood ' if arm == best else ''}at {loss}" for arm, loss in losses.items()]
-    group = found[0]
     after = f"after {words.millions(tokens)} tokens of {group.task}"
     diverged = len({row["run_id"] for row in group.rows if row["outcome"] == "diverged"})
     seen = [words.counted(seeds, "seed"), *([f"{diverged} diverged"] if diverged else []), "not judged"]

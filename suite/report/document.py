@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from suite.report.charts import Spec
+from suite.report.frame import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,13 @@ class Prose:
 
 
 @dataclasses.dataclass(frozen=True)
+class Note:
+    """Small print beneath what it belongs to."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Banner:
     """What must not be overlooked."""
 
@@ -25,11 +32,15 @@ class Banner:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells are text; the first column names its row. `notes` are numbered from one and stand beneath."""
+    """Cells are text; the first column names its row. `notes` are numbered from one and stand beneath.
+
+    A row of `cards` is a card by itself where the window is narrow; other tables scroll there.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    cards: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Commands:
     summary: str = ""
 
 
-Block = Heading | Prose | Banner | Table | Facts | Chart | Commands
+Block = Heading | Prose | Note | Banner | Table | Facts | Chart | Commands
 
 
 @dataclasses.dataclass(frozen=True)

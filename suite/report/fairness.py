@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Iterator
 
+from suite.job import Job
 from suite.report import words
 from suite.report.curves import Curves
 from suite.report.derive import Machine
@@ -17,11 +18,12 @@ CONTEXTS = (1024, 16384)
 def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
     """One column an arm, so that two arms are compared line by line."""
     sizes = [row for row in found.rows if row.get("phase") == "model" and row["arm"] in found.arms]
+    learnt = trained[0].rows if trained else []
+    sizes = [row for row in sizes if trained and _alike(found.jobs[row["run_id"]], trained[0].job)] or sizes
     if not sizes:
         return
     at = max(row["length"] for row in sizes)
     models = {row["arm"]: row for row in sizes if row["length"] == at}
-    learnt = trained[0].rows if trained else []
     timed = [row for row in found.rows if row.get("phase") == "block"]
     processes = collections.Counter(arm for arm, _ in {(row["arm"], row["repeat"]) for row in timed})
 
@@ -105,9 +107,14 @@ def _sentences(found: Gathered, models: dict[str, Row], ends: dict[str, Row], le
             yield "The arms have not seen equally many tokens yet, so their fingerprints cannot be compared."
     rates = {row["rate"] for row in learnt}
     if len(rates) == 1:
-        yield "One rate for all arms, not tuned: see the flag --rate."
+        yield "One rate for all arms."
     elif rates:
-        yield "The rates differ between the arms and were given by the flag --rate."
+        yield "The arms have rates of their own."
+
+
+def _alike(job: Job, trained: Job) -> bool:
+    """Whether a model is the one that was trained, but for its length."""
+    return all(getattr(job, name) == getattr(trained, name) for name in ("task", "block", "conv", "width", "depth"))
 
 
 def _mismatch(value: float) -> str:

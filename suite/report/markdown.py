@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from suite.report.document import Banner, Block, Chart, Commands, Document, Facts, Heading, Prose, Table
+from suite.report.document import Banner, Block, Chart, Commands, Document, Facts, Heading, Note, Prose, Table
 
 
 def render(document: Document) -> str:
@@ -17,7 +17,7 @@ def _block(block: Block) -> Iterator[str]:
     match block:
         case Heading(text, level):
             yield f"{'#' * level} {_text(text)}"
-        case Prose(text):
+        case Prose(text) | Note(text):
             yield _text(text)
         case Banner(text):
             yield f"> **{_text(text)}**"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from suite.claims import VERDICTS
 from suite.report import charts
-from suite.report.document import Banner, Block, Chart, Commands, Document, Facts, Heading, Prose, Table
+from suite.report.document import Banner, Block, Chart, Commands, Document, Facts, Heading, Note, Prose, Table
 
 # Nothing may be loaded, whatever the text of a row is; Vega compiles its expressions.
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
@@ -18,14 +18,16 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --quiet: #9aa4b0; --line: #343b44; --paper: #14171b;
   --soft: #1d2126; --holds: #3fbf97; --fails: #f08a4b; --warn: #33290f; --warn-line: #b78103; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 80rem; padding: 1.25rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 header p.title { margin: 0; color: var(--quiet); }
-h1 { font-size: 1.35rem; line-height: 1.4; font-weight: 600; margin: .25rem 0 1rem; }
+h1 { font-size: 1.125rem; line-height: 1.4; font-weight: 600; margin: .25rem 0 .75rem; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
+header + h2 { margin: 0; padding: 0; border: 0; }
+h3 { font-size: 1rem; font-weight: 500; margin: 1.25rem 0 -.25rem; }
 p { max-width: 48rem; margin: .5rem 0; }
 .banner { border-left: 4px solid var(--warn-line); background: var(--warn); padding: .6rem .9rem; max-width: none; }
-.scroll { overflow-x: auto; margin: .75rem 0; }
+.scroll, .cards { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.4; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 500; }
@@ -35,15 +37,24 @@ td.number, th.number { text-align: right; white-space: nowrap; }
 td.short { min-width: 8rem; } td.long { min-width: 14rem; }
 .holds { color: var(--holds); } .fails { color: var(--fails); }
 dl { display: grid; grid-template-columns: 8rem 1fr; gap: .3rem 1rem; margin: .75rem 0; }
-dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
-figure { margin: 1.25rem 0; } figcaption { font-weight: 500; margin-bottom: .25rem; }
+dt { color: var(--quiet); } dd { margin: 0; min-width: 0; max-width: 60rem; }
+figure { margin: 1.25rem 0; max-width: 66rem; } figcaption { font-weight: 500; margin-bottom: .25rem; }
 .chart { width: 100%; min-height: 300px; }
 .notes, .again { font-size: .8125rem; color: var(--quiet); margin: .25rem 0; max-width: none; }
 pre { font: .8125rem/1.5 ui-monospace, monospace; background: var(--soft); padding: .5rem .75rem; margin: .25rem 0;
   overflow-x: auto; color: var(--ink); }
 summary { cursor: pointer; }
+.cards { margin: .25rem 0; } .cards table { font-size: .8125rem; line-height: 1.35; table-layout: fixed; width: 100%; }
+.cards td { min-width: 0; }
 @media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; } dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; } }
+@media (max-width: 60rem) {
+  .cards thead { display: none; } .cards table, .cards tbody, .cards tr, .cards th { display: block; }
+  .cards tr { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .7rem; margin-bottom: .6rem; }
+  .cards th, .cards td { border: 0; padding: .15rem 0; } .cards tbody th { font-size: .9375rem; font-weight: 600; }
+  .cards td { display: flow-root; padding-left: 6.25rem; } .cards :empty { display: none; }
+  .cards td::before { content: attr(data-column); color: var(--quiet); float: left; width: 5.75rem;
+    margin-left: -6.25rem; } }
 """
 
 DRAW = """
@@ -94,6 +105,8 @@ def _block(block: Block, charts_at: dict[int, int]) -> Iterator[str]:
             yield f"<h{level}>{_text(text)}</h{level}>"
         case Prose(text):
             yield f"<p>{_text(text)}</p>"
+        case Note(text):
+            yield f'<p class="notes">{_text(text)}</p>'
         case Banner(text):
             yield f'<p class="banner">{_text(text)}</p>'
         case Facts(pairs):
@@ -105,28 +118,39 @@ def _block(block: Block, charts_at: dict[int, int]) -> Iterator[str]:
         case Commands(lines, summary):
             text = f"<pre>{_text(chr(10).join(lines))}</pre>"
             yield f'<details class="again"><summary>{_text(summary or "make this again")}</summary>{text}</details>'
-        case Table(columns, rows, notes):
-            yield _table(columns, rows)
+        case Table(columns, rows, notes, cards):
+            yield _table(columns, rows, "cards" if cards else "scroll")
             yield from (f'<p class="notes">[{number}] {_text(note)}</p>' for number, note in enumerate(notes, 1))
 
 
-def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
-    """Scrolls in its own box where the window is narrow; a column of numbers stands to the right."""
+def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], box: str) -> str:
+    """Scrolls in its own box, or falls apart into cards, where the window is narrow; numbers stand to the right."""
     kinds = []
     for column in range(len(columns)):
         cells = [row[column] for row in rows if row[column]]
         numeric = column > 0 and 2 * sum(bool(NUMERIC.match(cell)) for cell in cells) > len(cells)
         longest = max((len(cell) for cell in cells), default=0)
         kinds.append("number" if numeric else "long" if longest > 60 else "short" if longest > 14 else "")
+    shares = _shares(rows) if box == "cards" and rows else [""] * len(columns)
     head = "".join(
-        f'<th scope="col"{_class(kind)}>{_text(name)}</th>' for name, kind in zip(columns, kinds, strict=True)
+        f'<th scope="col"{_class(kind)}{share}>{_text(name)}</th>'
+        for name, kind, share in zip(columns, kinds, shares, strict=True)
     )
     lines = []
     for row in rows:
         first, *others = row
-        cells = "".join(f"<td{_class(kind)}>{_cell(cell)}</td>" for cell, kind in zip(others, kinds[1:], strict=True))
+        cells = "".join(
+            f'<td{_class(kind)} data-column="{_text(column)}">{_cell(cell)}</td>'
+            for column, cell, kind in zip(columns[1:], others, kinds[1:], strict=True)
+        )
         lines.append(f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>')
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return f'<div class="{box}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _shares(rows: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Of the width, by the square root of the text: a long column takes more room, and more lines."""
+    lengths = [max(12.0, sum(map(len, column)) / len(column)) ** 0.5 for column in zip(*rows, strict=True)]
+    return [f' style="width:{100 * length / sum(lengths):.1f}%"' for length in lengths]
 
 
 def _cell(text: str) -> str:

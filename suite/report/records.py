@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -14,15 +16,26 @@ from suite.store import Row
 
 
 @dataclasses.dataclass(frozen=True)
+class Changed:
+    """A threshold of the reader's own in the place of the rule's."""
+
+    name: str
+    value: parts.Value
+    rule: parts.Value
+
+
+@dataclasses.dataclass(frozen=True)
 class Judged:
     """A claim and what came of it."""
 
     name: str
     question: str
     textbook: str
+    said: str
     rule: str
     rule_hash: str
     finding: Finding
+    changed: tuple[Changed, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +59,10 @@ class Gathered:
     def where(self) -> str:
         return words.place(self.place, self.environment)
 
+    def order(self, arm: str) -> tuple[int, str]:
+        """For sorting: the arms as they were asked for, then by name any that a claim has added."""
+        return self.arms.index(arm) if arm in self.arms else len(self.arms), arm
+
     def commands(self, rows: list[Row]) -> list[str]:
         """One command for each cell that wrote these rows."""
         cells = dict.fromkeys(Cell(self.jobs[row["run_id"]], row["measure"]) for row in rows)
@@ -55,9 +72,14 @@ class Gathered:
 PLACE = ("place", "platform", "device_kind", "n_devices")
 
 
-def gather(root: epath.PathLike) -> Gathered:
-    """Reads a directory at any moment: while rows are written, before the first one, after single jobs."""
+def gather(root: epath.PathLike, thresholds: Sequence[str] = ()) -> Gathered:
+    """Reads a directory at any moment: while rows are written, before the first one, after single jobs.
+
+    `thresholds`, each `claim.name=value`, stand in the place of the rules' own; ValueError lists those that there are.
+    """
     out = epath.Path(root)
+    if not (out / "compare.json").exists() and not (out / "runs").exists():
+        raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
     stored = out / "compare.json"
     comparison = json.loads(stored.read_text()) if stored.exists() else {}
     every = store.load(out)
@@ -66,7 +88,7 @@ def gather(root: epath.PathLike) -> Gathered:
     environment = _environment(out, place)
     flags = out / "compare.flags"
     evidence = comparison["evidence"] if comparison else True
-    names = comparison["claims"] if comparison else parts.names("suite.claims")
+    names = sorted(comparison["claims"] if comparison else parts.names("suite.claims"), key=_in_order)
     return Gathered(
         out=str(root),
         scale=comparison["scale"] if comparison else "",
@@ -77,21 +99,59 @@ def gather(root: epath.PathLike) -> Gathered:
         place=place,
         jobs={run.name: job for job, run in store.all_runs(out)},
         rows=rows,
-        judged=tuple(_judge(name, rows, evidence) for name in names),
+        judged=tuple(_judge(spec, rows, evidence) for spec in _under(thresholds, names)),
         environment=environment,
         flags=flags.read_text() if flags.exists() else {"flags": "", **environment}["flags"],
     )
 
 
-def _judge(name: str, rows: list[Row], evidence: bool) -> Judged:
-    module, thresholds = parts.load("suite.claims", name)
+def _in_order(claim: str) -> tuple[int, str]:
+    """The textbook's claims in its order, then any others by name."""
+    return claims.ORDER.index(claim) if claim in claims.ORDER else len(claims.ORDER), claim
+
+
+def _under(thresholds: Sequence[str], names: list[str]) -> list[str]:
+    """The claims as specs that carry the reader's thresholds."""
+    known = {(name, knob): value for name in names for knob, value in parts.knobs("suite.claims", name).items()}
+    given: dict[str, list[str]] = {name: [] for name in names}
+    for text in thresholds:
+        where, _, value = text.partition("=")
+        name, _, knob = where.rpartition(".")
+        if (name, knob) not in known or not _is_number(value):
+            listed = ", ".join(f"{name}.{knob}={value}" for (name, knob), value in known.items())
+            raise ValueError(f"cannot use the threshold {text!r}; wanted claim.name=number, one of: {listed or 'none'}")
+        given[name].append(f"{knob}={value}")
+    return [f"{name}:{','.join(own)}" if own else name for name, own in given.items()]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _judge(spec: str, rows: list[Row], evidence: bool) -> Judged:
+    module, thresholds = parts.load("suite.claims", spec)
     finding = module.judge(rows, **thresholds)
     if not evidence and finding.verdict != "untested":
         finding = dataclasses.replace(
             finding, verdict="untested", reason=f"the scale is not evidence; {finding.reason}"
         )
-    rule_hash = claims.rule_hash(str(parts.source("suite.claims", parts.split(name)[0])))
-    return Judged(parts.split(name)[0], module.QUESTION, module.TEXTBOOK, module.RULE, rule_hash, finding)
+    name, _ = parts.split(spec)
+    by_rule = parts.knobs("suite.claims", name)
+    return Judged(
+        name=name,
+        question=module.QUESTION,
+        textbook=module.TEXTBOOK,
+        said=module.SAID,
+        rule=module.RULE,
+        rule_hash=claims.rule_hash(str(parts.source("suite.claims", name))),
+        finding=finding,
+        changed=tuple(
+            Changed(knob, value, by_rule[knob]) for knob, value in thresholds.items() if value != by_rule[knob]
+        ),
+    )
 
 
 def _arms(wanted: list[str], rows: list[Row]) -> tuple[str, ...]:

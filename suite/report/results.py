@@ -32,7 +32,15 @@ NAMES = {
     ("model", "sequential_depth"): "sequential_depth",
     ("model", "sequential_depth_ran"): "sequential_depth_ran",
     ("state", "state_bytes"): "state_bytes",
+    ("reach", "norm"): "jacobian_norm",
+    ("path", "path"): "shortest_path",
+    ("prefill", "prefill_seconds"): "prefill_seconds_per_token",
+    ("decode", "decode_seconds"): "decode_seconds_per_token",
+    ("memory", "state_bytes"): "decode_state_bytes",
+    ("context", "nats"): "context_nats",
 }
+# Over how many tokens these were taken.
+PER_TOKEN = {"prefill_seconds": "read", "decode_seconds": "decoded"}
 # What a row says of itself rather than what it found.
 CONDITIONS = {
     *(
@@ -50,6 +58,8 @@ CONDITIONS = {
     ),
     *("outcome", "params", "params_mismatch", "phase", "place", "placed", "platform", "repeat", "run_id", "source"),
     *("step", "tokens", "turn", "n_devices", "n_processes", "device_kind", "calls"),
+    *("distance", "sequences", "decoded", "windows", "eval_length", "low", "high", "targets"),
+    *("read", "chunk", "capacity", "reference_width"),
     *Job.__dataclass_fields__,
 }
 
@@ -79,15 +89,24 @@ def text(rows: list[Row]) -> str:
 def _plain(machine: Machine, row: Row) -> Iterator[Row]:
     """One line for each number that a row holds."""
     phase = row.get("phase", row["measure"])
-    n = {"examples": 1, **row}["examples"]
+    n = next((row[name] for name in ("examples", "targets", "windows") if name in row), 1)
     for field, value in row.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or (field in CONDITIONS and (phase, field) not in NAMES):
             continue
-        name = {(phase, field): f"{phase}_{field}", **NAMES}[phase, field]
+        name = {(phase, field): f"{phase}_{field}", **NAMES}[phase, field] + _distance(row)
+        if field in PER_TOKEN:
+            value /= row[PER_TOKEN[field]]
         yield _line(machine, row, name, value, n, "ok")
         if field == "loss" and in_bits(row):
             yield _line(machine, row, f"{phase}_bits_per_byte", value / math.log(2), n, "ok")
+
+
+def _distance(row: Row) -> str:
+    """How far back, for a metric that has no other column for it."""
+    if "low" in row and "high" in row:
+        return f"_at_{row['low']}_to_{row['high']}"
+    return f"_at_{row['distance']}" if "distance" in row else ""
 
 
 def _timed(machine: Machine, timing: Timing) -> Iterator[Row]:
@@ -118,7 +137,8 @@ def _line(machine: Machine, row: Row, metric: str, value: float | None, n: int, 
         "task": parts.short("suite.tasks", row["task"]),
         "flops_per_token": flops,
         "train_length": row["length"],
-        "eval_length": {"context": row["length"], **row}["context"],
+        "eval_length": next((row[name] for name in ("eval_length", "context") if name in row), row["length"]),
+        "batch": row["sequences"] if "sequences" in row else row["batch"],
         "metric": metric,
         "value": "" if value is None else value,
         "n": n,

@@ -9,6 +9,7 @@ from suite.store import Row
 
 NAMES = {"lstm": "the LSTM", "gru": "the GRU", "elman": "the Elman network", "mingru": "the minGRU"}
 PREFIXES = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9: "n"}
+NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OUTCOMES = {"oom": "out of memory", "did_not_compile": "did not compile"}
 
 
@@ -79,8 +80,13 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def counted(count: int, noun: str) -> str:
-    return f"{'one' if count == 1 else count} {noun}{'' if count == 1 else 's'}"
+def count(value: int) -> str:
+    """A whole number in running text: in a word up to ten."""
+    return NUMERALS[value] if value < len(NUMERALS) else f"{value:,}"
+
+
+def counted(value: int, noun: str) -> str:
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
 
 
 def command(argv: Sequence[str]) -> str:
