@@ -1,5 +1,6 @@
 """Intervals that verdicts rest on."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -52,3 +53,36 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope of log y against log x: the exponent of a power law."""
     fit: Any = scipy.stats.linregress(np.log(x), np.log(y))
     return float(fit.slope)
+
+
+def crossings(x: Sequence[float], log_ratios: Sequence[float]) -> list[float]:
+    """Where a ratio passes through 1, read between the points on a log-log line; at a point that is 1 itself, once."""
+    found = []
+    for (before, low), (after, high) in itertools.pairwise(sorted(zip(x, log_ratios, strict=True))):
+        if low * high < 0 or (high == 0 and low != 0):
+            found.append(math.exp(math.log(before) + low / (low - high) * math.log(after / before)))
+    return found
+
+
+def bootstrap(members: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means of resampled data, (resamples, columns): members drawn again, then the rows of each of them.
+
+    A member, a seed say, is an array of (rows, columns). Data of the same shapes are resampled alike: paired.
+    """
+    generator = np.random.default_rng(seed)
+    drawn_RM = generator.integers(len(members), size=(resamples, len(members)))
+    total_RC = np.zeros((resamples, members[0].shape[1]))
+    for slot in range(len(members)):
+        for index, member in enumerate(members):
+            (chosen,) = np.nonzero(drawn_RM[:, slot] == index)
+            rows = len(member)
+            times = generator.multinomial(rows, np.full(rows, 1 / rows), size=len(chosen))
+            total_RC[chosen] += times @ member / rows
+    return total_RC / len(members)
+
+
+def percentile_interval(value: float, resampled: np.ndarray, confidence: float = 0.95) -> Interval:
+    """The value and the percentiles of its resamples; each bound is one of them, so steps stay steps."""
+    bounds = ((1 - confidence) / 2, (1 + confidence) / 2)
+    low, high = np.quantile(resampled, bounds, method="inverted_cdf")
+    return Interval(value, float(low), float(high))

@@ -5,10 +5,22 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, of_cell
+from suite.claims import (
+    ATTENTION,
+    LIKE_ATTENTION,
+    LIKE_LSTM,
+    LSTM,
+    NEITHER,
+    Control,
+    Figure,
+    Finding,
+    Number,
+    Point,
+    of_cell,
+)
 from suite.job import Cell
 from suite.scale import Scale
-from suite.statistics import ratio_interval, slope, t_interval
+from suite.statistics import crossings, ratio_interval, slope, t_interval
 from suite.store import Row
 
 QUESTION = "Does attention train faster than recurrence, and is parallelism over time the cause?"
@@ -99,6 +111,10 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
         numbers=(*(_ratio_number(names[key], logs) for key, logs in found.items() if logs), *_exponents(swept)),
         controls=(_control(found["control"]),),
         figures=(_ratio_figure(by_length, threshold, {at for arm, at in failed if arm in pair}), *figures),
+        headline=_headline(by_length),
+        scope=_scope(swept, reached),
+        crossover=_crossover(by_length),
+        arms=tuple(_likeness(swept, at, pair)),
     )
 
 
@@ -243,6 +259,49 @@ def _sentence(logs: list[float], at: int) -> str:
     else:
         said = f"the LSTM trained {_text([-log for log in logs])} as many tokens a second as attention"
     return f"at {at:,} tokens {said}, at equal parameters and batch"
+
+
+def _headline(by_length: dict[int, list[float]]) -> str:
+    longest = max(at for at, logs in by_length.items() if logs)
+    crossed = _overtakings(by_length)
+    where = f"from {crossed[0]:,.0f} tokens" if crossed else f"nowhere up to {longest:,} tokens"
+    if not crossed and statistics.fmean(by_length[longest]) > 0:
+        where = f"at every length up to {longest:,} tokens"
+    return f"attention overtook the LSTM in training speed {where} ({_text(by_length[longest])})"
+
+
+def _crossover(by_length: dict[int, list[float]]) -> str:
+    crossed = _overtakings(by_length)
+    if crossed:
+        return f"attention is faster from {crossed[0]:,.0f} tokens"
+    reached = [at for at, logs in by_length.items() if logs]
+    ahead = "attention" if statistics.fmean(by_length[reached[-1]]) > 0 else "the LSTM"
+    return f"none: {ahead} is faster from {reached[0]:,} to {reached[-1]:,} tokens"
+
+
+def _overtakings(by_length: dict[int, list[float]]) -> list[float]:
+    """Lengths from which attention is the faster one on average, read between those that were timed."""
+    means = {at: statistics.fmean(logs) for at, logs in by_length.items() if logs}
+    found = crossings(list(means), list(means.values()))
+    return found if found and means[max(means)] > 0 else []
+
+
+def _scope(swept: list[Row], reached: list[int]) -> str:
+    processes = len({row["repeat"] for row in swept})
+    return f"{reached[0]:,} to {reached[-1]:,} tokens, {processes} processes"
+
+
+def _likeness(swept: list[Row], at: int, pair: tuple[str, str]) -> Iterable[tuple[str, str]]:
+    """By its seconds at the judged length: nearer to attention's or to the LSTM's, by logarithm."""
+    logs = {
+        arm: math.log(statistics.median(seconds))
+        for arm in sorted({row["arm"] for row in swept})
+        if (seconds := _seconds(swept, arm, at))
+    }
+    for arm, log in logs.items():
+        if arm not in pair:
+            near, far = (abs(log - logs[judged]) for judged in pair)
+            yield arm, NEITHER if near == far else LIKE_ATTENTION if near < far else LIKE_LSTM
 
 
 def _text(logs: list[float]) -> str:

@@ -88,7 +88,7 @@ def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Findi
         verdict=verdict,
         reason=reason,
         sentence=_sentence(pairs, told),
-        headline=f"it solved recall at distance {told} in {pairs[told][0]} seeds against {pairs[told][1]}",
+        headline=f"attention solved recall at distance {told} in {pairs[told][0]} seeds against {pairs[told][1]}",
         numbers=(*_path_numbers(paths), *_numbers(pairs)),
         controls=controls,
         scope=f"one pair, distances {', '.join(map(str, sorted(pairs)))}; {_sizes(pairs)}",

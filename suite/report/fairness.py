@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Iterator
 
+from suite import rates
 from suite.job import Job
 from suite.report import words
 from suite.report.curves import Curves
@@ -53,6 +54,7 @@ def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
         of_rows("fingerprint of the data", list(ends.values()), lambda row: f"{row['fingerprint']:08x}"),
         of_rows("optimiser", learnt, lambda row: row["optimizer"]),
         of_rows("rate", learnt, lambda row: f"{row['rate']:g}"),
+        of_rows("how the rate was chosen", learnt, _provenance),
         of_rows("seeds of the learning curves", learnt, lambda row: str(row["seed"])),
         of_models("fresh processes of the timings", lambda row: str(processes[row["arm"]])),
         of_rows("precision of the products", sizes, lambda row: row["dtype"]),
@@ -140,3 +142,7 @@ def _peaks(found: Gathered) -> Iterator[str]:
             continue
         speeds = f"{words.si(peak.flops_per_second, 'FLOP/s')} in {dtype}, {words.si(peak.bytes_per_second, 'B/s')}"
         yield f"{kind}: {speeds} a device ({peak.source})"
+
+
+def _provenance(row: Row) -> str:
+    return rates.provenance(*(row[name] for name in ("arm", "task", "length", "conv", "block", "rate")))

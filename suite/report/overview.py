@@ -1,10 +1,10 @@
 """The one chart: attention over LSTM against length in step time, decode latency and bytes of state."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
+from suite import statistics
 from suite.claims import Figure, Finding, Point
 from suite.report.frame import DASHED, DOTTED, SOLID, Look
 
@@ -52,20 +52,14 @@ def figure(findings: Iterable[Finding]) -> Figure:
 def crossings(figure: Figure) -> list[Point]:
     """Where a line crosses 1, read between two lengths as the chart is drawn: logarithm against logarithm."""
     return [
-        crossing
+        Point(series, at, 1.0)
         for series in dict.fromkeys(point.series for point in figure.points)
-        for crossing in _crossings([point for point in figure.points if point.series == series])
+        for at in _crossings([point for point in figure.points if point.series == series])
     ]
 
 
-def _crossings(points: list[Point]) -> Iterator[Point]:
-    points = sorted(points, key=lambda point: point.x)
-    for before, after in itertools.pairwise(points):
-        low, high = math.log(before.y), math.log(after.y)
-        if low * high < 0 or (high == 0 and low != 0):
-            share = low / (low - high)
-            at = math.log(before.x) + share * (math.log(after.x) - math.log(before.x))
-            yield Point(before.series, math.exp(at), 1.0)
+def _crossings(points: list[Point]) -> list[float]:
+    return statistics.crossings([point.x for point in points], [math.log(point.y) for point in points])
 
 
 def _plainest(figure: Figure) -> tuple[list[Point], list[float]]:

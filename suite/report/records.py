@@ -46,6 +46,7 @@ class Gathered:
     scale: str
     about: str
     evidence: bool
+    untested: dict[str, str]  # claims that the scale cannot decide, and why
     arms: tuple[str, ...]
     command: str  # makes everything again; empty where single jobs were run
     place: dict[str, Any]
@@ -94,6 +95,7 @@ def gather(root: epath.PathLike, thresholds: Sequence[str] = ()) -> Gathered:
         scale=comparison["scale"] if comparison else "",
         about=comparison["about"] if comparison else "",
         evidence=evidence,
+        untested={"untested": {}, **comparison}["untested"],
         arms=_arms(comparison["arms"] if comparison else [], rows),
         command=words.command(["launch.compare", *comparison["command"]]) if comparison else "",
         place=place,

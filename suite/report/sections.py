@@ -105,6 +105,10 @@ def _claims_table(found: Gathered) -> Iterator[Block]:
     yield from again(found)
 
 
+def _out_of_reach(found: Gathered, claim: str) -> str:
+    return f"cannot decide it: {found.untested[claim]}" if claim in found.untested else ""
+
+
 def _like_attention(arms: tuple[tuple[str, str], ...]) -> str:
     """Of the arms that are not judged, those that behave as attention does."""
     like = [arm for arm, behaviour in arms if behaviour == claims.LIKE_ATTENTION]
@@ -134,6 +138,7 @@ def _claim(found: Gathered, judged: Judged) -> Iterator[Block]:
         ("Rule", f"{judged.rule} (hash {judged.rule_hash})"),
         ("Found", f"{finding.sentence[:1].upper()}{finding.sentence[1:]}."),
         ("Verdict", ", ".join(filter(None, (verdict, own_thresholds(judged.changed))))),
+        ("This scale", _out_of_reach(found, judged.name)),
         ("Scope", finding.scope),
         ("Crossover", finding.crossover),
         ("Other arms", "; ".join(f"{arm}: {behaviour}" for arm, behaviour in finding.arms)),
