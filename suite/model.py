@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from suite import parts
 from suite.job import Job
-from suite.ops import convolution, initial
+from suite.ops import convolution, initial, precision
 
 
 class Block(eqx.Module):
@@ -151,7 +151,7 @@ class Model(eqx.Module):
 
     def logits(self, x_D: Float[Array, "... D"]) -> Float[Array, "... V"]:
         x_D = rms_norm(x_D, self.scale_D)
-        return jnp.matmul(x_D, self.embedding_VD.T.astype(x_D.dtype), preferred_element_type=jnp.float32)
+        return jnp.matmul(x_D, self.embedding_VD.T.astype(x_D.dtype), preferred_element_type=precision.wide(x_D.dtype))
 
 
 def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
@@ -232,8 +232,8 @@ def _solve_width(job: Job, vocab: int) -> int:
 
 
 def rms_norm(x_D: Float[Array, "... D"], scale_D: Float[Array, " D"]) -> Float[Array, "... D"]:
-    """RMSNorm (Zhang and Sennrich 2019); the mean of squares is float32."""
-    wide_D = x_D.astype(jnp.float32)
+    """RMSNorm (Zhang and Sennrich 2019); the mean of squares is at least float32."""
+    wide_D = x_D.astype(precision.wide(x_D.dtype))
     wide_D = wide_D * jax.lax.rsqrt(jnp.mean(jnp.square(wide_D), axis=-1, keepdims=True) + 1e-6)
     return (wide_D * jnp.broadcast_to(scale_D, wide_D.shape)).astype(x_D.dtype)
 

@@ -267,7 +267,7 @@ def _headline(by_length: dict[int, list[float]]) -> str:
     where = f"from {crossed[0]:,.0f} tokens" if crossed else f"nowhere up to {longest:,} tokens"
     if not crossed and statistics.fmean(by_length[longest]) > 0:
         where = f"at every length up to {longest:,} tokens"
-    return f"attention overtook the LSTM in training speed {where} ({_text(by_length[longest])})"
+    return f"attention overtook the LSTM in training speed {where} ({', '.join(_spelt(by_length[longest]))})"
 
 
 def _crossover(by_length: dict[int, list[float]]) -> str:
@@ -305,11 +305,17 @@ def _likeness(swept: list[Row], at: int, pair: tuple[str, str]) -> Iterable[tupl
 
 
 def _text(logs: list[float]) -> str:
+    value, bounds = _spelt(logs)
+    return f"{value} ({bounds})"
+
+
+def _spelt(logs: list[float]) -> tuple[str, str]:
+    """The ratio and its interval, in words."""
     value = f"{math.exp(statistics.fmean(logs)):.3g}x"
     if len(logs) < 2:
-        return f"{value} (one process, no interval)"
+        return value, "one process, no interval"
     _, low, high = ratio_interval(logs)
-    return f"{value} (95 % {low:.3g} to {high:.3g})"
+    return value, f"95 % {low:.3g} to {high:.3g}"
 
 
 def _group(length: int) -> str:

@@ -8,6 +8,7 @@ A file defines `Mixer`, an `eqx.Module` with
     extend(x_BTD, state) -> y_BTD, state  a chunk of tokens
     step(x_BD, state) -> y_BD, state      one token
 
-Inputs come in the compute dtype and outputs leave in it; parameters and recurrent states are float32. A mixer of
-several forms has a knob `form` and a method `ran(dtype)` that names the one that `__call__` runs.
+Inputs come in the compute dtype and outputs leave in it; parameters and recurrent states are float32. With parameters
+and inputs cast to float64 everything is float64: `precision.wide` says which. A mixer of several forms has a knob
+`form` and a method `ran(dtype)` that names the one that `__call__` runs.
 """

@@ -85,17 +85,17 @@ class Mixer(eqx.Module):
 
     def extend(self, x_BTD: Float[Array, "B T D"], cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
         length, kept = x_BTD.shape[1], cache.k_BSHK.shape[1]
-        query_T = cache.position + jnp.arange(length)
+        query_T = cache.position + jnp.arange(length, dtype=jnp.int32)
         q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, query_T)
         if self.window:
             # The oldest key is out of every new query's window: the new ones push it out.
             k_BSHK = jnp.concatenate([cache.k_BSHK[:, 1:], k_BTHK], axis=1)
             v_BSHK = jnp.concatenate([cache.v_BSHK[:, 1:], v_BTHK], axis=1)
-            key_S = cache.position + jnp.arange(1 - kept, length)
+            key_S = cache.position + jnp.arange(1 - kept, length, dtype=jnp.int32)
         else:
             k_BSHK = jax.lax.dynamic_update_slice_in_dim(cache.k_BSHK, k_BTHK, cache.position, axis=1)
             v_BSHK = jax.lax.dynamic_update_slice_in_dim(cache.v_BSHK, v_BTHK, cache.position, axis=1)
-            key_S = jnp.arange(kept)
+            key_S = jnp.arange(kept, dtype=jnp.int32)
         y_BTHK = attention.cached(
             q_BTHK, k_BSHK, v_BSHK, query_T=query_T, key_S=key_S, window=self.window, slope_H=self._slopes()
         )

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import initial, recurrent
+from suite.ops import initial, precision, recurrent
 
 
 class Mixer(eqx.Module):
@@ -26,8 +26,8 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
-        del length, dtype  # one float32 vector, whatever the context
-        return jnp.zeros((batch, self.bias_N.shape[0]), jnp.float32)
+        del length  # one vector, whatever the context
+        return jnp.zeros((batch, self.bias_N.shape[0]), precision.wide(dtype))
 
     def extend(
         self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
@@ -37,9 +37,8 @@ class Mixer(eqx.Module):
         def cell(
             input_BN: Float[Array, "B N"], h_BN: Float[Array, "B N"]
         ) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
-            h_BN = jnp.tanh(
-                input_BN.astype(jnp.float32) + recurrent.product(h_BN, self.recurrent_NN, dtype) + self.bias_N[None]
-            )
+            recurrent_BN = recurrent.product(h_BN, self.recurrent_NN, dtype)
+            h_BN = jnp.tanh(input_BN.astype(h_BN.dtype) + recurrent_BN + self.bias_N[None])
             return h_BN.astype(dtype), h_BN
 
         return recurrent.scan(cell, x_BTD @ self.input_DN.astype(dtype), h_BN)

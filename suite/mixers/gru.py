@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import initial, recurrent
+from suite.ops import initial, precision, recurrent
 
 
 class Mixer(eqx.Module):
@@ -31,8 +31,8 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
-        del length, dtype  # one float32 vector, whatever the context
-        return jnp.zeros((batch, self.recurrent_NG.shape[0]), jnp.float32)
+        del length  # one vector, whatever the context
+        return jnp.zeros((batch, self.recurrent_NG.shape[0]), precision.wide(dtype))
 
     def extend(
         self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
@@ -42,7 +42,7 @@ class Mixer(eqx.Module):
         def cell(
             input_BG: Float[Array, "B G"], h_BN: Float[Array, "B N"]
         ) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
-            at_x_BG = input_BG.astype(jnp.float32) + self.bias_G[None]
+            at_x_BG = input_BG.astype(h_BN.dtype) + self.bias_G[None]
             at_h_BG = recurrent.product(h_BN, self.recurrent_NG, dtype)
             reset_x_BN, update_x_BN, new_x_BN = jnp.split(at_x_BG, 3, axis=-1)
             reset_h_BN, update_h_BN, new_h_BN = jnp.split(at_h_BG, 3, axis=-1)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import initial, recurrent
+from suite.ops import initial, precision, recurrent
 
 State = tuple[Float[Array, "B N"], Float[Array, "B N"]]
 
@@ -29,8 +29,8 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
-        del length, dtype  # two float32 vectors, whatever the context
-        zero_BN = jnp.zeros((batch, self.recurrent_NG.shape[0]), jnp.float32)
+        del length  # two vectors, whatever the context
+        zero_BN = jnp.zeros((batch, self.recurrent_NG.shape[0]), precision.wide(dtype))
         return zero_BN, zero_BN
 
     def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
@@ -38,9 +38,8 @@ class Mixer(eqx.Module):
 
         def cell(input_BG: Float[Array, "B G"], state: State) -> tuple[Float[Array, "B N"], State]:
             h_BN, c_BN = state
-            gates_BG = (
-                input_BG.astype(jnp.float32) + recurrent.product(h_BN, self.recurrent_NG, dtype) + self.bias_G[None]
-            )
+            recurrent_BG = recurrent.product(h_BN, self.recurrent_NG, dtype)
+            gates_BG = input_BG.astype(h_BN.dtype) + recurrent_BG + self.bias_G[None]
             in_BN, forget_BN, cell_BN, out_BN = jnp.split(gates_BG, 4, axis=-1)
             c_BN = jax.nn.sigmoid(forget_BN) * c_BN + jax.nn.sigmoid(in_BN) * jnp.tanh(cell_BN)
             h_BN = jax.nn.sigmoid(out_BN) * jnp.tanh(c_BN)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import forms, initial, linear
+from suite.ops import forms, initial, linear, precision
 
 
 class Mixer(eqx.Module):
@@ -29,8 +29,8 @@ class Mixer(eqx.Module):
         return forms.choose("linear", self.form, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
-        del length, dtype  # one float32 vector, whatever the context
-        return jnp.zeros((batch, self.bias_N.shape[0]), jnp.float32)
+        del length  # one vector, whatever the context
+        return jnp.zeros((batch, self.bias_N.shape[0]), precision.wide(dtype))
 
     def extend(
         self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
@@ -47,7 +47,8 @@ class Mixer(eqx.Module):
         return h_BN.astype(x_BD.dtype), h_BN
 
     def _gates(self, x_D: Float[Array, "... D"]) -> tuple[Float[Array, "... N"], Float[Array, "... N"]]:
-        """Decay 1 - z and input z W x, float32: near 1, bfloat16 would round a slow decay to none."""
-        update_N, new_N = jnp.split((x_D @ self.input_DG.astype(x_D.dtype)).astype(jnp.float32), 2, axis=-1)
+        """Decay 1 - z and input z W x, at least float32: near 1, bfloat16 would round a slow decay to none."""
+        gates_G = (x_D @ self.input_DG.astype(x_D.dtype)).astype(precision.wide(x_D.dtype))
+        update_N, new_N = jnp.split(gates_G, 2, axis=-1)
         update_N = update_N + jnp.broadcast_to(self.bias_N, update_N.shape)
         return jax.nn.sigmoid(-update_N), jax.nn.sigmoid(update_N) * new_N

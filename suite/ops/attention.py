@@ -5,7 +5,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from suite.ops import precision
 
 
 def causal(
@@ -23,16 +25,16 @@ def causal(
     """
     if form == "blocked":
         return _blocked(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
-    bias_HTS = None
-    if slope_H is not None:
-        at_T = jnp.arange(q_BTHK.shape[1])
-        bias_HTS = distance_bias(slope_H, at_T, at_T)[None].astype(q_BTHK.dtype)
+    if q_BTHK.dtype == jnp.float64:  # JAX's own softmax is float32, whatever comes in
+        return _attend(q_BTHK, k_BTHK, v_BTHK, first=0, low=0, window=window, slope_H=slope_H)
+    at_T = jnp.arange(q_BTHK.shape[1])
+    bias_HTS = None if slope_H is None else distance_bias(slope_H, at_T, at_T, precision.wide(q_BTHK.dtype))
     with jax.numpy_dtype_promotion("standard"):  # JAX's own code adds a float32 mask to bfloat16 scores
         return jax.nn.dot_product_attention(
             q_BTHK,
             k_BTHK,
             v_BTHK,
-            bias=bias_HTS,
+            bias=None if bias_HTS is None else bias_HTS[None].astype(q_BTHK.dtype),
             is_causal=True,
             local_window_size=(window - 1, 0) if window else None,
             implementation="cudnn" if form == "cudnn" else "xla",
@@ -50,16 +52,18 @@ def cached(
     slope_H: Float[Array, " H"] | None,
 ) -> Float[Array, "B T H K"]:
     """Attention of new queries to a cache; positions tell which keys lie in the past, negative ones are empty."""
-    back_TS = query_T[:, None] - key_S[None, :]
-    mask_TS = (back_TS >= 0) & (key_S >= 0)[None, :]
-    if window:
-        mask_TS = mask_TS & (back_TS < window)
-    bias_HTS = None
-    if slope_H is not None:
-        bias_HTS = distance_bias(slope_H, query_T, key_S)[None].astype(q_BTHK.dtype)
+    mask_TS = _seen(query_T, key_S, window) & (key_S >= 0)[None, :]
+    bias_HTS = None if slope_H is None else distance_bias(slope_H, query_T, key_S, precision.wide(q_BTHK.dtype))
+    if q_BTHK.dtype == jnp.float64:  # as in `causal`
+        return _weigh(q_BTHK, k_BSHK, v_BSHK, mask_TS, bias_HTS)
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
-            q_BTHK, k_BSHK, v_BSHK, bias=bias_HTS, mask=mask_TS[None, None], implementation="xla"
+            q_BTHK,
+            k_BSHK,
+            v_BSHK,
+            bias=None if bias_HTS is None else bias_HTS[None].astype(q_BTHK.dtype),
+            mask=mask_TS[None, None],
+            implementation="xla",
         )
 
 
@@ -95,33 +99,46 @@ def _attend(
     window: int,
     slope_H: Float[Array, " H"] | None,
 ) -> Float[Array, "B T H K"]:
-    """Queries at `first`.. to keys at `low`..; groups of R heads share keys and values; float32 scores."""
+    """Queries at `first`.. to keys at `low`.."""
+    query_T, key_S = first + jnp.arange(q_BTHK.shape[1]), low + jnp.arange(k_BSHK.shape[1])
+    bias_HTS = None if slope_H is None else distance_bias(slope_H, query_T, key_S, precision.wide(q_BTHK.dtype))
+    return _weigh(q_BTHK, k_BSHK, v_BSHK, _seen(query_T, key_S, window), bias_HTS)
+
+
+def _weigh(
+    q_BTHK: Float[Array, "B T H K"],
+    k_BSHK: Float[Array, "B S G K"],
+    v_BSHK: Float[Array, "B S G K"],
+    mask_TS: Bool[Array, "T S"],
+    bias_HTS: Float[Array, "H T S"] | None,
+) -> Float[Array, "B T H K"]:
+    """Attention to the keys of the mask; groups of R heads share keys and values; wide scores."""
     batch, length, heads, head_size = q_BTHK.shape
-    groups = k_BSHK.shape[2]
+    groups, dtype = k_BSHK.shape[2], precision.wide(q_BTHK.dtype)
     q_BTGRK = q_BTHK.reshape(batch, length, groups, heads // groups, head_size)
-    score_BGRTS = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSHK, preferred_element_type=jnp.float32)
+    score_BGRTS = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSHK, preferred_element_type=dtype)
     score_BGRTS = score_BGRTS / math.sqrt(head_size)
-    query_T, key_S = first + jnp.arange(length), low + jnp.arange(k_BSHK.shape[1])
-    if slope_H is not None:
-        bias_HTS = distance_bias(slope_H, query_T, key_S)
+    if bias_HTS is not None:
         score_BGRTS = score_BGRTS + bias_HTS.reshape(1, groups, -1, *bias_HTS.shape[1:])
-    back_TS = query_T[:, None] - key_S[None]
-    seen_TS = (back_TS >= 0) & (back_TS < window) if window else back_TS >= 0
-    score_BGRTS = jnp.where(seen_TS[None, None, None], score_BGRTS, -jnp.inf)
+    score_BGRTS = jnp.where(mask_TS[None, None, None], score_BGRTS, -jnp.inf)
     # The largest score cancels out of the quotient, so its gradient need not be followed.
     weight_BGRTS = jnp.exp(score_BGRTS - jax.lax.stop_gradient(jnp.max(score_BGRTS, axis=-1, keepdims=True)))
-    y_BGRTK = jnp.einsum(
-        "BGRTS,BSGK->BGRTK", weight_BGRTS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=jnp.float32
-    )
+    y_BGRTK = jnp.einsum("BGRTS,BSGK->BGRTK", weight_BGRTS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=dtype)
     y_BGRTK = y_BGRTK / jnp.sum(weight_BGRTS, axis=-1, keepdims=True)
     return jnp.moveaxis(y_BGRTK, 3, 1).reshape(batch, length, heads, head_size).astype(q_BTHK.dtype)
 
 
+def _seen(query_T: Int[Array, " T"], key_S: Int[Array, " S"], window: int) -> Bool[Array, "T S"]:
+    """Whether a key lies in the past of a query, or in its window where there is one."""
+    back_TS = query_T[:, None] - key_S[None]
+    return (back_TS >= 0) & (back_TS < window) if window else back_TS >= 0
+
+
 def rotate(x_BTHK: Float[Array, "B T H K"], at_T: Int[Array, " T"]) -> Float[Array, "B T H K"]:
-    """Rotary positions (Su et al. 2021): pairs of channels turn by position / 10000^(2i/K); angles in float32."""
-    half = x_BTHK.shape[-1] // 2
-    frequency_K = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_TK = at_T.astype(jnp.float32)[:, None] * frequency_K[None]
+    """Rotary positions (Su et al. 2021): pairs of channels turn by position / 10000^(2i/K); wide angles."""
+    half, dtype = x_BTHK.shape[-1] // 2, precision.wide(x_BTHK.dtype)
+    frequency_K = 10_000.0 ** (-jnp.arange(half, dtype=dtype) / half)
+    angle_TK = at_T.astype(dtype)[:, None] * frequency_K[None]
     cos_TK, sin_TK = (part.astype(x_BTHK.dtype)[None, :, None] for part in (jnp.cos(angle_TK), jnp.sin(angle_TK)))
     first_BTHK, second_BTHK = jnp.split(x_BTHK, 2, axis=-1)
     return jnp.concatenate(
@@ -138,8 +155,8 @@ def alibi_slopes(heads: int) -> Float[Array, " H"]:
 
 
 def distance_bias(
-    slope_H: Float[Array, " H"], query_T: Int[Array, " T"], key_S: Int[Array, " S"]
+    slope_H: Float[Array, " H"], query_T: Int[Array, " T"], key_S: Int[Array, " S"], dtype: jnp.dtype
 ) -> Float[Array, "H T S"]:
     """ALiBi: minus slope times the distance from query to key; the causal mask does the rest."""
-    back_TS = (query_T[:, None] - key_S[None, :]).astype(jnp.float32)
-    return -slope_H[:, None, None] * back_TS[None]
+    back_TS = (query_T[:, None] - key_S[None, :]).astype(dtype)
+    return -slope_H.astype(dtype)[:, None, None] * back_TS[None]

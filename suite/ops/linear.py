@@ -11,7 +11,7 @@ def recurrence(
     h_BN: Float[Array, "B N"],
     form: str,
 ) -> Float[Array, "B T N"]:
-    """All states h_1..h_T of the recurrence from h_0 = `h_BN`; float32 throughout.
+    """All states h_1..h_T of the recurrence from h_0 = `h_BN`, in the dtype of all three: a wide one.
 
     `sequential` is a scan over time; `parallel` an associative scan of log2 T depth (Blelloch 1990).
     """

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from suite.ops import precision
+
 Cell = Callable[[Float[Array, "B F"], PyTree], tuple[Float[Array, "B N"], PyTree]]
 
 
@@ -21,5 +23,5 @@ def scan(cell: Cell, input_BTF: Float[Array, "B T F"], state: PyTree) -> tuple[F
 
 
 def product(h_BN: Float[Array, "B N"], weight_NG: Float[Array, "N G"], dtype: jnp.dtype) -> Float[Array, "B G"]:
-    """The recurrent product: factors in the compute dtype, float32 sums."""
-    return jnp.matmul(h_BN.astype(dtype), weight_NG.astype(dtype), preferred_element_type=jnp.float32)
+    """The recurrent product: factors in the compute dtype, wide sums."""
+    return jnp.matmul(h_BN.astype(dtype), weight_NG.astype(dtype), preferred_element_type=precision.wide(dtype))
