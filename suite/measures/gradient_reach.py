@@ -1,0 +1,108 @@
+"""How far back gradients reach: the norm of d h_T / d x_{T-k} by distance k, in float64, before any training."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array, Float, Int
+
+from suite.model import Model
+from suite.rig import Programs, Rig
+from suite.store import Row
+
+NEEDS = ()
+PLACED = False
+RESUMES = False
+NEAR = 8  # the first distances, each measured
+FAR = 999  # the textbook's distance, measured in longer sequences too
+BETWEEN = 12  # distances from the near ones to the start of the sequence, evenly in their logarithm
+
+
+def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
+    """One row a distance k. h_T is what the blocks give at the last position, x_t the embedded token at position t.
+
+    One example of random tokens. Tokens, probes and parameters come from the job's seed.
+    """
+    job = rig.job
+    if job.length < NEAR + 2:
+        raise ValueError(f"length {job.length} is too short: wanted {NEAR + 2}, {NEAR} near distances and a far one")
+    if probes < 1:
+        raise ValueError(f"probes {probes} wants at least 1")
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(rig.state.params))
+    rng = np.random.default_rng(job.seed)
+    tokens_T = rng.integers(rig.task.vocab, size=job.length, dtype=np.int32)
+    probe_PD = rng.standard_normal((probes, params.embedding_VD.shape[1]))
+    # On the host: a TPU's float64 is a pair of float32, with their range. It ends before the first row: a generator
+    # that stops inside would leave it on for others.
+    with jax.enable_x64(True):
+        arguments = jax.device_put((params, tokens_T, probe_PD), jax.local_devices(backend="cpu")[0])
+        program = _program(rig.programs)
+        narrow = narrower(program.trace(*arguments).jaxpr.jaxpr)
+        if narrow:
+            raise TypeError(
+                f"{job.arm} computes in {', '.join(sorted(narrow))} where inputs are float64: ask precision.wide"
+            )
+        gradient_PTD = jax.device_get(program(*arguments))
+    norm_T = norms(gradient_PTD)
+    for distance in distances(job.length):
+        row = {"phase": "reach", "distance": distance}
+        norm = float(norm_T[job.length - 1 - distance])
+        yield {**row, "norm": norm, "outcome": "ok"} if np.isfinite(norm) else {**row, "outcome": "diverged"}
+
+
+def distances(length: int) -> list[int]:
+    """1 to 8, then evenly in their logarithm to length - 1, and 999 where there is room."""
+    spread = np.geomspace(NEAR, length - 1, BETWEEN + 1).round().astype(int).tolist()
+    return sorted({*range(1, NEAR + 1), *spread, *([FAR] if length > FAR else [])})
+
+
+def pull_back(
+    through: Callable[[Array], Array], x_TD: Float[Array, "T D"], probe_PD: Float[Array, "P D"]
+) -> Float[Array, "P T D"]:
+    """v^T d h_T / d x_t for every probe v and position t; `through` is (B, T, D) -> (B, T, D) and h_T its last row."""
+    _, transposed = jax.vjp(lambda x_TD: through(x_TD[None])[0, -1], x_TD)
+    return jax.vmap(lambda probe_D: transposed(probe_D)[0])(probe_PD)
+
+
+def norms(gradient_PTD: np.ndarray) -> np.ndarray:
+    """J_t = |d h_T / d x_t|_F / sqrt D, 1 for the identity: |J|_F^2 = tr(J J^T) is the mean of |v^T J|^2 over probes.
+
+    The estimator is Hutchinson's (1989) with normal v; its relative error is about 1 / sqrt(2 probes) at most, where J
+    has rank one.
+    """
+    # In parts of the largest entry: the square of 1e-200 is 0 in float64.
+    largest_T = np.max(np.abs(gradient_PTD), axis=(0, 2))
+    scale_T = np.where(largest_T > 0, largest_T, 1.0)
+    with np.errstate(invalid="ignore"):  # inf / inf is nan, and seen as such by the caller
+        return scale_T * np.sqrt(np.mean(np.square(gradient_PTD / scale_T[:, None]), axis=(0, 2)))
+
+
+def narrower(jaxpr: core.Jaxpr) -> set[str]:
+    """Floating dtypes below float64 in which anything is computed: there, what is below 1e-45 is lost unseen."""
+    computed: list[Any] = [out.aval for eqn in jaxpr.eqns for out in eqn.outvars]
+    floating = {aval.dtype for aval in computed if jnp.issubdtype(aval.dtype, jnp.floating)}
+    names = {str(dtype) for dtype in floating if dtype != np.float64}
+    for value in (value for eqn in jaxpr.eqns for value in jax.tree.leaves(eqn.params)):
+        if isinstance(value, core.ClosedJaxpr):
+            names |= narrower(value.jaxpr)
+        elif isinstance(value, core.Jaxpr):
+            names |= narrower(value)
+    return names
+
+
+@functools.lru_cache(maxsize=32)
+def _program(programs: Programs) -> jax.stages.Wrapped:
+    """The gradients of a job's model; jobs that differ in their seed alone share it."""
+
+    @jax.jit
+    def gradients(params: Model, tokens_T: Int[Array, " T"], probe_PD: Float[Array, "P D"]) -> Float[Array, "P T D"]:
+        model = dataclasses.replace(eqx.combine(params, programs.static), dtype="float64")
+        return pull_back(model.through, model.embed(tokens_T), probe_PD)
+
+    return gradients
