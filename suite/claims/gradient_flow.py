@@ -262,9 +262,8 @@ def _sentence(found: dict[Key, list[float]], bounded: set[Key], far: int) -> str
     ]
     if not said:
         return "no gradient of the judged three was followed back"
-    return (
-        f"over {far:,} tokens the gradient shrinks by a factor of {', '.join(said)} (residual block, before training)"
-    )
+    listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+    return f"over {far:,} tokens the gradient shrinks by a factor of {listed} (residual block, before training)"
 
 
 def _scope(here: list[Row], found: dict[Key, list[float]], at: int) -> str:
