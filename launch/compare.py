@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -161,11 +162,10 @@ class Comparison:
         return 0
 
     def write_rates(self) -> epath.Path:
-        """The table of rates, in the order of arms and tasks."""
-        choices = [curve.choice() for curve in rates.gather(self.rows()) if curve.scores]
-        ordered = sorted(choices, key=lambda choice: (choice.task, choice.length, choice.conv, choice.arm))
-        store.write(self.out / "rates.csv", rates.text(ordered))
-        return self.out / "rates.csv"
+        from suite import report
+
+        curves = [curve for curve in rates.gather(self.rows()) if curve.scores]
+        return report.write_rates(curves, shlex.join(["python", "-m", "launch.compare", *sys.argv[1:]]), self.out)
 
     def left(self) -> list[Cell]:
         wanted = wanted_cells(self.scale, self.claims, self.rows())

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from suite import store
-from suite.report import charts, diff, findings, markdown, page, results, sections
+from suite import rates, store
+from suite.report import charts, diff, findings, markdown, page, results, sections, tuning
 from suite.report.document import Document
 from suite.report.records import gather
 
@@ -19,11 +19,9 @@ def write(out: epath.PathLike, thresholds: Sequence[str] = ()) -> epath.Path:
     folder = epath.Path(out) / "rejudged" if thresholds else epath.Path(out)
     found = gather(out, thresholds)
     document = sections.document(found)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     store.write(folder / "results.csv", results.text(found.rows))
     store.write(folder / "report.json", findings.text(found, document.headline))
-    for chart in document.charts:
-        store.write(folder / "figures" / f"{chart.name}.png", charts.png(chart.spec))
     return _write(document, folder, "report")
 
 
@@ -35,12 +33,26 @@ def write_diff(first: epath.PathLike, second: epath.PathLike, out: epath.PathLik
     return _write(document, folder, "diff")
 
 
+def write_rates(curves: Sequence[rates.Curve], command: str, out: epath.PathLike) -> epath.Path:
+    """How the learning rates were chosen, and rates.csv, the table that is looked up; returns the path of the table."""
+    folder = epath.Path(out)
+    _write(tuning.document(curves, command), folder, "rates")
+    choices = [curve.choice() for curve in curves]
+    ordered = sorted(choices, key=lambda choice: (choice.task, choice.length, choice.conv, choice.arm))
+    store.write(folder / "rates.csv", rates.text(ordered))
+    return folder / "rates.csv"
+
+
 def headline(folder: epath.PathLike) -> str:
     """The sentence at the top of the report that was written last."""
     return json.loads((epath.Path(folder) / "report.json").read_text())["headline"]
 
 
 def _write(document: Document, folder: epath.Path, name: str) -> epath.Path:
+    if document.charts:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for chart in document.charts:
+        store.write(folder / "figures" / f"{chart.name}.png", charts.png(chart.spec))
     store.write(folder / f"{name}.md", markdown.render(document))
     store.write(folder / f"{name}.html", page.render(document))
     return folder / f"{name}.html"
