@@ -92,11 +92,16 @@ def optimum(sizes_S: np.ndarray, losses_RS: np.ndarray) -> np.ndarray:
 
 def gather(rows: list[Row]) -> dict[str, Curve]:
     """Trainings on text at fixed budgets: those of the length at which most widths were trained."""
-    flops = {_shape(row): row["flops_per_token"] for row in rows if row.get("phase") == "model" and _is_text(row)}
+    flops = {
+        _shape(row): row["flops_per_token"] for row in rows if row.get("phase") == "model" and is_text(row["task"])
+    }
     tests = [
         row
         for row in rows
-        if row.get("phase") == "test" and _is_text(row) and row["seed"] not in rates.SEEDS and _shape(row) in flops
+        if row.get("phase") == "test"
+        and is_text(row["task"])
+        and row["seed"] not in rates.SEEDS
+        and _shape(row) in flops
     ]
     widths: dict[int, set[int]] = defaultdict(set)
     for row in tests:
@@ -143,5 +148,6 @@ def _shape(row: Row) -> tuple:
     return tuple(row[name] for name in names)
 
 
-def _is_text(row: Row) -> bool:
-    return parts.split(row["task"])[0] == "text"
+def is_text(task: str) -> bool:
+    """Whether a task's spec is text, of whatever corpus."""
+    return parts.split(task)[0] == "text"

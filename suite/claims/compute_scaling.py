@@ -53,8 +53,9 @@ RESAMPLES = 1000
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """First the FLOPs of a token for every width; then, at each budget, as many steps as it pays for."""
+    text = scale.job.task if isoflop.is_text(scale.job.task) else "text"  # another corpus is welcome, another task not
     sizes = {
-        (mixer, width): Cell(scale.arm(mixer, **{**scale.scaling, "task": "text", "width": width}), "size")
+        (mixer, width): Cell(scale.arm(mixer, **{**scale.scaling, "task": text, "width": width}), "size")
         for mixer in scale.arms
         for width in scale.widths
     }
