@@ -121,7 +121,7 @@ SCALES = {
         evidence=True,
         arms=PAIR,
         job=_SMALL,
-        lengths=(128, 256, 512, 1024),
+        lengths=(128, 512, 1024),
         batches=(1, 2, 4),
         memory_bytes=2e9,
         processes=3,
@@ -129,16 +129,16 @@ SCALES = {
         contexts=(1024, 16384),
         decode_batches=(1, 8),
         seeds=5,
-        recall=_changes(width=32, batch=32, steps=300, validate_every=300, validation_examples=512, test_examples=1024),
-        distances=(8, 32, 64),
+        recall=_changes(width=32, batch=16, steps=300, validate_every=300, validation_examples=512, test_examples=1024),
+        distances=(4, 16, 64),
         parity=_changes(
-            width=32, length=40, batch=32, steps=500, validate_every=500, validation_examples=512, test_examples=1024
+            width=32, length=20, batch=32, steps=500, validate_every=500, validation_examples=512, test_examples=1024
         ),
         word_problem=_changes(
             width=32, length=5, batch=64, steps=500, validate_every=500, validation_examples=512, test_examples=1024
         ),
         word_seeds=1,
-        curves=_changes(length=512, batch=4, steps=300, validate_every=50, test_examples=256),
+        curves=_changes(length=256, batch=4, steps=300, validate_every=50, test_examples=256),
         curve_seeds=1,
         scaling=_changes(length=128, batch=2, validate_every=100_000, test_examples=256),
         widths=(16, 32, 64),
@@ -146,7 +146,7 @@ SCALES = {
         reach=1000,
         untested={
             "parallelism": ON_A_CPU,
-            "context_length": "windows of 512 tokens; the rule wants 4,096",
+            "context_length": "windows of 256 tokens; the rule wants 4,096",
             "compute_scaling": "three budgets over one decade; the rule wants five over two and a half",
         },
     ),
