@@ -247,13 +247,13 @@ BY_HAND = {
     "gru": lambda k: 2 + 2 + 4 + 2 * k,
     # Product by W, times z, added to (1 - z) h; then (1 - z) h at every step.
     "mingru": lambda k: 2 + 3 + 2 * k,
-    # Product by V, the weighted sum, product by the output matrix, however long ago. Positions turn or shift queries,
-    # keys and scores, and a value's path meets none of them; learned ones are added to the input.
-    "attention": lambda k: 2 + 3,
-    "attention:kv_heads=2": lambda k: 2 + 3,
-    "attention:positions=alibi,kv_heads=1": lambda k: 2 + 3,
-    "attention:positions=none": lambda k: 2 + 3,
-    "attention:positions=learned": lambda k: 2 + 1 + 3,
+    # Product by V, the weighted sum, over the sum of weights, product by the output matrix, however long ago. Positions
+    # turn or shift queries, keys and scores, and a value's path meets none of them; learned ones are added to the input.
+    "attention": lambda k: 2 + 4,
+    "attention:kv_heads=2": lambda k: 2 + 4,
+    "attention:positions=alibi,kv_heads=1": lambda k: 2 + 4,
+    "attention:positions=none": lambda k: 2 + 4,
+    "attention:positions=learned": lambda k: 2 + 1 + 4,
 }
 # The MLP: norm, product, times the other product's silu, product.
 MLP = 2 + 3
@@ -393,7 +393,7 @@ def test_a_row_says_how_far_a_token_is(devices: list) -> None:
 def test_a_row_says_what_cannot_be_reached(devices: list) -> None:
     job = Job(mixer="attention:window=2", task="recall:pairs=2,vocab=16", width=WIDTH, length=9, batch=8)
     near, two, *far = rows(job, devices[:1])
-    assert (near["path"], two["path"]) == (5 + 4, 10 + 4)
+    assert (near["path"], two["path"]) == (6 + 4, 12 + 4)
     assert far == [{"phase": "path", "distance": k, "reachable": False, "outcome": "ok"} for k in (4, 8)]
 
 

@@ -13,8 +13,8 @@ POSITIONS = ("rope", "alibi", "learned", "none")
 class Cache(eqx.Module):
     """Keys and values of the tokens seen so far, and how many they are."""
 
-    k_BSHK: Float[Array, "B S G K"]
-    v_BSHK: Float[Array, "B S G K"]
+    k_BGSK: Float[Array, "B G S K"]
+    v_BGSK: Float[Array, "B G S K"]
     position: Int[Array, ""]
 
 
@@ -80,26 +80,27 @@ class Mixer(eqx.Module):
         """An empty cache for `length` tokens; more must not be read into it, which a traced position cannot check."""
         self._check_length(length)
         kept = min(length, self.window) if self.window else length
-        zero_BSHK = jnp.zeros((batch, kept, self.kv_heads, self.head_size), dtype)
-        return Cache(zero_BSHK, zero_BSHK, jnp.zeros((), jnp.int32))
+        zero_BGSK = jnp.zeros((batch, self.kv_heads, kept, self.head_size), dtype)
+        return Cache(zero_BGSK, zero_BGSK, jnp.zeros((), jnp.int32))
 
     def extend(self, x_BTD: Float[Array, "B T D"], cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        length, kept = x_BTD.shape[1], cache.k_BSHK.shape[1]
+        length, kept = x_BTD.shape[1], cache.k_BGSK.shape[2]
         query_T = cache.position + jnp.arange(length, dtype=jnp.int32)
         q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, query_T)
+        new_k_BGTK, new_v_BGTK = jnp.swapaxes(k_BTHK, 1, 2), jnp.swapaxes(v_BTHK, 1, 2)
         if self.window:
             # The oldest key is out of every new query's window: the new ones push it out.
-            k_BSHK = jnp.concatenate([cache.k_BSHK[:, 1:], k_BTHK], axis=1)
-            v_BSHK = jnp.concatenate([cache.v_BSHK[:, 1:], v_BTHK], axis=1)
+            k_BGSK = jnp.concatenate([cache.k_BGSK[:, :, 1:], new_k_BGTK], axis=2)
+            v_BGSK = jnp.concatenate([cache.v_BGSK[:, :, 1:], new_v_BGTK], axis=2)
             key_S = cache.position + jnp.arange(1 - kept, length, dtype=jnp.int32)
         else:
-            k_BSHK = jax.lax.dynamic_update_slice_in_dim(cache.k_BSHK, k_BTHK, cache.position, axis=1)
-            v_BSHK = jax.lax.dynamic_update_slice_in_dim(cache.v_BSHK, v_BTHK, cache.position, axis=1)
+            k_BGSK = jax.lax.dynamic_update_slice_in_dim(cache.k_BGSK, new_k_BGTK, cache.position, axis=2)
+            v_BGSK = jax.lax.dynamic_update_slice_in_dim(cache.v_BGSK, new_v_BGTK, cache.position, axis=2)
             key_S = jnp.arange(kept, dtype=jnp.int32)
         y_BTHK = attention.cached(
-            q_BTHK, k_BSHK, v_BSHK, query_T=query_T, key_S=key_S, window=self.window, slope_H=self._slopes()
+            q_BTHK, k_BGSK, v_BGSK, query_T=query_T, key_S=key_S, window=self.window, slope_H=self._slopes()
         )
-        return self._merge(y_BTHK), Cache(k_BSHK[:, -kept:], v_BSHK[:, -kept:], cache.position + length)
+        return self._merge(y_BTHK), Cache(k_BGSK[:, :, -kept:], v_BGSK[:, :, -kept:], cache.position + length)
 
     def step(self, x_BD: Float[Array, "B D"], cache: Cache) -> tuple[Float[Array, "B D"], Cache]:
         y_BTD, cache = self.extend(x_BD[:, None], cache)
