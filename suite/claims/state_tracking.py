@@ -181,7 +181,7 @@ def _beyond(rows: Iterable[Row], arms: dict[str, Trials]) -> dict[str, tuple[flo
     """Accuracies at the final position of sequences BEYOND times as long, of the trainings at the arm's own rate."""
     by_arm: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        is_far = row.get("phase") == "length" and row["eval_length"] == BEYOND * row["length"]
+        is_far = row.get("phase") == "length" and row.get("eval_length") == BEYOND * row["length"]
         if is_far and row["arm"] in arms and row["rate"] == arms[row["arm"]].rate:
             by_arm[row["arm"]].append(row["final_accuracy"])
     return {arm: tuple(found) for arm, found in by_arm.items()}

@@ -58,6 +58,12 @@ def measure(rig: Rig) -> Iterator[Row]:
     checkpoint.save_final(rig.run / "final", state.params)
 
 
+def outcome(rig: Rig) -> str:
+    """How the training of a rig ended: what measures of trained parameters ask first."""
+    assert rig.run is not None, "trained parameters lie in a run directory"
+    return store.rows(rig.run, KIND)[-1]["outcome"]
+
+
 def _warm(rig: Rig, spent: float) -> Stopwatch:
     """Compiles everything and takes one step of a state that is thrown away, then starts the watch."""
     state, metrics = rig.step(rig.state, rig.resident_batch())

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from suite.measures import learning
 from suite.rig import Rig
 from suite.store import Row
 
@@ -14,6 +15,9 @@ RESUMES = False
 
 def measure(rig: Rig, *, longest: int = 4, growth: int = 4) -> Iterator[Row]:
     """For the trained length, and `growth` times it up to `longest`: a row of the whole and one for each distance."""
+    if learning.outcome(rig) != "ok":
+        yield {"phase": "length", "outcome": learning.outcome(rig)}
+        return
     factor = 1
     while factor <= longest:
         yield from _at(rig.at_length(factor * rig.job.length), rig)

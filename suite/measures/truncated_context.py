@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from suite import mesh as meshes
-from suite import store
 from suite.measures import learning
 from suite.rig import Rig
 from suite.store import Row
@@ -27,10 +26,8 @@ def measure(rig: Rig, *, targets: int = 8, examples: int = 256) -> Iterator[Row]
     A row for each context and group of windows. The context is the first target's; the last one has `targets` more.
     """
     contexts = contexts_of(rig.job.length, targets)
-    assert rig.run is not None, "trained parameters lie in a run directory"
-    ended = store.rows(rig.run, learning.KIND)[-1]["outcome"]
-    if ended != "ok":
-        yield {"phase": "context", "outcome": ended}
+    if learning.outcome(rig) != "ok":
+        yield {"phase": "context", "outcome": learning.outcome(rig)}
         return
     params, shorten = rig.trained, _shortener(rig)
     size = rig.job.batch

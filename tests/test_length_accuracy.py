@@ -1,0 +1,56 @@
+"""Accuracy by length and distance: what was trained is read again, at its own length and beyond."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from suite import mesh as meshes
+from suite import rig, store
+from suite.job import Job
+from suite.measures import learning, length_accuracy
+from suite.store import Row
+
+JOB = Job(mixer="lstm", task="parity", width=16, depth=1, length=8, batch=16, steps=40, rate=1e-2)
+JOB = JOB.replace(validate_every=40, validation_examples=16, test_examples=48)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, devices: list) -> tuple[Row, list[Row]]:
+    """The test row of a short training, and the rows of the measure on two devices."""
+    run = store.open_run(tmp_path_factory.mktemp("out"), JOB)
+    built = rig.build(JOB, meshes.make(devices=devices[:2]), run=run)
+    for row in learning.measure(built):
+        store.append(run, learning.KIND, row)
+    return store.rows(run, learning.KIND)[-1], list(length_accuracy.measure(built))
+
+
+def test_the_trained_length_is_read_as_the_test_was(found: tuple[Row, list[Row]]) -> None:
+    test, rows = found
+    first = rows[0]
+    assert (first["phase"], first["eval_length"], first["examples"]) == ("length", 8, 48)
+    for name in ("accuracy", "final_accuracy"):
+        assert first[name] == pytest.approx(test[name], abs=1e-6)
+
+
+def test_it_is_read_at_four_times_the_length_too(found: tuple[Row, list[Row]]) -> None:
+    _, rows = found
+    assert [row["eval_length"] for row in rows if row["phase"] == "length"] == [8, 32]
+
+
+@pytest.mark.parametrize("length", [8, 32])
+def test_distances_share_out_all_targets(found: tuple[Row, list[Row]], length: int) -> None:
+    _, rows = found
+    whole, *buckets = [row for row in rows if row["eval_length"] == length]
+    # Of parity every token is a target, and the first bit lies as far back as the token's place.
+    assert [(row["low"], row["high"]) for row in buckets[:4]] == [(0, 0), (1, 1), (2, 3), (4, 7)]
+    assert [row["targets"] for row in buckets] == [48 * (row["high"] - row["low"] + 1) for row in buckets]
+    mean = np.average([row["accuracy"] for row in buckets], weights=[row["targets"] for row in buckets])
+    assert mean == pytest.approx(whole["accuracy"])
+
+
+def test_a_training_that_diverged_has_its_outcome_and_no_accuracy(tmp_path: pathlib.Path, devices: list) -> None:
+    run = store.open_run(tmp_path, JOB)
+    store.append(run, learning.KIND, {"phase": "train", "step": 3, "outcome": "diverged"})
+    [row] = length_accuracy.measure(rig.build(JOB, meshes.make(devices=devices[:1]), run=run))
+    assert row == {"phase": "length", "outcome": "diverged"}
