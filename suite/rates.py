@@ -13,6 +13,7 @@ import pathlib
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from suite import parts, store
 from suite.job import Cell, Job
@@ -94,7 +95,10 @@ def read(text: str) -> tuple[Choice, ...]:
     for row in csv.DictReader(io.StringIO(text)):
         if row.keys() != fields.keys():
             raise ValueError(f"the table of rates wants the columns {', '.join(fields)}; got {', '.join(row)}")
-        values = {name: row[name] == "True" if kind is bool else kind(row[name]) for name, kind in fields.items()}
+        values: dict[str, Any] = {}
+        for name, kind in fields.items():
+            assert isinstance(kind, type)
+            values[name] = row[name] == "True" if kind is bool else kind(row[name])
         lines.append(Choice(**values))
     return tuple(lines)
 

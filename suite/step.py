@@ -165,7 +165,7 @@ def fingerprint_of(ids_B: Int[Array, " B"], tokens_BT: Int[Array, "B T"]) -> UIn
 
 
 def _by_schedule(schedule: Schedule, decay: str) -> optax.GradientTransformation:
-    def update(updates: PyTree, state: Schedule, params: PyTree | None = None) -> tuple[PyTree, Schedule]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Schedule]:
         rate = state.now(decay)
         return jax.tree.map(lambda leaf: leaf * rate, updates), state._replace(count=state.count + 1)
 

@@ -247,8 +247,8 @@ BY_HAND = {
     "gru": lambda k: 2 + 2 + 4 + 2 * k,
     # Product by W, times z, added to (1 - z) h; then (1 - z) h at every step.
     "mingru": lambda k: 2 + 3 + 2 * k,
-    # Product by V, the weighted sum, over the sum of weights, product by the output matrix, however long ago. Positions
-    # turn or shift queries, keys and scores, and a value's path meets none of them; learned ones are added to the input.
+    # Product by V, the weighted sum, over the sum of weights, product by the output matrix, however long ago.
+    # Positions turn or shift queries, keys and scores, and a value's path meets none; learned ones join the input.
     "attention": lambda k: 2 + 4,
     "attention:kv_heads=2": lambda k: 2 + 4,
     "attention:positions=alibi,kv_heads=1": lambda k: 2 + 4,

@@ -248,10 +248,12 @@ def _figures(by_k: dict[int, dict[str, Trials]], paths: dict[str, list[Row]], so
 
 
 def _likeness(arms: dict[str, Trials]) -> Iterable[tuple[str, str]]:
+    """By whether most seeds solve it, at a distance where attention and the LSTM differ in that."""
+    attention, lstm = arms[ATTENTION].mostly_solved, arms[LSTM].mostly_solved
     for arm, found in arms.items():
         if arm not in (ATTENTION, LSTM):
-            same = [other for other in (ATTENTION, LSTM) if arms[other].mostly_solved == found.mostly_solved]
-            yield arm, {(ATTENTION,): LIKE_ATTENTION, (LSTM,): LIKE_LSTM}.get(tuple(same), NEITHER)
+            like = LIKE_ATTENTION if found.mostly_solved == attention else LIKE_LSTM
+            yield arm, NEITHER if attention == lstm else like
 
 
 def _crossover(for_attention: list[int], for_lstm: list[int]) -> str:
