@@ -1,0 +1,72 @@
+"""What a model is before it runs, against counts by hand: bytes of state and sequential depth of every mixer."""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+from suite import flops, model, parts
+from suite.job import Job
+from suite.measures import size
+
+WIDTH, VOCAB = 32, 50
+
+# Bytes of one block's state at so many tokens: float32 vectors of a recurrence; of a cache the keys and values of every
+# token in the dtype of the products, and a position.
+STATE_BYTES: dict[str, Callable[[int, int], int]] = {
+    "elman": lambda tokens, itemsize: 4 * WIDTH,
+    "gru": lambda tokens, itemsize: 4 * WIDTH,
+    "lstm": lambda tokens, itemsize: 2 * 4 * WIDTH,
+    "mingru": lambda tokens, itemsize: 4 * WIDTH,
+    "attention": lambda tokens, itemsize: 2 * WIDTH * itemsize * tokens + 4,
+    "attention:kv_heads=1": lambda tokens, itemsize: 2 * (WIDTH // 4) * itemsize * tokens + 4,
+    "attention:window=64": lambda tokens, itemsize: 2 * WIDTH * itemsize * min(tokens, 64) + 4,
+}
+
+# Dependent operations of a mixer over T tokens, a power of two, in its reference form.
+DEPTH: dict[str, Callable[[int], int]] = {
+    # The input's product; then at each step product, sum with the input, bias, tanh.
+    "elman": lambda length: 1 + 4 * length,
+    # The input's product; then product, two sums, sigmoid, times the cell, sum, tanh, times the gate.
+    "lstm": lambda length: 1 + 8 * length,
+    # The input's product; then product, sum, sigmoid, times the new state, sum, tanh, times the gate, sum.
+    "gru": lambda length: 1 + 8 * length,
+    # A doubling: product and sum on the way up and on the way down, and their interleaving. Gates at the beginning
+    # (product, bias, sigmoid, product) and the initial state at the end.
+    "mingru": lambda length: 5 * int(math.log2(length)) + 5,
+    # The softmax's largest score and its sum are trees over the tokens; everything else is a chain of fixed length:
+    # rotations, products, the mask, the exponential, the quotient.
+    "attention": lambda length: 2 * int(math.log2(length)) + 16,
+    "attention:positions=none": lambda length: 2 * int(math.log2(length)) + 11,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mixer", STATE_BYTES)
+def test_bytes_of_state_are_those_counted_by_hand(mixer: str, dtype: str) -> None:
+    job = Job(mixer=mixer, width=WIDTH, depth=3, dtype=dtype)
+    built = model.shapes(job, VOCAB)
+    for tokens in (16, 64, 1000):
+        wanted = 3 * STATE_BYTES[mixer](tokens, jnp.dtype(dtype).itemsize)
+        assert size.state_bytes(built, job, tokens) == wanted
+
+
+@pytest.mark.parametrize("mixer", DEPTH)
+@pytest.mark.parametrize("length", [16, 64, 256])
+def test_sequential_depth_is_that_counted_by_hand(mixer: str, length: int) -> None:
+    name, knobs = parts.split(mixer)
+    given = knobs | ({"form": "reference"} if "form" in parts.knobs("suite.mixers", mixer) else {})
+    module, knobs = parts.load(
+        "suite.mixers", name + ":" + ",".join(f"{knob}={value}" for knob, value in given.items())
+    )
+    built = eqx.filter_eval_shape(lambda: module.Mixer(WIDTH, key=jax.random.key(0), **knobs))
+    x_BTD = jax.ShapeDtypeStruct((1, length, WIDTH), jnp.float32)
+    assert flops.count(lambda mixer, x_BTD: mixer(x_BTD), built, x_BTD).depth == DEPTH[mixer](length)
+
+
+@pytest.mark.parametrize("counts", [STATE_BYTES, DEPTH])
+def test_every_mixer_of_the_folder_has_counts_by_hand(counts: dict) -> None:
+    assert {parts.split(mixer)[0] for mixer in counts} == set(parts.names("suite.mixers"))
