@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from suite import parts
-from suite.tasks import SPLITS, Batch, Draws, corpora, word_problem
+from suite.tasks import SPLITS, Batch, Draws, corpora, parity, word_problem
 
 NAMES = parts.names("suite.tasks")
 SPECS = [
@@ -225,7 +225,9 @@ def test_the_needle_lies_at_its_depth(depth: str, at: set[int], tmp_path: pathli
 def test_parity_is_that_of_all_bits_so_far(tmp_path: pathlib.Path):
     batch = build("parity", tmp_path).batch("train", IDS)
     for tokens_T, targets_T in zip(batch.tokens_BT.tolist(), batch.targets_BT.tolist(), strict=True):
-        assert targets_T == [sum(tokens_T[: at + 1]) % 2 for at in range(LENGTH)]
+        assert tokens_T[0] == parity.START
+        assert targets_T[1:] == [sum(tokens_T[1 : at + 1]) % 2 for at in range(1, LENGTH)]
+    np.testing.assert_array_equal(batch.weights_BT.sum(axis=0), [0] + [len(IDS)] * (LENGTH - 1))
 
 
 @pytest.mark.parametrize(("group", "size", "commutes"), [("A5", 60, False), ("S5", 120, False), ("Z60", 60, True)])
@@ -247,7 +249,8 @@ def test_a_word_is_the_product_of_its_letters(tmp_path: pathlib.Path):
     batch = task.batch("train", IDS)
     for tokens_T, targets_T in zip(batch.tokens_BT, batch.targets_BT, strict=True):
         place = list(range(5))
-        for token, target in zip(tokens_T, targets_T, strict=True):
+        assert tokens_T[0] == 60
+        for token, target in zip(tokens_T[1:], targets_T[1:], strict=True):
             place = [even[token][at] for at in place]
             assert tuple(place) == even[target]
 

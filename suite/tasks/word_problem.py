@@ -13,7 +13,7 @@ GROUPS = ("A5", "S5", "Z60")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Random elements of a finite group; at every one the product of all so far is due.
+    """A start token, as in parity, then random elements of a finite group; at each the product of all so far is due.
 
     A5 and S5 (even and all permutations of five things) are not solvable, so no circuit of constant depth is known for
     them; Z60 (addition modulo 60) is as large as A5 and commutative.
@@ -24,24 +24,27 @@ class Task:
     group: str = "A5"
 
     def __post_init__(self) -> None:
+        if self.length < 2:
+            raise ValueError(f"length {self.length} has no room for an element after the start token")
         if self.group not in GROUPS:
             raise ValueError(f"group {self.group!r} is not known; wanted one of {', '.join(GROUPS)}")
 
     @property
     def vocab(self) -> int:
-        return len(products(self.group))
+        return len(products(self.group)) + 1
 
     def batch(self, split: str, ids: np.ndarray) -> Batch:
         table_EE = products(self.group)
         tokens_BT = Draws(self.seed, split, ids).integers(len(table_EE), self.length)
-        targets_BT = tokens_BT.copy()
-        for at in range(1, self.length):
+        targets_BT, weights_BT = np.zeros_like(tokens_BT), np.ones(tokens_BT.shape, np.float32)
+        for at in range(1, self.length):  # from the identity, element 0
             targets_BT[:, at] = table_EE[targets_BT[:, at - 1], tokens_BT[:, at]]
-        return Batch(tokens_BT, targets_BT, np.ones(tokens_BT.shape, np.float32))
+        tokens_BT[:, 0], weights_BT[:, 0] = len(table_EE), 0
+        return Batch(tokens_BT, targets_BT, weights_BT)
 
     def distances(self, split: str, ids: np.ndarray) -> np.ndarray:
         del split  # every target needs the first element
-        return np.tile(np.arange(self.length, dtype=np.int32), (len(ids), 1))
+        return np.tile(np.maximum(np.arange(self.length, dtype=np.int32) - 1, 0), (len(ids), 1))
 
 
 @functools.cache
