@@ -12,7 +12,7 @@ START = 2
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A start token, then random bits; at each the parity of all so far is due, so a prefix is an example of its length.
+    """A start token, then random bits; at each the parity of all so far is due: a prefix is an example of its own.
 
     Without the start token attention could not tell 1 from 11: to a weighted mean, equal tokens are one.
     """
