@@ -92,7 +92,7 @@ def chosen_scale() -> Scale:
 
 def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list[Cell]:
     """The cells of the learning curves and of all claims, each once, or those that choose their trainings' rates."""
-    wanted = dict.fromkeys(curve_cells(scale))
+    wanted = dict.fromkeys([] if CHOOSE_RATES.value else curve_cells(scale))
     for claim in claims:
         module, _ = parts.load("suite.claims", claim)
         wanted.update(dict.fromkeys(module.cells(scale, rows)))
