@@ -52,7 +52,7 @@ flags.set_default(worker.OUT, "out/compare")
 # Accelerators and other C libraries do not notice.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
-CHILD_SECONDS = 75  # estimated work of one child; a report is drawn after each
+CHILD_SECONDS = 75  # after which a child ends, for a report to be drawn
 
 
 def main() -> int:
@@ -103,19 +103,6 @@ def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list
     return list(wanted)
 
 
-def next_cells(left: list[Cell]) -> list[Cell]:
-    """What one child does: cells of the least repeat, whole groups of them, as many as it has time for."""
-    first = min(cell.repeat for cell in left)
-    chosen: list[Cell] = []
-    seconds = 0.0
-    for group in worker.grouped([cell for cell in left if cell.repeat == first]):
-        seconds += sum(map(estimate_seconds, group))
-        if chosen and seconds > CHILD_SECONDS:
-            break
-        chosen += group
-    return chosen
-
-
 @dataclasses.dataclass
 class Comparison:
     """Rounds of cells until the claims ask for nothing new; every process of a round is a child of this one."""
@@ -149,7 +136,8 @@ class Comparison:
                 self.scale = self.scale.on(self.place["n_devices"])
             while left := self.left():
                 self.progress.expect(left)
-                code = self.run_child(next_cells(left))
+                first = min(cell.repeat for cell in left)
+                code = self.run_child([cell for cell in left if cell.repeat == first])
                 if code:
                     return code
                 if self.first and not CHOOSE_RATES.value:
@@ -274,7 +262,7 @@ def child(cells: pathlib.Path, log: pathlib.Path) -> Iterator[tuple[subprocess.P
     argv = [sys.executable, "-m", "launch.job", *(f"--{name}={flags.FLAGS[name].value}" for name in passed)]
     with open(log, "ab") as output, os.fdopen(read) as pipe:
         process = subprocess.Popen(
-            [*argv, f"--cells={cells}", f"--events={write}"],
+            [*argv, f"--cells={cells}", f"--seconds={CHILD_SECONDS}", f"--events={write}"],
             pass_fds=(write,),
             stdout=output,
             stderr=output,

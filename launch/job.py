@@ -38,6 +38,7 @@ PROCESS_ID = flags.DEFINE_integer(
     "process_id", -1, "rank of this process; -1: found in the environment", lower_bound=-1
 )
 CELLS = flags.DEFINE_string("cells", "", "file with the cells that launch.compare wants done here")
+SECONDS = flags.DEFINE_float("seconds", 0.0, "end after the cell under way when so many are over; 0: do all cells")
 EVENTS = flags.DEFINE_integer("events", -1, "file descriptor on which launch.compare reads what happens")
 jobs.define_flags()
 
@@ -130,14 +131,19 @@ class Worker:
         )
 
     def run(self, cells: list[Cell]) -> None:
-        """Does the cells that are not done, group by group; those of a group take turns."""
+        """Does the cells that are not done, group by group; those of a group take turns. Ends early when time is up."""
+        from suite.clock import Stopwatch
+
         done = self.agree([store.is_done(self.path(cell), self.kind(cell)) for cell in cells])
         for cell, is_done in zip(cells, done, strict=True):
             if is_done:
                 self.say("skipped", cell)
         left = [cell for cell, is_done in zip(cells, done, strict=True) if not is_done]
+        watch = Stopwatch()
         for group in grouped(left):
             self.run_group(group)
+            if SECONDS.value and self.agree([watch.spent > SECONDS.value])[0]:
+                return
 
     def run_group(self, group: list[Cell]) -> None:
         turns = [(cell, self.measure(cell)) for cell in group]
