@@ -27,14 +27,14 @@ class Task:
     def __post_init__(self) -> None:
         if self.pairs < 1:
             raise ValueError(f"pairs {self.pairs} wants at least 1")
-        if self.pairs > self.keys:
-            raise ValueError(f"{self.pairs} pairs need as many keys; vocab {self.vocab} has {self.keys}")
         if not 0 <= self.density <= 1:
             raise ValueError(f"density {self.density} is a share, wanted 0 to 1")
         if self.distance == 0 and 4 * self.pairs > self.length:
             raise ValueError(
                 f"{self.pairs} pairs and as many queries need {4 * self.pairs} tokens; length is {self.length}"
             )
+        if self.pairs > self.keys:
+            raise ValueError(f"{self.pairs} pairs need as many keys; vocab {self.vocab} has {self.keys}")
         if self.distance and self.distance < 2 * self.pairs:
             raise ValueError(f"{self.pairs} pairs lie between key and query: distance wants at least {2 * self.pairs}")
         if self.distance and self.span > self.length:
