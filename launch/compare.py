@@ -7,15 +7,18 @@ The same command again skips what is done. On several hosts start it on each, wi
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Self
@@ -53,6 +56,10 @@ flags.set_default(worker.OUT, "out/compare")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
 CHILD_SECONDS = 75  # after which a child ends, for a report to be drawn
+# At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
+CHILDREN = 2
+# Jobs that differ in other fields share their compiled programs: they go to one child.
+OF_A_PROGRAM = ("mixer", "task", "block", "conv", "width", "depth", "length", "batch", "optimizer", "dtype")
 
 
 def main() -> int:
@@ -119,6 +126,8 @@ class Comparison:
         self.finished: set[Cell] = set()
         self.kinds: dict[Cell, str] = {}  # the stem of a cell's files, as the child names it
         self.progress = Progress()
+        self.children: set[subprocess.Popen] = set()
+        self.lock = threading.Lock()
 
     def describe(self) -> None:
         """What a report must know of the comparison beside its rows."""
@@ -136,8 +145,7 @@ class Comparison:
                 self.scale = self.scale.on(self.place["n_devices"])
             while left := self.left():
                 self.progress.expect(left)
-                first = min(cell.repeat for cell in left)
-                code = self.run_child([cell for cell in left if cell.repeat == first])
+                code = self.run_children(self.shares(left))
                 if code:
                     return code
                 if self.first and not CHOOSE_RATES.value:
@@ -163,6 +171,42 @@ class Comparison:
         """The rows that were measured here, or that do not depend on the place."""
         return store.of_place(store.load(self.out), self.place["place"])
 
+    def shares(self, left: list[Cell]) -> list[list[Cell]]:
+        """What is done next, a list for each child: what is timed has the machine for itself."""
+        first = min(cell.repeat for cell in left)
+        now = [cell for cell in left if cell.repeat == first]
+        with_seconds = {*curve_cells(self.scale)}  # the report shows them at equal seconds
+        timed = [
+            cell for cell in now if cell in with_seconds or parts.constant("suite.measures", cell.measure, "PLACED")
+        ]
+        alone = (
+            self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or store.environment()["cores"] < CHILDREN
+        )
+        if timed or alone or not self.finished:  # the first child prepares the data set
+            return [timed or now]
+        programs: dict[tuple, list[Cell]] = collections.defaultdict(list)
+        for cell in now:
+            programs[tuple(getattr(cell.job, name) for name in OF_A_PROGRAM)].append(cell)
+        shares: list[list[Cell]] = [[] for _ in range(CHILDREN)]
+        seconds = [0.0] * CHILDREN
+        for cells in programs.values():
+            least = seconds.index(min(seconds))
+            shares[least] += cells
+            seconds[least] += sum(map(estimate_seconds, cells))
+        return [share for share in shares if share]
+
+    def run_children(self, shares: list[list[Cell]]) -> int:
+        """Runs each share in a child of its own, all at once; the first exit code that is not 0."""
+        if len(shares) == 1:
+            return self.run_child(shares[0])
+        with concurrent.futures.ThreadPoolExecutor(len(shares), thread_name_prefix="child") as threads:
+            try:
+                return next(filter(None, threads.map(self.run_child, shares)), 0)
+            except KeyboardInterrupt:
+                for process in self.children:
+                    process.send_signal(signal.SIGINT)
+                raise
+
     def run_child(self, cells: list[Cell]) -> int:
         """Runs cells in a fresh process; returns an exit code that ends the comparison, or 0 to go on."""
         running: list[Cell] = []
@@ -170,20 +214,25 @@ class Comparison:
             file = pathlib.Path(folder) / "cells.json"
             file.write_text(json.dumps([cell.to_dict() for cell in cells]))
             with child(file, self.log) as (process, events):
+                self.children.add(process)
                 try:
                     for event in events:
-                        self.follow(event, running)
+                        with self.lock:
+                            self.follow(event, running)
                     code = process.wait()
                 except KeyboardInterrupt:
                     process.wait()  # it had the same signal and ends by itself
                     raise
+                finally:
+                    self.children.remove(process)
         if code == launch.INTERRUPTED:
             return code
         if code == launch.REFUSED:
             print(self.said()[-1], file=sys.stderr)
             return code
         if code:
-            return self.after_crash(code, running)
+            with self.lock:
+                return self.after_crash(code, running)
         return 0
 
     def follow(self, event: dict[str, Any], running: list[Cell]) -> None:

@@ -69,6 +69,15 @@ def short(folder: str, spec: str) -> str:
     return _join(name, {knob: value for knob, value in knobs(folder, spec).items() if value != known[knob]})
 
 
+def constant(folder: str, spec: str, constant: str) -> Value:
+    """A number or a flag that a part's file defines at its top, read without importing it."""
+    path = source(folder, split(spec)[0])
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [constant]:
+            return ast.literal_eval(node.value)
+    raise LookupError(f"{path} defines no {constant}")
+
+
 def pattern(spec: str) -> list[str]:
     """The parts of a hybrid: `rglru+rglru+attention:window=256`."""
     parts = spec.split("+")

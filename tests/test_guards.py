@@ -50,7 +50,7 @@ def test_a_null_pair_shows_no_difference_in_what_is_learned(devices: list) -> No
             for number, seed in enumerate(seeds)
         ]
         solved += sum(row["final_accuracy"] >= trials.SOLVED for row in rows)
-        p_value = path_length.judge(rows).p_value
+        p_value = path_length.judge(rows).p_value  # of the one distance
         assert p_value is not None
         found.append(p_value < 0.05)
     assert sum(found) <= ALLOWED

@@ -97,7 +97,7 @@ class Finding:
     scope: str = ""  # what was run: lengths, sizes, seeds
     crossover: str = ""  # where one arm crosses the other
     arms: tuple[tuple[str, str], ...] = ()  # (arm that is not judged, "like attention", "like the LSTM" or "neither")
-    p_value: float | None = None  # of the claim's own test, corrected within the claim
+    p_value: float | None = None  # the least of the claim's own tests, not corrected
     tables: tuple[Table, ...] = ()
 
     def __post_init__(self) -> None:

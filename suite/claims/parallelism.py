@@ -262,28 +262,32 @@ def _sentence(logs: list[float], at: int) -> str:
 
 
 def _headline(by_length: dict[int, list[float]]) -> str:
-    longest = max(at for at, logs in by_length.items() if logs)
-    crossed = _overtakings(by_length)
-    where = f"from {crossed[0]:,.0f} tokens" if crossed else f"nowhere up to {longest:,} tokens"
-    if not crossed and statistics.fmean(by_length[longest]) > 0:
-        where = f"at every length up to {longest:,} tokens"
-    return f"attention overtook the LSTM in training speed {where} ({', '.join(_spelt(by_length[longest]))})"
+    means = _means(by_length)
+    longest = max(means)
+    at_the_longest = ", ".join(_spelt(by_length[longest]))
+    crossed = crossings(list(means), list(means.values()))
+    if not crossed:
+        where = f"at every length up to {longest:,}" if means[longest] > 0 else f"nowhere up to {longest:,}"
+    elif means[longest] > 0:
+        where = f"from {crossed[-1]:,.0f}"
+    else:
+        where = f"only below {crossed[-1]:,.0f}"
+        at_the_longest += f", at {longest:,}"
+    return f"attention trained faster than the LSTM {where} tokens ({at_the_longest})"
 
 
 def _crossover(by_length: dict[int, list[float]]) -> str:
-    crossed = _overtakings(by_length)
+    means = _means(by_length)
+    crossed = crossings(list(means), list(means.values()))
+    ahead, behind = ("attention", "the LSTM") if means[max(means)] > 0 else ("the LSTM", "attention")
     if crossed:
-        return f"attention is faster from {crossed[0]:,.0f} tokens"
-    reached = [at for at, logs in by_length.items() if logs]
-    ahead = "attention" if statistics.fmean(by_length[reached[-1]]) > 0 else "the LSTM"
-    return f"none: {ahead} is faster from {reached[0]:,} to {reached[-1]:,} tokens"
+        return f"{ahead} is faster from {crossed[-1]:,.0f} tokens, {behind} below"
+    return f"none: {ahead} is faster from {min(means):,} to {max(means):,} tokens"
 
 
-def _overtakings(by_length: dict[int, list[float]]) -> list[float]:
-    """Lengths from which attention is the faster one on average, read between those that were timed."""
-    means = {at: statistics.fmean(logs) for at, logs in by_length.items() if logs}
-    found = crossings(list(means), list(means.values()))
-    return found if found and means[max(means)] > 0 else []
+def _means(by_length: dict[int, list[float]]) -> dict[int, float]:
+    """Log of the ratio of speeds at each length, in their order."""
+    return {at: statistics.fmean(logs) for at, logs in sorted(by_length.items()) if logs}
 
 
 def _scope(swept: list[Row], reached: list[int]) -> str:

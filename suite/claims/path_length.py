@@ -142,9 +142,9 @@ def _p_values(pairs: dict[int, tuple[Trials, Trials]], more: int, fewer: int) ->
 
 
 def _least_p(pairs: dict[int, tuple[Trials, Trials]], alpha: float) -> float:
-    """Of the direction that was found, attention's where none was."""
+    """Of the direction that was found, attention's where none was; not corrected."""
     reverse = _significant(pairs, 1, 0, alpha) and not _significant(pairs, 0, 1, alpha)
-    return min(holm(_p_values(pairs, *((1, 0) if reverse else (0, 1)))))
+    return min(_p_values(pairs, *((1, 0) if reverse else (0, 1))))
 
 
 def _controls(pair: tuple[Trials, Trials]) -> tuple[Control, ...]:

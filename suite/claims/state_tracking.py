@@ -127,7 +127,7 @@ def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Findi
         scope="; ".join(f"{_name(found)}, {_seeds(found)}" for found in judged),
         crossover=_crossover(ahead),
         arms=tuple(_likeness(told)),
-        p_value=min(holm([found.p_value(for_lstm=bool(ahead) or not behind) for found in judged])),
+        p_value=min(found.p_value(for_lstm=bool(ahead) or not behind) for found in judged),
         **shared,
     )
 

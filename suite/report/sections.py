@@ -101,7 +101,8 @@ def _claims_table(found: Gathered) -> Iterator[Block]:
             f"{spelt(name)} {_p(value)} ({_p(after)} after Holm)"
             for (name, value), after in zip(tested.items(), adjusted, strict=False)
         ]
-        yield Note(f"p-values of the claims' own tests, and corrected over {words.count(members)}: {'; '.join(said)}.")
+        corrected = f"that corrected over {words.count(members)} claims; within a claim its rule corrects by itself"
+        yield Note(f"The least p-value of a claim's own tests, and {corrected}: {'; '.join(said)}.")
     yield from again(found)
 
 
