@@ -56,6 +56,7 @@ flags.set_default(worker.OUT, "out/compare")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
 CHILD_SECONDS = 75  # after which a child ends, for a report to be drawn
+REPORT_SECONDS = 150  # between two reports of what there is so far
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
 # Jobs that differ in other fields share their compiled programs: they go to one child.
@@ -128,6 +129,7 @@ class Comparison:
         self.progress = Progress()
         self.children: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
+        self.report_due = 0.0
 
     def describe(self) -> None:
         """What a report must know of the comparison beside its rows."""
@@ -148,8 +150,9 @@ class Comparison:
                 code = self.run_children(self.shares(left))
                 if code:
                     return code
-                if self.first and not CHOOSE_RATES.value:
-                    self.report()
+                if self.first and not CHOOSE_RATES.value and time.monotonic() > self.report_due:
+                    print(f"report so far: {self.report()}", flush=True)
+                    self.report_due = time.monotonic() + REPORT_SECONDS
         if self.first and CHOOSE_RATES.value:
             print(f"rates: {self.write_rates()}")
         elif self.first:
@@ -189,10 +192,11 @@ class Comparison:
             programs[tuple(getattr(cell.job, name) for name in OF_A_PROGRAM)].append(cell)
         shares: list[list[Cell]] = [[] for _ in range(CHILDREN)]
         seconds = [0.0] * CHILDREN
-        for cells in programs.values():
+        cost = {key: sum(map(estimate_seconds, cells)) for key, cells in programs.items()}
+        for key in sorted(programs, key=lambda key: -cost[key]):  # the longest first: none is left to run alone
             least = seconds.index(min(seconds))
-            shares[least] += cells
-            seconds[least] += sum(map(estimate_seconds, cells))
+            shares[least] += programs[key]
+            seconds[least] += cost[key]
         return [share for share in shares if share]
 
     def run_children(self, shares: list[list[Cell]]) -> int:

@@ -120,7 +120,7 @@ SCALES = {
         about="minutes on two CPU cores, for the judged pair at small sizes",
         evidence=True,
         arms=PAIR,
-        job=_SMALL,
+        job=_SMALL.replace(batch=1),
         lengths=(128, 512, 1024),
         batches=(1, 4),
         memory_bytes=2e9,
@@ -129,7 +129,7 @@ SCALES = {
         contexts=(64, 4096),
         decode_batches=(1,),
         seeds=5,
-        recall=_changes(width=32, batch=16, steps=300, validate_every=300, validation_examples=512, test_examples=1024),
+        recall=_changes(width=32, batch=16, steps=200, validate_every=200, validation_examples=512, test_examples=1024),
         distances=(4, 16, 48),
         parity=_changes(
             width=32, length=20, batch=32, steps=500, validate_every=500, validation_examples=512, test_examples=1024

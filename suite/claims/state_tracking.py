@@ -124,7 +124,7 @@ def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Findi
         headline=f"the LSTM tracked {_name(told)} in {lstm} seeds against {attention}",
         numbers=_numbers(judged),
         controls=(control,),
-        scope="; ".join(f"{_name(found)}, {_seeds(found)}" for found in judged),
+        scope="; ".join(map(_scope, judged)),
         crossover=_crossover(ahead),
         arms=tuple(_likeness(told)),
         p_value=min(found.p_value(for_lstm=bool(ahead) or not behind) for found in judged),
@@ -268,9 +268,12 @@ def _name(found: Contest) -> str:
     return f"{what} of {found.length} tokens"
 
 
-def _seeds(found: Contest) -> str:
+def _scope(found: Contest) -> str:
     attention, lstm = found.pair
-    return f"{attention.seeds} and {lstm.seeds} seeds" if attention.seeds != lstm.seeds else f"{lstm.seeds} seeds"
+    seeds = f"{lstm.seeds}" if attention.seeds == lstm.seeds else f"{attention.seeds} and {lstm.seeds}"
+    tests = [row for own in found.pair for row in own.tests]
+    budget = f", {tests[0]['steps']:,} steps of {tests[0]['batch']}" if tests else ""
+    return f"{_name(found)}, {seeds} seed{'' if seeds == '1' else 's'}{budget}"
 
 
 def _listed(found: list[Contest]) -> str:
