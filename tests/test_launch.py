@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from suite import checkpoint, rig, store
+from suite import checkpoint, claims, rig, store
 from suite import mesh as meshes
 from suite.job import Job
 
@@ -54,9 +54,9 @@ class Mixer(eqx.Module):
 '''
 
 
-def launch(program: str, *flags: str, devices: int = 1, **options) -> subprocess.CompletedProcess:
+def launch(program: str, *flags: str, devices: int = 1, seconds: float = 280, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(program, *flags), capture_output=True, text=True, timeout=280, env=environment(devices), **options
+        command(program, *flags), capture_output=True, text=True, timeout=seconds, env=environment(devices), **options
     )
 
 
@@ -226,14 +226,18 @@ def test_a_trace_is_written(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1300)
 def test_the_smoke_scale_runs_reports_and_is_not_run_twice(tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:
     flags = ["--scale=smoke", f"--out={tmp_path}", f"--data_dir={data_dir}"]
-    first = launch("compare", *flags)
+    first = launch("compare", *flags, seconds=1000)
     assert first.returncode == 0, first.stderr
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert [claim["name"] for claim in found["claims"]] == list(claims.ORDER)
+    assert {claim["verdict"] for claim in found["claims"]} <= {"untested", "holds"}
     assert "not evidence" in (tmp_path / "report.html").read_text()
     rows = store.load(tmp_path)
     assert {row["outcome"] for row in rows} == {"ok"}
-    assert all(row["corpus_sha256"] for row in rows)
+    assert all(row["corpus_sha256"] for row in rows if row["task"].startswith("text"))
     again = launch("compare", *flags)
     assert again.returncode == 0, again.stderr
     assert store.load(tmp_path) == rows
@@ -243,6 +247,7 @@ def test_the_smoke_scale_runs_reports_and_is_not_run_twice(tmp_path: pathlib.Pat
 def test_an_arm_from_outside_is_compared(tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     flags = ["--scale=smoke", "--arms=./mine.py", "--arms=attention", "--out=out", f"--data_dir={data_dir}"]
+    flags.append("--claims=parallelism,inference_memory")
     ended = launch("compare", *flags, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     arms = {row["arm"] for row in store.load(tmp_path / "out")}
