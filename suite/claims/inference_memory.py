@@ -271,8 +271,8 @@ def _crossover(crossings: dict[tuple[str, int], tuple[str, str]], attention: str
 
 def _scope(timings: Timings, lowest: int, highest: int) -> str:
     processes = {repeat for found in timings.values() for turns in found.values() for repeat, _ in turns}
-    batches = " and ".join(str(batch) for batch in sorted({batch for _, batch in timings})) or "no"
-    decoded = f"{batches} sequences decoded at once, {len(processes)} processes"
+    batches = " and ".join(map(_counted, sorted({batch for _, batch in timings}))) or "nothing"
+    decoded = f"{batches} decoded at once, {len(processes)} processes"
     return f"contexts of {lowest:,} to {highest:,} tokens; {decoded}"
 
 
