@@ -95,10 +95,15 @@ def gather(rows: Iterable[Row], bar: float = SOLVED) -> dict[str, Trials]:
     return {arm: _trials(arm, by_rate, bar) for arm, by_rate in by_arm.items()}
 
 
+def own_rate(rows: list[Row]) -> float:
+    """Of an arm's rates the one with the most seeds; of several such the middle one, for probes lie on either side."""
+    seeds = {rate: len({row["seed"] for row in rows if row["rate"] == rate}) for rate in {row["rate"] for row in rows}}
+    most = sorted(rate for rate, count in seeds.items() if count == max(seeds.values()))
+    return most[len(most) // 2]
+
+
 def _trials(arm: str, by_rate: dict[float, list[Row]], bar: float) -> Trials:
-    # Where only one seed was run at each, the probes lie on either side of the rate.
-    middle = sorted(by_rate)[len(by_rate) // 2]
-    own = max(by_rate, key=lambda rate: (len({row["seed"] for row in by_rate[rate]}), rate == middle))
+    own = own_rate([row for found in by_rate.values() for row in found])
     tests = [row for row in by_rate[own] if row["outcome"] == "ok"]
     tested = {row["seed"] for row in tests}
     failed = [row for row in by_rate[own] if row["outcome"] != "ok" and row["seed"] not in tested]

@@ -90,17 +90,13 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
             job = scale.arm(mixer, **{**sizes, "task": task, "conv": 0})
             number = seeds if mixer in judged else 1
             found += trials.cells(job, number, probes=mixer in (ATTENTION, LSTM) and seeds > 1)
-            found += [Cell(job.replace(seed=seed), f"length_accuracy:longest={BEYOND}") for seed in range(number)]
+            beyond = parts.short("suite.measures", f"length_accuracy:longest={BEYOND}")
+            found += [Cell(job.replace(seed=seed), beyond) for seed in range(number)]
     for mixer in (ATTENTION, LSTM):
         short = {**scale.parity, "task": PARITY, "length": SHORT, "conv": 0}
         found.append(Cell(scale.arm(mixer, **short), "learning"))
         found.append(Cell(scale.arm(mixer, **{**scale.parity, "task": PARITY, "conv": CONV}), "learning"))
-    return [_with_default_knobs(cell) for cell in found]
-
-
-def _with_default_knobs(cell: Cell) -> Cell:
-    """Measures are named as people type them, so that two spellings are one cell."""
-    return dataclasses.replace(cell, measure=parts.short("suite.measures", cell.measure))
+    return found
 
 
 def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Finding:

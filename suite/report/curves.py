@@ -5,7 +5,7 @@ import math
 import statistics
 from collections import defaultdict
 
-from suite import parts
+from suite import parts, trials
 from suite.claims import Figure, Point
 from suite.job import Job
 from suite.report import words
@@ -128,19 +128,10 @@ def curves(rows: list[Row], jobs: dict[str, Job]) -> list[Curves]:
             groups[jobs[row["run_id"]].replace(**shared)].append(row)
     found = []
     for job, own in groups.items():
-        rates = {arm: _own_rate([row for row in own if row["arm"] == arm]) for arm in {row["arm"] for row in own}}
+        rates = {arm: trials.own_rate([row for row in own if row["arm"] == arm]) for arm in {row["arm"] for row in own}}
         at_own = [row for row in own if row["rate"] == rates[row["arm"]]]
         found.append(Curves(job, at_own, [row for row in own if row["rate"] != rates[row["arm"]]]))
     return sorted(found, key=lambda group: (not group.on_text, -len(group.arms), -group.validations, group.job.id))
-
-
-def _own_rate(rows: list[Row]) -> float:
-    """Of an arm's rates the one with the most seeds; of several such the middle one, for probes lie on either side."""
-    seeds = {
-        rate: len({row["run_id"] for row in rows if row["rate"] == rate}) for rate in {row["rate"] for row in rows}
-    }
-    most = sorted(rate for rate, count in seeds.items() if count == max(seeds.values()))
-    return most[len(most) // 2]
 
 
 def sentence(group: Curves) -> str:
