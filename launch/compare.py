@@ -55,8 +55,8 @@ flags.set_default(worker.OUT, "out/compare")
 # Accelerators and other C libraries do not notice.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
-CHILD_SECONDS = 75  # after which a child ends, for a report to be drawn
-REPORT_SECONDS = 150  # between two reports of what there is so far
+CHILD_SECONDS = 150  # after which a child ends, for a report to be drawn
+REPORT_SECONDS = 240  # between two reports of what there is so far
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
 # Jobs that differ in other fields share their compiled programs: they go to one child.

@@ -122,15 +122,15 @@ SCALES = {
         arms=PAIR,
         job=_SMALL.replace(batch=1),
         lengths=(128, 512, 1024),
-        batches=(1, 4),
+        batches=(1, 2),
         memory_bytes=2e9,
         processes=3,
         blocks=10,
-        contexts=(64, 4096),
+        contexts=(64, 1024),
         decode_batches=(1,),
         seeds=5,
         recall=_changes(width=32, batch=16, steps=200, validate_every=200, validation_examples=512, test_examples=1024),
-        distances=(4, 16, 48),
+        distances=(4, 48),
         parity=_changes(
             width=32, length=20, batch=32, steps=500, validate_every=500, validation_examples=512, test_examples=1024
         ),
@@ -138,11 +138,11 @@ SCALES = {
             width=32, length=5, batch=64, steps=500, validate_every=500, validation_examples=512, test_examples=1024
         ),
         word_seeds=1,
-        curves=_changes(length=256, batch=4, steps=200, validate_every=50, test_examples=256),
+        curves=_changes(length=256, batch=2, steps=200, validate_every=50, test_examples=256),
         curve_seeds=1,
         scaling=_changes(length=128, batch=2, validate_every=100_000, test_examples=256),
         widths=(16, 32, 64),
-        budgets=(2e9, 6e9, 1.8e10),
+        budgets=(1e9, 3e9, 9e9),
         reach=1000,
         untested={
             "parallelism": ON_A_CPU,
