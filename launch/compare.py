@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -55,10 +56,11 @@ flags.set_default(worker.OUT, "out/compare")
 # Accelerators and other C libraries do not notice.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
-CHILD_SECONDS = 150  # after which a child ends, for a report to be drawn
+CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
 REPORT_SECONDS = 240  # between two reports of what there is so far
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
+ONE_THREAD = {"NPROC": "1"}  # what XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower
 # Jobs that differ in other fields share their compiled programs: they go to one child.
 OF_A_PROGRAM = ("mixer", "task", "block", "conv", "width", "depth", "length", "batch", "optimizer", "dtype")
 
@@ -205,19 +207,22 @@ class Comparison:
             return self.run_child(shares[0])
         with concurrent.futures.ThreadPoolExecutor(len(shares), thread_name_prefix="child") as threads:
             try:
-                return next(filter(None, threads.map(self.run_child, shares)), 0)
+                return next(filter(None, threads.map(functools.partial(self.run_child, shared=True), shares)), 0)
             except KeyboardInterrupt:
                 for process in self.children:
                     process.send_signal(signal.SIGINT)
                 raise
 
-    def run_child(self, cells: list[Cell]) -> int:
-        """Runs cells in a fresh process; returns an exit code that ends the comparison, or 0 to go on."""
+    def run_child(self, cells: list[Cell], *, shared: bool = False) -> int:
+        """Runs cells in a fresh process; returns an exit code that ends the comparison, or 0 to go on.
+
+        `shared`: other children run beside it.
+        """
         running: list[Cell] = []
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "cells.json"
             file.write_text(json.dumps([cell.to_dict() for cell in cells]))
-            with child(file, self.log) as (process, events):
+            with child(file, self.log, ONE_THREAD if shared else {}) as (process, events):
                 self.children.add(process)
                 try:
                     for event in events:
@@ -308,7 +313,9 @@ class Comparison:
 
 
 @contextlib.contextmanager
-def child(cells: pathlib.Path, log: pathlib.Path) -> Iterator[tuple[subprocess.Popen, Iterator[dict[str, Any]]]]:
+def child(
+    cells: pathlib.Path, log: pathlib.Path, variables: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen, Iterator[dict[str, Any]]]]:
     """A fresh process that runs cells, and the events that it reports; what it prints goes to the log."""
     read, write = os.pipe()
     passed = ["out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"]
@@ -319,7 +326,7 @@ def child(cells: pathlib.Path, log: pathlib.Path) -> Iterator[tuple[subprocess.P
             pass_fds=(write,),
             stdout=output,
             stderr=output,
-            env=os.environ | KEEP_MEMORY,
+            env=os.environ | KEEP_MEMORY | variables,
         )
         os.close(write)
         try:

@@ -13,7 +13,7 @@ from suite.store import Row
 NEEDS = ()
 PLACED = True
 RESUMES = False
-BLOCK_SECONDS = 0.15  # a block shorter than this times the scheduler of a busy machine
+BLOCK_SECONDS = 0.1  # a block shorter than this times the scheduler of a busy machine
 LONGEST_BURST = 50
 
 
