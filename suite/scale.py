@@ -177,7 +177,7 @@ SCALES = {
         curve_seeds=1,
         scaling=_changes(length=128, batch=4, validate_every=1_000_000, test_examples=512),
         widths=(16, 32, 64),
-        budgets=(2e9, 8e9, 3.2e10, 1.3e11, 6.4e11),
+        budgets=(1e9, 4e9, 1.8e10, 7.5e10, 3.2e11),
         reach=1000,
         untested={
             "parallelism": ON_A_CPU,
