@@ -32,7 +32,9 @@ class Job:
     width: int = _field(128, "width D of the model; with --match_to, the width of the arm that is matched", minimum=1)
     depth: int = _field(2, "number of blocks", minimum=1)
     match: str = _field(
-        "params", "what is held equal to --match_to by solving for the width", choices=("params", "none")
+        "params",
+        "what is held equal to --match_to, by solving for the width (bytes of state: for the mixer's own knob)",
+        choices=("params", "flops", "state_bytes", "step_time", "none"),
     )
     match_to: str = _field("", "the mixer to match at --width; empty for an arm that is taken as it is")
     length: int = _field(256, "tokens in a training example", minimum=1)

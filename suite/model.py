@@ -197,58 +197,8 @@ def matrices(model: Model) -> Model:
     return eqx.tree_at(lambda model: model.pattern, flags, of_rank(3, model.pattern)) if model.pattern else flags
 
 
-def solve_width(job: Job, vocab: int) -> int:
-    """The width at which the job's model comes nearest to the parameters of its `match_to` at `job.width`.
-
-    Widths are searched on a grid of about a 32nd of job.width, a power of two, so large widths stay multiples that
-    hardware likes; those that the mixer refuses are left out. ValueError where none below four times the width fits.
-    """
-    if job.match == "none" or not job.match_to:
-        return job.width
-    names = ("mixer", "block", "conv", "width", "depth", "match_to")
-    return _solve_width(Job(**{name: getattr(job, name) for name in names}), vocab)
-
-
-@functools.cache
-def _solve_width(job: Job, vocab: int) -> int:
-    target = count_parameters(shapes(job.replace(mixer=job.match_to, match_to=""), vocab))
-    grid = 1 << max(0, (job.width // 32).bit_length() - 1)
-    widths = range(grid, 4 * job.width + 1, grid)
-
-    @functools.cache
-    def parameters(width: int) -> int | None:
-        try:
-            return count_parameters(shapes(job.replace(width=width, match_to=""), vocab))
-        except ValueError:
-            return None
-
-    near = {width: parameters(width) for width in _around(widths, parameters, target)}
-    found = {width: count for width, count in near.items() if count is not None}
-    if not found:
-        job_alone = job.replace(match_to="")
-        shapes(job_alone, vocab)  # raises the mixer's own reason, if its knobs never fit
-        raise ValueError(f"no width up to {4 * job.width} gives {job.arm} the {target} parameters of {job.match_to}")
-    return min(found, key=lambda width: abs(found[width] - target))
-
-
 def rms_norm(x_D: Float[Array, "... D"], scale_D: Float[Array, " D"]) -> Float[Array, "... D"]:
     """RMSNorm (Zhang and Sennrich 2019); the mean of squares is at least float32."""
     wide_D = x_D.astype(precision.wide(x_D.dtype))
     wide_D = wide_D * jax.lax.rsqrt(jnp.mean(jnp.square(wide_D), axis=-1, keepdims=True) + 1e-6)
     return (wide_D * jnp.broadcast_to(scale_D, wide_D.shape)).astype(x_D.dtype)
-
-
-def _around(widths: range, parameters, target: int) -> list[int]:
-    """The widths next to where the parameters cross the target: the count grows with the width, so bisect."""
-    low, high = 0, len(widths) - 1
-    while low < high:
-        middle = (low + high) // 2
-        at = next((width for width in widths[middle:] if parameters(width) is not None), None)
-        if at is None or parameters(at) >= target:
-            high = middle
-        else:
-            low = widths.index(at) + 1
-    nearest = widths[max(0, low - 1) :: -1] if low else widths[:1]
-    below = next((width for width in nearest if parameters(width) is not None), None)
-    above = next((width for width in widths[low:] if parameters(width) is not None), None)
-    return [width for width in (below, above) if width is not None]

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 
 Value = bool | int | float | str
@@ -67,6 +68,12 @@ def short(folder: str, spec: str) -> str:
         return spec  # a stored spec outlives its file
     known = _defaults(folder, name)
     return _join(name, {knob: value for knob, value in knobs(folder, spec).items() if value != known[knob]})
+
+
+def with_knobs(folder: str, spec: str, changes: Mapping[str, Value]) -> str:
+    """The spec with other values for some of its knobs."""
+    name, _ = split(spec)
+    return canonical(folder, _join(name, {**knobs(folder, spec), **changes}))
 
 
 def constant(folder: str, spec: str, constant: str) -> Value:

@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from suite import checkpoint, clock, model, parts, store
+from suite import checkpoint, clock, matching, model, parts, store
 from suite import mesh as meshes
 from suite import step as steps
 from suite.job import Job, slug
@@ -204,7 +204,7 @@ def build(job: Job, mesh: Mesh, *, run: epath.Path | None = None, data_dir: str 
     """Everything of a job on a mesh; ValueError or LookupError where job, task and mesh do not fit together."""
     task = open_task(job, data_dir)
     check(job, mesh, task.vocab)
-    solved = job.replace(width=model.solve_width(job, task.vocab), match_to="")
+    solved = matching.solve(job, task.vocab)
     programs = _programs(solved.replace(**NOT_IN_A_PROGRAM), mesh, task.vocab)
     return Rig(job, mesh, task, programs.static, run, _facts(job, solved, mesh, task), programs)
 
@@ -212,10 +212,9 @@ def build(job: Job, mesh: Mesh, *, run: epath.Path | None = None, data_dir: str 
 def check(job: Job, mesh: Mesh, vocab: int) -> None:
     """Raises what would fail later, before a device is touched."""
     meshes.check_batch(mesh, job.batch)
-    widths = job.replace(width=model.solve_width(job, vocab), match_to="")
     jax.eval_shape(
         lambda built, tokens_BT: built(tokens_BT),
-        model.shapes(widths, vocab),
+        model.shapes(matching.solve(job, vocab), vocab),
         jax.ShapeDtypeStruct((job.batch, job.length), jnp.int32),
     )
 
@@ -280,7 +279,7 @@ def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
     """The conditions under which a row was taken."""
     own = [parts.source(folder, parts.split(spec)[0]) for folder, spec in _parts_of(job)]
     params = model.count_parameters(model.shapes(solved, task.vocab))
-    wanted = job.replace(mixer=job.match_to, match_to="") if job.match_to and job.match != "none" else solved
+    wanted = matching.reference(job) if job.match_to and job.match != "none" else solved
     target = model.count_parameters(model.shapes(wanted, task.vocab))
     return {
         "run_id": job.id,
@@ -288,6 +287,8 @@ def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
         "width": solved.width,
         "params": params,
         "params_mismatch": params / target - 1,
+        "mismatch": matching.mismatch(job, task.vocab),
+        "solved": parts.short("suite.mixers", solved.mixer),
         "form": form(solved),
         "place": place(mesh),
         "device_kind": device_kind(mesh),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from suite import mesh as meshes
-from suite import model, rig
+from suite import matching, model, rig
 from suite.job import Job
-from suite.measures import decode, size
+from suite.measures import decode
 from suite.store import Row
 
 # Without residuals: with them an untrained model of tied embeddings repeats its last token, whatever the context.
@@ -61,7 +61,7 @@ def test_live_bytes_are_those_that_size_computes(mixer: str, measured: dict[str,
     shapes = model.shapes(built.programs.job, built.task.vocab)
     for row in of(measured[mixer], "memory"):
         assert row["capacity"] == row["context"] + SIZES["tokens"]
-        assert row["state_bytes"] == size.state_bytes(shapes, built.programs.job, row["capacity"])
+        assert row["state_bytes"] == matching.state_bytes(shapes, built.programs.job, row["capacity"])
 
 
 def test_sequences_share_only_the_counter_of_a_cache(devices: list):
@@ -70,7 +70,7 @@ def test_sequences_share_only_the_counter_of_a_cache(devices: list):
     for mixer in ("attention", "lstm"):
         built = build(mixer, devices[:1])
         [row] = of(list(decode.measure(built, **knobs)), "memory")
-        one = size.state_bytes(model.shapes(built.programs.job, built.task.vocab), built.programs.job, row["capacity"])
+        one = matching.state_bytes(model.shapes(built.programs.job, built.task.vocab), built.programs.job, row["capacity"])
         live[mixer] = row["sequences"] * one - row["state_bytes"]
     assert live == {"attention": 2 * 4 * JOB.depth, "lstm": 0}
 

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from suite import flops, model, parts
+from suite import flops, matching, model, parts
 from suite.job import Job
-from suite.measures import size
 
 F32 = jnp.float32
 
@@ -16,7 +15,7 @@ def shape(*axes: int) -> jax.ShapeDtypeStruct:
 
 
 def step_count(job: Job, vocab: int, tokens: int) -> flops.Count:
-    return size.step_count(model.shapes(job, vocab), job, tokens)
+    return matching.step_count(model.shapes(job, vocab), job, tokens)
 
 
 def test_a_product_is_two_flops_a_multiply_add() -> None:

@@ -1,4 +1,4 @@
-"""The block, the backbone, and the width that matches."""
+"""The block and the backbone."""
 
 import functools
 
@@ -210,37 +210,6 @@ def test_decay_acts_on_matrices_stacked_or_not(mixer: str):
     assert not marks.rest[0].mixer_scale_D
 
 
-@pytest.mark.parametrize("width", [64, 128, 256])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_solved_width_meets_the_parameters_within_five_percent(name: str, width: int):
-    job = Job(mixer=name, match_to="attention", width=width)
-    solved = job.replace(width=model.solve_width(job, 256), match_to="")
-    wanted = model.count_parameters(model.shapes(Job(mixer="attention", width=width), 256))
-    assert abs(model.count_parameters(model.shapes(solved, 256)) / wanted - 1) < 0.05
-
-
-def test_the_width_stays_where_nothing_is_matched():
-    assert model.solve_width(Job(mixer="lstm", width=64), 256) == 64
-    assert model.solve_width(Job(mixer="lstm", width=64, match="none", match_to="attention"), 256) == 64
-    assert model.solve_width(Job(mixer="attention", width=64, match_to="attention"), 256) == 64
-
-
-def test_the_solved_width_is_one_that_the_mixer_takes():
-    job = Job(mixer="attention:heads=12", match_to="lstm", width=128)
-    width = model.solve_width(job, 256)
-    assert width % 24 == 0  # 12 heads of even size
-    assert (
-        abs(
-            model.count_parameters(model.shapes(job.replace(width=width, match_to=""), 256))
-            / model.count_parameters(model.shapes(Job(mixer="lstm", width=128), 256))
-            - 1
-        )
-        < 0.2
-    )  # the widths that fit lie 24 apart
-
-
-def test_knobs_that_fit_no_width_are_said_to():
-    with pytest.raises(ValueError, match="heads 4 is not a multiple of kv_heads 3"):
-        model.solve_width(Job(mixer="attention:kv_heads=3", match_to="lstm", width=64), 256)
+def test_a_width_that_the_mixer_refuses_is_said_to_be():
     with pytest.raises(ValueError, match="width 50 is not a multiple of heads 4"):
         build(mixer="attention", width=50)

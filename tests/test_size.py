@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from suite import flops, model, parts
+from suite import flops, matching, model, parts
 from suite.job import Job
-from suite.measures import size
 
 WIDTH, VOCAB = 32, 50
 
@@ -21,6 +20,23 @@ STATE_BYTES: dict[str, Callable[[int, int], int]] = {
     "gru": lambda tokens, itemsize: 4 * WIDTH,
     "lstm": lambda tokens, itemsize: 2 * 4 * WIDTH,
     "mingru": lambda tokens, itemsize: 4 * WIDTH,
+    "minlstm": lambda tokens, itemsize: 4 * WIDTH,
+    # Complex numbers.
+    "lru": lambda tokens, itemsize: 8 * WIDTH,
+    # 4/3 of the width, in four heads: 44 channels.
+    "rglru": lambda tokens, itemsize: 4 * 44,
+    # Cell, normaliser, output, scale.
+    "slstm": lambda tokens, itemsize: 4 * 4 * WIDTH,
+    # In each of 4 heads a matrix of half as many key channels as value channels, a normaliser of the keys, and a scale.
+    "mlstm": lambda tokens, itemsize: 4 * 4 * (4 * 8 + 4 + 1),
+    # In each of 4 heads 64 channels of state times a quarter of twice the width.
+    "mamba2": lambda tokens, itemsize: 4 * 64 * 2 * WIDTH,
+    "gla": lambda tokens, itemsize: 4 * 4 * 4 * 8,
+    "deltanet": lambda tokens, itemsize: 4 * 4 * 8 * 8,
+    # Keys of 3/4 of the width and values of 3/2.
+    "gated_deltanet": lambda tokens, itemsize: 4 * 4 * 6 * 12,
+    # The input before, for the shift, and a square matrix a head.
+    "rwkv7": lambda tokens, itemsize: 4 * WIDTH + 4 * 4 * 8 * 8,
     "attention": lambda tokens, itemsize: 2 * WIDTH * itemsize * tokens + 4,
     "attention:kv_heads=1": lambda tokens, itemsize: 2 * (WIDTH // 4) * itemsize * tokens + 4,
     "attention:window=64": lambda tokens, itemsize: 2 * WIDTH * itemsize * min(tokens, 64) + 4,
@@ -51,7 +67,7 @@ def test_bytes_of_state_are_those_counted_by_hand(mixer: str, dtype: str) -> Non
     built = model.shapes(job, VOCAB)
     for tokens in (16, 64, 1000):
         wanted = 3 * STATE_BYTES[mixer](tokens, jnp.dtype(dtype).itemsize)
-        assert size.state_bytes(built, job, tokens) == wanted
+        assert matching.state_bytes(built, job, tokens) == wanted
 
 
 @pytest.mark.parametrize("mixer", DEPTH)

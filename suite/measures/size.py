@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from suite import flops, model, parts
+from suite import flops, matching, model, parts
 from suite.job import Job
-from suite.model import Model
 from suite.rig import Rig
 from suite.store import Row
 
@@ -21,25 +20,18 @@ def measure(rig: Rig) -> Iterator[Row]:
     """One row for the model at the job's length, then one of state bytes a context; all forward, one example."""
     job = rig.programs.job
     built = model.shapes(job, rig.task.vocab)
-    total = flops.sum_over_time(lambda tokens: step_count(built, job, tokens).matmul, job.length)
-    elementwise = flops.sum_over_time(lambda tokens: step_count(built, job, tokens).elementwise, job.length)
+    elementwise = flops.sum_over_time(lambda tokens: matching.step_count(built, job, tokens).elementwise, job.length)
     yield {
         "phase": "model",
-        "flops_per_token": total / job.length,
+        "flops_per_token": matching.flops_per_token(built, job),
         "elementwise_per_token": elementwise / job.length,
-        "flops_per_token_square": step_count(built, job, job.length).matmul,
+        "flops_per_token_square": matching.step_count(built, job, job.length).matmul,
         "sequential_depth": reference_depth(job, rig.task.vocab),
         "sequential_depth_ran": _depth(job, rig.task.vocab),
         "outcome": "ok",
     }
     for context in sorted({job.length, *CONTEXTS}):
-        yield {"phase": "state", "context": context, "state_bytes": state_bytes(built, job, context), "outcome": "ok"}
-
-
-def state_bytes(built: Model, job: Job, context: int) -> int:
-    """Bytes of one example's state that holds `context` tokens, all blocks."""
-    state = jax.eval_shape(lambda built: built.start(1, context, jnp.dtype(job.dtype)), built)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        yield {"phase": "state", "context": context, "state_bytes": matching.state_bytes(built, job, context), "outcome": "ok"}
 
 
 def reference_depth(job: Job, vocab: int) -> int:
@@ -48,19 +40,11 @@ def reference_depth(job: Job, vocab: int) -> int:
 
 
 def _reference(spec: str) -> str:
-    name, given = parts.split(spec)
     if "form" not in parts.knobs("suite.mixers", spec):
         return spec
-    return name + ":" + ",".join(f"{knob}={value}" for knob, value in {**given, "form": "reference"}.items())
+    return parts.with_knobs("suite.mixers", spec, {"form": "reference"})
 
 
 def _depth(job: Job, vocab: int) -> int:
     tokens = jax.ShapeDtypeStruct((1, job.length), jnp.int32)
     return flops.count(lambda built, tokens_BT: built(tokens_BT), model.shapes(job, vocab), tokens).depth
-
-
-def step_count(built: Model, job: Job, tokens: int) -> flops.Count:
-    """Work of the step that reads token number `tokens`: what causality leaves of it, whatever the fast form does."""
-    state = jax.eval_shape(lambda built: built.start(1, tokens, jnp.dtype(job.dtype)), built)
-    token = jax.ShapeDtypeStruct((1,), jnp.int32)
-    return flops.count(lambda built, token_B, state: built.step(token_B, state), built, token, state)

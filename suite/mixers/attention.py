@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from suite.ops import attention, forms, initial
 
+STATE_KNOB = "window"
 POSITIONS = ("rope", "alibi", "learned", "none")
 
 
@@ -19,13 +20,18 @@ class Cache(eqx.Module):
 
 
 class Mixer(eqx.Module):
-    """softmax(q k / sqrt K) v over the past. kv_heads 0 means as many as heads; window 0 means the whole past."""
+    """softmax(q k / sqrt K) v over the past. kv_heads 0 means as many as heads; window 0 means the whole past.
+
+    `interpolation` and `ntk` are remedies of rope for sequences that many times longer than the trained ones.
+    """
 
     heads: int = eqx.field(static=True)
     kv_heads: int = eqx.field(static=True)
     head_size: int = eqx.field(static=True)
     window: int = eqx.field(static=True)
     positions: str = eqx.field(static=True)
+    interpolation: float = eqx.field(static=True)
+    ntk: float = eqx.field(static=True)
     form: str = eqx.field(static=True)
     query_DF: Float[Array, "D F"]
     key_DF: Float[Array, "D E"]
@@ -42,6 +48,8 @@ class Mixer(eqx.Module):
         kv_heads: int = 0,
         window: int = 0,
         positions: str = "rope",
+        interpolation: float = 1.0,
+        ntk: float = 1.0,
         max_length: int = 2048,
         form: str = "auto",
     ):
@@ -55,9 +63,14 @@ class Mixer(eqx.Module):
             raise ValueError(f"positions {positions!r} is not known; wanted one of {', '.join(POSITIONS)}")
         if positions == "rope" and width // heads % 2:
             raise ValueError(f"rope wants an even head size; width {width} over {heads} heads gives {width // heads}")
+        if min(interpolation, ntk) < 1 or (max(interpolation, ntk) > 1 and positions != "rope"):
+            raise ValueError(
+                f"interpolation {interpolation} and ntk {ntk} want at least 1, and are for rope, not {positions}"
+            )
         forms.check("attention", form)
         self.heads, self.kv_heads, self.head_size = heads, kv_heads or heads, width // heads
         self.window, self.positions, self.form = window, positions, form
+        self.interpolation, self.ntk = interpolation, ntk
         query_key, key_key, value_key, out_key, learned_key = jax.random.split(key, 5)
         kv_width = self.kv_heads * self.head_size
         self.query_DF = initial.dense(query_key, width, width, width)
@@ -122,7 +135,10 @@ class Mixer(eqx.Module):
             )
         )
         if self.positions == "rope":
-            q_BTHK, k_BTHK = attention.rotate(q_BTHK, at_T), attention.rotate(k_BTHK, at_T)
+            q_BTHK, k_BTHK = (
+                attention.rotate(x_BTHK, at_T, interpolation=self.interpolation, ntk=self.ntk)
+                for x_BTHK in (q_BTHK, k_BTHK)
+            )
         return q_BTHK, k_BTHK, v_BTHK
 
     def _check_length(self, length: int) -> None:

@@ -129,10 +129,18 @@ def _seen(query_T: Int[Array, " T"], key_S: Int[Array, " S"], window: int) -> Bo
     return (back_TS >= 0) & (back_TS < window) if window else back_TS >= 0
 
 
-def rotate(x_BTHK: Float[Array, "B T H K"], at_T: Int[Array, " T"]) -> Float[Array, "B T H K"]:
-    """Rotary positions (Su et al. 2021): pairs of channels turn by position / 10000^(2i/K); wide angles."""
-    half, dtype = x_BTHK.shape[-1] // 2, precision.wide(x_BTHK.dtype)
-    frequency_K = 10_000.0 ** (-jnp.arange(half, dtype=dtype) / half)
+def rotate(
+    x_BTHK: Float[Array, "B T H K"], at_T: Int[Array, " T"], *, interpolation: float = 1.0, ntk: float = 1.0
+) -> Float[Array, "B T H K"]:
+    """Rotary positions (Su et al. 2021): pairs of channels turn by position / 10000^(2i/K); wide angles.
+
+    Beyond the trained length by a factor s: `interpolation` = s divides positions by s (Chen et al. 2023); `ntk` = s
+    raises the base by s^(K / (K - 2)), so the fastest pair keeps its frequency and the slowest turns s times slower
+    (NTK-aware scaling; Peng et al. 2023, section 3.1).
+    """
+    size, dtype = x_BTHK.shape[-1], precision.wide(x_BTHK.dtype)
+    base = 10_000.0 * ntk ** (size / max(1, size - 2))
+    frequency_K = base ** (-jnp.arange(size // 2, dtype=dtype) / (size // 2)) / interpolation
     angle_TK = at_T.astype(dtype)[:, None] * frequency_K[None]
     cos_TK, sin_TK = (part.astype(x_BTHK.dtype)[None, :, None] for part in (jnp.cos(angle_TK), jnp.sin(angle_TK)))
     first_BTHK, second_BTHK = jnp.split(x_BTHK, 2, axis=-1)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 FORMS = {
     "attention": ("dense", "blocked", "cudnn"),
     "linear": ("parallel", "sequential"),
+    "complex": ("parallel", "sequential"),
+    "matrix": ("chunked", "sequential"),
 }
 # Fastest known. On two CPU cores the dense form took 3 to 6 times the blocked one's time (256 to 4,096 tokens, heads of
 # 16, gradients included), and an associative scan, which makes log2 T passes over memory, loses to a plain loop.
@@ -17,6 +19,27 @@ FASTEST = {
     ("linear", "cpu"): "sequential",
     ("linear", "gpu"): "parallel",
     ("linear", "tpu"): "parallel",
+    ("complex", "cpu"): "sequential",
+    ("complex", "gpu"): "parallel",
+    ("complex", "tpu"): "parallel",
+    ("matrix", "cpu"): "chunked",
+    ("matrix", "gpu"): "chunked",
+    ("matrix", "tpu"): "chunked",
+}
+# Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
+CHUNKS = {
+    ("scalar", "cpu"): 32,
+    ("scalar", "gpu"): 64,
+    ("scalar", "tpu"): 256,
+    ("vector", "cpu"): 32,
+    ("vector", "gpu"): 64,
+    ("vector", "tpu"): 64,
+    ("delta", "cpu"): 32,
+    ("delta", "gpu"): 64,
+    ("delta", "tpu"): 64,
+    ("low_rank", "cpu"): 16,
+    ("low_rank", "gpu"): 32,
+    ("low_rank", "tpu"): 32,
 }
 
 
@@ -37,3 +60,8 @@ def choose(family: str, form: str, dtype: jnp.dtype) -> str:
     if fastest == "cudnn" and jnp.dtype(dtype).itemsize != 2:
         return "dense"  # cuDNN's attention takes half precision only
     return fastest
+
+
+def chunk(family: str, length: int) -> int:
+    """Tokens of a chunk on this platform; no more than the next power of two above the length."""
+    return min(CHUNKS[family, jax.default_backend()], 1 << max(0, length - 1).bit_length())

@@ -1,5 +1,7 @@
 """How weights start."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -14,3 +16,9 @@ def orthogonal(key: PRNGKeyArray, size: int, blocks: int) -> Float[Array, "N GN"
     """`blocks` orthogonal matrices side by side (Saxe et al. 2014): what keeps a recurrence's scale at the start."""
     matrices_GNN = jax.random.orthogonal(key, size, (blocks,), jnp.float32)
     return jnp.concatenate(list(matrices_GNN), axis=-1)
+
+
+def time_step(key: PRNGKeyArray, size: int) -> Float[Array, " N"]:
+    """Biases whose softplus is spread evenly in the logarithm between 0.001 and 0.1 (Gu and Dao 2023, section 3.6)."""
+    step_N = jnp.exp(jax.random.uniform(key, (size,), jnp.float32, math.log(1e-3), math.log(1e-1)))
+    return step_N + jnp.log(-jnp.expm1(-step_N))

@@ -1,0 +1,112 @@
+"""Gated DeltaNet: Yang et al. 2024, "Gated Delta Networks: Improving Mamba2 with Delta Rule".
+
+Its short convolution is the suite's factor `conv`.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from suite.ops import delta, forms, initial, multihead, precision
+
+
+class Mixer(eqx.Module):
+    """S_t = alpha_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = S_t^T q_t, then norm * silu gate.
+
+    alpha = exp(-exp(rate) softplus(W x + b)), as in Mamba-2; the rest as in DeltaNet. Keys have `expand_k` of the
+    width and values `expand_v`, which makes 6 D^2 parameters.
+    """
+
+    n_heads: int = eqx.field(static=True)
+    key_size: int = eqx.field(static=True)
+    allow_neg_eigval: bool = eqx.field(static=True)
+    form: str = eqx.field(static=True)
+    input_DF: Float[Array, "D F"]  # order: queries, keys, values
+    gate_DF: Float[Array, "D F"]
+    beta_DH: Float[Array, "D H"]
+    step_DH: Float[Array, "D H"]
+    step_bias_H: Float[Array, " H"]
+    rate_H: Float[Array, " H"]
+    norm_F: Float[Array, " F"]
+    out_FD: Float[Array, "F D"]
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        key: PRNGKeyArray,
+        heads: int = 4,
+        expand_k: float = 0.75,
+        expand_v: float = 1.5,
+        allow_neg_eigval: bool = False,
+        form: str = "auto",
+    ):
+        if not (expand_k > 0 and expand_v > 0):
+            raise ValueError(f"expand_k {expand_k} and expand_v {expand_v} want more than 0")
+        forms.check("matrix", form)
+        self.n_heads, self.allow_neg_eigval, self.form = heads, allow_neg_eigval, form
+        self.key_size = multihead.size(expand_k * width, heads)
+        keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
+        input_key, gate_key, beta_key, step_key, bias_key, rate_key, out_key = jax.random.split(key, 7)
+        self.input_DF = initial.dense(input_key, width, width, 2 * keys + inner)
+        self.gate_DF = initial.dense(gate_key, width, width, inner)
+        self.beta_DH = initial.dense(beta_key, width, width, heads)
+        self.step_DH = initial.dense(step_key, width, width, heads)
+        self.step_bias_H = initial.time_step(bias_key, heads)
+        self.rate_H = jnp.log(jax.random.uniform(rate_key, (heads,), jnp.float32, 1.0, 16.0))
+        self.norm_F = jnp.ones(inner, jnp.float32)
+        self.out_FD = initial.dense(out_key, inner, inner, width)
+
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
+        return y_BTD
+
+    def ran(self, dtype: jnp.dtype) -> str:
+        return forms.choose("matrix", self.form, dtype)
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
+        del length  # a matrix a head, whatever the context
+        value_size = self.norm_F.shape[0] // self.n_heads
+        return jnp.zeros((batch, self.n_heads, self.key_size, value_size), precision.wide(dtype))
+
+    def extend(
+        self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
+        *inputs, gate_BTF = self._project(x_BTD)
+        y_BTHP, state_BHKP = delta.recurrence(*inputs, state_BHKP, self.ran(x_BTD.dtype))
+        return self._merge(y_BTHP, gate_BTF), state_BHKP
+
+    def step(
+        self, x_BD: Float[Array, "B D"], state_BHKP: Float[Array, "B H K P"]
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B H K P"]]:
+        q_BHK, k_BHK, v_BHP, beta_BH, log_decay_BH, gate_BF = self._project(x_BD)
+        y_BHP, state_BHKP = delta.step((q_BHK, k_BHK, v_BHP, beta_BH, jnp.exp(log_decay_BH)), state_BHKP)
+        return self._merge(y_BHP, gate_BF), state_BHKP
+
+    def _project(
+        self, x_D: Float[Array, "*T D"]
+    ) -> tuple[
+        Float[Array, "*T H K"],
+        Float[Array, "*T H K"],
+        Float[Array, "*T H P"],
+        Float[Array, "*T H"],
+        Float[Array, "*T H"],
+        Float[Array, "*T F"],
+    ]:
+        """Queries, keys, values; beta and logarithms of decays (wide); output gates before their activation."""
+        dtype, wide, keys = x_D.dtype, precision.wide(x_D.dtype), self.n_heads * self.key_size
+        q_F, k_F, v_F = jnp.split(jax.nn.silu(x_D @ self.input_DF.astype(dtype)), (keys, 2 * keys), axis=-1)
+        q_HK, k_HK, v_HP = (multihead.split(part_F, self.n_heads) for part_F in (q_F, k_F, v_F))
+        beta_H = jax.nn.sigmoid(jnp.matmul(x_D, self.beta_DH.astype(dtype), preferred_element_type=wide))
+        beta_H = 2 * beta_H if self.allow_neg_eigval else beta_H
+        step_H = jnp.matmul(x_D, self.step_DH.astype(dtype), preferred_element_type=wide)
+        step_H = jax.nn.softplus(step_H + jnp.broadcast_to(self.step_bias_H, step_H.shape))
+        log_decay_H = -step_H * jnp.broadcast_to(jnp.exp(self.rate_H), step_H.shape)
+        gate_F = x_D @ self.gate_DF.astype(dtype)
+        return multihead.unit(q_HK), multihead.unit(k_HK), v_HP, beta_H, log_decay_H, gate_F
+
+    def _merge(self, y_HP: Float[Array, "*T H P"], gate_F: Float[Array, "*T F"]) -> Float[Array, "*T D"]:
+        dtype = gate_F.dtype
+        y_F = multihead.rms_norm(y_HP, self.norm_F).astype(dtype)
+        return (jax.nn.silu(gate_F) * y_F) @ self.out_FD.astype(dtype)

@@ -1,0 +1,352 @@
+"""Every mixer against its paper's equations, written out one token after another in NumPy and float64."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from suite import parts
+from suite.ops import attention
+
+WIDTH, BATCH, LENGTH, HEADS = 32, 2, 40, 4  # more than one chunk, and no multiple of one
+# float32 rounds at 6e-8; some hundred products and some dozen dependent steps, summed in another order, stay below.
+CLOSE = 1e-5
+
+
+@functools.cache
+def build(spec: str):
+    module, knobs = parts.load("suite.mixers", spec)
+    return module.Mixer(WIDTH, key=jax.random.key(0), **knobs)
+
+
+def inputs() -> jax.Array:
+    return jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH), jnp.float32)
+
+
+def numbers(mixer) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf, np.float64) for name, leaf in vars(mixer).items() if eqx.is_array(leaf)}
+
+
+def moved(mixer):
+    """Parameters away from where they start: at a bias of zero, a wrong sign or order would not show."""
+    return jax.tree.map(lambda leaf: leaf + jnp.linspace(-0.2, 0.3, leaf.size).reshape(leaf.shape), mixer)
+
+
+def assert_close(actual, wanted) -> None:
+    actual = np.asarray(actual, np.float64)
+    np.testing.assert_allclose(actual, wanted, rtol=0, atol=CLOSE * np.max(np.abs(wanted)))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def unit(x):
+    return x / np.sqrt(np.sum(x**2) + 1e-6)
+
+
+def rms(x, epsilon: float = 1e-6):
+    return x / np.sqrt(np.mean(x**2) + epsilon)
+
+
+def elman(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, outputs = np.zeros(WIDTH), []
+    for x_D in x_TD:
+        h_N = np.tanh(x_D @ weights["input_DN"] + h_N @ weights["recurrent_NN"] + weights["bias_N"])
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def lstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, c_N, outputs = np.zeros(WIDTH), np.zeros(WIDTH), []
+    for x_D in x_TD:
+        into_N, forget_N, cell_N, out_N = np.split(
+            x_D @ weights["input_DG"] + h_N @ weights["recurrent_NG"] + weights["bias_G"], 4
+        )
+        c_N = sigmoid(forget_N) * c_N + sigmoid(into_N) * np.tanh(cell_N)
+        h_N = sigmoid(out_N) * np.tanh(c_N)
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def gru(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, outputs = np.zeros(WIDTH), []
+    w_r, w_z, w_n = np.split(weights["input_DG"], 3, axis=1)
+    u_r, u_z, u_n = np.split(weights["recurrent_NG"], 3, axis=1)
+    b_r, b_z, b_n = np.split(weights["bias_G"], 3)
+    for x_D in x_TD:
+        reset_N = sigmoid(x_D @ w_r + h_N @ u_r + b_r)
+        update_N = sigmoid(x_D @ w_z + h_N @ u_z + b_z)
+        new_N = np.tanh(x_D @ w_n + b_n + reset_N * (h_N @ u_n + weights["reset_bias_N"]))
+        h_N = (1 - update_N) * new_N + update_N * h_N
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def mingru(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, outputs = np.zeros(WIDTH), []
+    w_z, w_h = np.split(weights["input_DG"], 2, axis=1)
+    for x_D in x_TD:
+        update_N = sigmoid(x_D @ w_z + weights["bias_N"])
+        h_N = (1 - update_N) * h_N + update_N * (x_D @ w_h)
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def minlstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    h_N, outputs = np.zeros(WIDTH), []
+    w_f, w_i, w_h = np.split(weights["input_DG"], 3, axis=1)
+    b_f, b_i = np.split(weights["bias_G"], 2)
+    for x_D in x_TD:
+        forget_N, into_N = sigmoid(x_D @ w_f + b_f), sigmoid(x_D @ w_i + b_i)
+        h_N = (forget_N * h_N + into_N * (x_D @ w_h)) / (forget_N + into_N)
+        outputs.append(h_N)
+    return np.stack(outputs)
+
+
+def lru(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    decay_N = np.exp(-np.exp(weights["decay_N"]) + 1j * np.exp(weights["phase_N"]))
+    real, imaginary = np.split(weights["input_DG"], 2, axis=1)
+    out_real, out_imaginary = np.split(weights["out_GD"], 2, axis=0)
+    h_N, outputs = np.zeros(WIDTH, complex), []
+    for x_D in x_TD:
+        h_N = decay_N * h_N + np.exp(weights["gain_N"]) * (x_D @ (real + 1j * imaginary))
+        outputs.append(np.real(h_N @ (out_real - 1j * out_imaginary)) + weights["skip_D"] * x_D)
+    return np.stack(outputs)
+
+
+def rglru(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    w_branch, w_u = np.split(weights["input_DG"], 2, axis=1)
+    w_r, w_i = np.split(weights["gate_HKG"], 2, axis=2)
+    b_r, b_i = np.split(weights["gate_bias_G"], 2)
+    h_N, outputs = np.zeros(w_u.shape[1]), []
+    for x_D in x_TD:
+        u_N, branch_N = x_D @ w_u, x_D @ w_branch
+        blocks = np.split(u_N, HEADS)
+        r_N = sigmoid(np.concatenate([u_K @ w_KK for u_K, w_KK in zip(blocks, w_r, strict=True)]) + b_r)
+        i_N = sigmoid(np.concatenate([u_K @ w_KK for u_K, w_KK in zip(blocks, w_i, strict=True)]) + b_i)
+        a_N = sigmoid(weights["decay_N"]) ** (8 * r_N)
+        h_N = a_N * h_N + np.sqrt(1 - a_N**2) * i_N * u_N
+        gelu_N = 0.5 * branch_N * (1 + np.tanh(np.sqrt(2 / np.pi) * (branch_N + 0.044715 * branch_N**3)))
+        outputs.append((gelu_N * h_N) @ weights["out_ND"])
+    return np.stack(outputs)
+
+
+def slstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    """Without the stabiliser: float64 holds exp(i) of these inputs as it is."""
+    h_N, c_N, n_N, outputs = np.zeros(WIDTH), np.zeros(WIDTH), np.zeros(WIDTH), []
+    for x_D in x_TD:
+        by_head = [h_K @ w_KG for h_K, w_KG in zip(np.split(h_N, HEADS), weights["recurrent_HKG"], strict=True)]
+        recurrent_G = np.concatenate([np.concatenate(gate) for gate in zip(*(np.split(x, 4) for x in by_head), strict=True)])
+        into_N, forget_N, cell_N, out_N = np.split(x_D @ weights["input_DG"] + recurrent_G + weights["bias_G"], 4)
+        c_N = sigmoid(forget_N) * c_N + np.exp(into_N) * np.tanh(cell_N)
+        n_N = sigmoid(forget_N) * n_N + np.exp(into_N)
+        h_N = sigmoid(out_N) * c_N / n_N
+        normed = [rms(h_K - np.mean(h_K)) for h_K in np.split(h_N, HEADS)]
+        outputs.append(np.concatenate(normed) * weights["norm_N"])
+    return np.stack(outputs)
+
+
+def mlstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    """Without the stabiliser: float64 holds exp(i) of these inputs as it is."""
+    keys = (weights["qkv_DF"].shape[1] - 2 * WIDTH) // 2
+    memory, normaliser = [0.0] * HEADS, [0.0] * HEADS
+    outputs = []
+    for x_D in x_TD:
+        q_F, k_F, v_F, gate_F = np.split(x_D @ weights["qkv_DF"], np.cumsum([keys, keys, WIDTH]))
+        into_H, forget_H = np.split(x_D @ weights["gate_DG"] + weights["gate_bias_G"], 2)
+        y_F = []
+        for head in range(HEADS):
+            q_K, k_K, v_P = (np.split(x_F, HEADS)[head] for x_F in (q_F, k_F, v_F))
+            k_K = k_K / np.sqrt(len(k_K))
+            memory[head] = sigmoid(forget_H[head]) * memory[head] + np.exp(into_H[head]) * np.outer(v_P, k_K)
+            normaliser[head] = sigmoid(forget_H[head]) * normaliser[head] + np.exp(into_H[head]) * k_K
+            y_P = memory[head] @ q_K / max(abs(normaliser[head] @ q_K), 1.0)
+            y_F.append(rms(y_P - np.mean(y_P)))
+        outputs.append((sigmoid(gate_F) * np.concatenate(y_F) * weights["norm_F"]) @ weights["out_FD"])
+    return np.stack(outputs)
+
+
+def mamba2(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    inner, d_state = 2 * WIDTH, 64
+    state, outputs = [0.0] * HEADS, []
+    for x_D in x_TD:
+        z_F, x_F, b_K, c_K = np.split(x_D @ weights["input_DF"], np.cumsum([inner, inner, d_state]))
+        x_F, b_K, c_K = silu(x_F), silu(b_K), silu(c_K)
+        step_H = softplus(x_D @ weights["step_DH"] + weights["step_bias_H"])
+        y_F = []
+        for head, x_P in enumerate(np.split(x_F, HEADS)):
+            decay = np.exp(-step_H[head] * np.exp(weights["rate_H"][head]))
+            state[head] = decay * state[head] + step_H[head] * np.outer(x_P, b_K)
+            y_F.append(state[head] @ c_K + weights["skip_H"][head] * x_P)
+        outputs.append((rms(np.concatenate(y_F) * silu(z_F)) * weights["norm_F"]) @ weights["out_FD"])
+    return np.stack(outputs)
+
+
+def gla(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    keys = WIDTH // 2
+    state, outputs = [0.0] * HEADS, []
+    for x_D in x_TD:
+        q_F, k_F, v_F, gate_F = np.split(x_D @ weights["input_DF"], np.cumsum([keys, keys, WIDTH]))
+        alpha_F = sigmoid(x_D @ weights["down_DN"] @ weights["up_NF"] + weights["decay_bias_F"]) ** (1 / 16)
+        y_F = []
+        for head in range(HEADS):
+            q_K, k_K, v_P, alpha_K = (np.split(part_F, HEADS)[head] for part_F in (q_F, k_F, v_F, alpha_F))
+            state[head] = np.diag(alpha_K) @ state[head] + np.outer(k_K, v_P) if len(outputs) else np.outer(k_K, v_P)
+            y_F.append(rms(q_K @ state[head] / np.sqrt(len(q_K))))
+        outputs.append((silu(gate_F) * np.concatenate(y_F) * weights["norm_F"]) @ weights["out_FD"])
+    return np.stack(outputs)
+
+
+def deltanet(weights: dict, x_TD: np.ndarray, largest: float = 1.0) -> np.ndarray:
+    size = WIDTH // HEADS
+    state, outputs = [np.zeros((size, size))] * HEADS, []
+    for x_D in x_TD:
+        q_F, k_F, v_F = np.split(silu(x_D @ weights["input_DF"]), 3)
+        beta_H = largest * sigmoid(x_D @ weights["beta_DH"])
+        y_F = []
+        for head, beta in enumerate(beta_H):
+            q_K, k_K, v_P = (np.split(part_F, HEADS)[head] for part_F in (q_F, k_F, v_F))
+            q_K, k_K = unit(q_K), unit(k_K)
+            state[head] = state[head] @ (np.eye(size) - beta * np.outer(k_K, k_K)) + beta * np.outer(v_P, k_K)
+            y_F.append(rms(state[head] @ q_K))
+        outputs.append((np.concatenate(y_F) * weights["norm_F"]) @ weights["out_FD"])
+    return np.stack(outputs)
+
+
+def reflecting(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    return deltanet(weights, x_TD, largest=2.0)
+
+
+def gated_deltanet(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    keys, inner = 3 * WIDTH // 4, 3 * WIDTH // 2
+    state, outputs = [np.zeros((inner // HEADS, keys // HEADS))] * HEADS, []
+    for x_D in x_TD:
+        q_F, k_F, v_F = np.split(silu(x_D @ weights["input_DF"]), np.cumsum([keys, keys]))
+        beta_H = sigmoid(x_D @ weights["beta_DH"])
+        step_H = softplus(x_D @ weights["step_DH"] + weights["step_bias_H"])
+        alpha_H = np.exp(-np.exp(weights["rate_H"]) * step_H)
+        y_F = []
+        for head, (alpha, beta) in enumerate(zip(alpha_H, beta_H, strict=True)):
+            q_K, k_K, v_P = (np.split(part_F, HEADS)[head] for part_F in (q_F, k_F, v_F))
+            q_K, k_K = unit(q_K), unit(k_K)
+            forget_KK = alpha * (np.eye(len(k_K)) - beta * np.outer(k_K, k_K))
+            state[head] = state[head] @ forget_KK + beta * np.outer(v_P, k_K)
+            y_F.append(rms(state[head] @ q_K))
+        outputs.append((silu(x_D @ weights["gate_DF"]) * np.concatenate(y_F) * weights["norm_F"]) @ weights["out_FD"])
+    return np.stack(outputs)
+
+
+def rwkv7(weights: dict, x_TD: np.ndarray) -> np.ndarray:
+    size = WIDTH // HEADS
+    state, outputs, last_D = [np.zeros((size, size))] * HEADS, [], np.zeros(WIDTH)
+    for x_D in x_TD:
+        x_r, x_w, x_k, x_v, x_a, x_g = x_D + weights["shift_6D"] * (last_D - x_D)
+        last_D = x_D
+        r_F, k_F, v_F = x_r @ weights["receptance_DF"], x_k @ weights["key_DF"], x_v @ weights["value_DF"]
+        low_N = np.tanh(x_w @ weights["decay_down_DN"])
+        w_F = np.exp(-np.exp(-0.5) * sigmoid(low_N @ weights["decay_up_NF"] + weights["decay_bias_F"]))
+        a_F = sigmoid(x_a @ weights["replace_down_DN"] @ weights["replace_up_NF"] + weights["replace_bias_F"])
+        g_F = sigmoid(x_g @ weights["gate_down_DG"]) @ weights["gate_up_GF"]
+        removal_F = k_F * weights["removal_F"]
+        k_F = k_F * (1 + (a_F - 1) * weights["key_replace_F"])
+        y_F = []
+        for head in range(HEADS):
+            r_K, w_K, k_K, v_P, a_K, c_K, bonus_K, scale_P, bias_P = (
+                np.split(part_F, HEADS)[head]
+                for part_F in (
+                    *(r_F, w_F, k_F, v_F, a_F, removal_F),
+                    *(weights["bonus_F"], weights["norm_F"], weights["norm_bias_F"]),
+                )
+            )
+            c_K = unit(c_K)
+            state[head] = state[head] @ (np.diag(w_K) - np.outer(c_K, a_K * c_K)) + np.outer(v_P, k_K)
+            y_P = state[head] @ r_K
+            y_P = rms(y_P - np.mean(y_P), 1e-5 * size) * scale_P + bias_P
+            y_F.append(y_P + np.sum(r_K * bonus_K * k_K) * v_P)
+        outputs.append((np.concatenate(y_F) * g_F) @ weights["out_FD"])
+    return np.stack(outputs)
+
+
+RECURRENCES = {
+    **{paper.__name__: paper for paper in (elman, lstm, gru, mingru, minlstm, lru, rglru, slstm, mlstm, mamba2, gla)},
+    **{paper.__name__: paper for paper in (deltanet, gated_deltanet, rwkv7)},
+    "deltanet:allow_neg_eigval=true": reflecting,
+}
+
+
+def test_every_mixer_stands_against_its_paper():
+    assert {parts.split(spec)[0] for spec in RECURRENCES} | {"attention"} == set(parts.names("suite.mixers"))
+
+
+@pytest.mark.parametrize("spec", RECURRENCES)
+def test_a_recurrence_is_its_papers_equations(spec: str):
+    mixer, x_BTD = moved(build(spec)), inputs()
+    wanted_BTD = np.stack([RECURRENCES[spec](numbers(mixer), np.asarray(x_TD, np.float64)) for x_TD in x_BTD])
+    assert_close(mixer(x_BTD), wanted_BTD)
+
+
+def attend(weights: dict, x_TD: np.ndarray, *, heads: int, kv_heads: int, window: int, positions: str) -> np.ndarray:
+    size, outputs = WIDTH // heads, []
+    for head in range(heads):
+        group = slice((head // (heads // kv_heads)) * size, (head // (heads // kv_heads) + 1) * size)
+        q_TK = x_TD @ weights["query_DF"][:, head * size : (head + 1) * size]
+        k_TK = x_TD @ weights["key_DF"][:, group]
+        v_TK = x_TD @ weights["value_DF"][:, group]
+        if positions == "rope":  # a turn in the complex plane of each pair of channels
+            turn_TK = np.exp(1j * np.outer(np.arange(LENGTH), 10_000.0 ** (-2 * np.arange(size // 2) / size)))
+            q_TK, k_TK = ((x[:, : size // 2] + 1j * x[:, size // 2 :]) * turn_TK for x in (q_TK, k_TK))
+        score_TS = np.real(q_TK @ k_TK.conj().T) / np.sqrt(size)
+        for query in range(LENGTH):
+            for key in range(LENGTH):
+                if positions == "alibi":
+                    score_TS[query, key] -= 2.0 ** (-8 * (head + 1) / heads) * (query - key)
+                if key > query or (window and query - key >= window):
+                    score_TS[query, key] = -np.inf
+        share_TS = np.exp(score_TS - score_TS.max(axis=1, keepdims=True))
+        outputs.append(share_TS / share_TS.sum(axis=1, keepdims=True) @ v_TK)
+    return np.concatenate(outputs, axis=1) @ weights["out_FD"]
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"positions": "none"},
+        {"positions": "rope"},
+        {"positions": "alibi"},
+        {"positions": "rope", "kv_heads": 2},
+        {"positions": "alibi", "window": 4, "kv_heads": 1},
+    ],
+    ids=str,
+)
+def test_attention_is_its_papers_equations(knobs: dict):
+    knobs = {"heads": 4, "kv_heads": 4, "window": 0, **knobs}
+    mixer = build("attention:" + ",".join(f"{knob}={value}" for knob, value in knobs.items()))
+    x_BTD = inputs()
+    wanted_BTD = np.stack([attend(numbers(mixer), np.asarray(x_TD, np.float64), **knobs) for x_TD in x_BTD])
+    assert_close(mixer(x_BTD), wanted_BTD)
+
+
+def test_learned_positions_are_added_to_the_inputs():
+    mixer = build("attention:positions=learned,max_length=64")
+    weights, x_BTD = numbers(mixer), inputs()
+    seen_BTD = np.asarray(x_BTD, np.float64) + weights["learned_SD"][:LENGTH]
+    wanted_BTD = np.stack([attend(weights, x_TD, heads=4, kv_heads=4, window=0, positions="none") for x_TD in seen_BTD])
+    assert_close(mixer(x_BTD), wanted_BTD)
+
+
+def test_alibi_slopes_are_the_papers():
+    np.testing.assert_allclose(attention.alibi_slopes(8), 0.5 ** np.arange(1, 9), rtol=1e-6)
+    # Between powers of two: those of 4 heads, then every second one of 8.
+    np.testing.assert_allclose(attention.alibi_slopes(6), [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3], rtol=1e-6)
