@@ -31,7 +31,7 @@ from etils import epath
 import launch
 from launch import job as worker
 from suite import job as jobs
-from suite import parts, rates, store
+from suite import pace, parts, rates, store
 from suite.job import Cell
 from suite.scale import SCALES, Scale, curve_cells
 
@@ -45,7 +45,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cells and the estimated
 for name in ("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"):
     flags.declare_key_flag(name)
 # Flags of launch.job that would be read and do nothing here.
-NOT_OURS = ("mixer", "match_to", "measures", "repeat", "trace")
+NOT_OURS = ("mixer", "own_width", "measures", "repeat", "trace")
 for field in dataclasses.fields(jobs.Job):
     if field.name not in NOT_OURS:
         flags.declare_key_flag(field.name)
@@ -60,7 +60,9 @@ CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
 REPORT_SECONDS = 240  # between two reports of what there is so far
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
-ONE_THREAD = {"NPROC": "1"}  # what XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower
+ONE_THREAD = {
+    "NPROC": "1"
+}  # what XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower
 # Jobs that differ in other fields share their compiled programs: they go to one child.
 OF_A_PROGRAM = ("mixer", "task", "block", "conv", "width", "depth", "length", "batch", "optimizer", "dtype")
 
@@ -92,7 +94,11 @@ def chosen_scale() -> Scale:
     arms = tuple(dict.fromkeys(parts.short("suite.mixers", arm) for arm in ARMS.value)) or scale.arms
     job = jobs.from_flags(flags.FLAGS, scale.job)
     given = {field.name for field in dataclasses.fields(jobs.Job) if flags.FLAGS[field.name].present}
-    changes: dict[str, Any] = {"arms": arms, "job": job}
+    changes: dict[str, Any] = {"arms": arms, "job": job.replace(match=scale.job.match, match_to="")}
+    if "match" in given:
+        changes["matches"] = (job.match,)
+    if "match_to" in given:
+        changes["reference"] = parts.short("suite.mixers", job.match_to)
     if "length" in given:
         changes["lengths"] = (job.length,)
     if "batch" in given:
@@ -102,15 +108,34 @@ def chosen_scale() -> Scale:
 
 def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list[Cell]:
     """The cells of the learning curves and of all claims, each once, or those that choose their trainings' rates."""
-    wanted = dict.fromkeys([] if CHOOSE_RATES.value else curve_cells(scale))
-    for claim in claims:
-        module, _ = parts.load("suite.claims", claim)
-        wanted.update(dict.fromkeys(module.cells(scale, rows)))
+    wanted: dict[Cell, None] = {}
+    for matched in matched_scales(scale, rows):
+        if matched.match == "step_time":
+            wanted.update(dict.fromkeys(pace.cells(matched, rows)))
+            if not pace.is_settled(matched, rows):
+                continue
+        if not CHOOSE_RATES.value:
+            wanted.update(dict.fromkeys(curve_cells(matched)))
+        for claim in claims:
+            module, _ = parts.load("suite.claims", claim)
+            wanted.update(dict.fromkeys(module.cells(matched, rows)))
     if CHOOSE_RATES.value:
         sizes = [cell for cell in wanted if cell.measure == "size"]
         trainings = rates.to_tune(cell.job for cell in wanted if cell.measure == "learning")
         return [*sizes, *rates.cells(trainings, rows)]
     return list(wanted)
+
+
+def matched_scales(scale: Scale, rows: list[store.Row]) -> list[Scale]:
+    """The scale once for each quantity that arms hold equal; rates are chosen under the first."""
+    matches = scale.matches[:1] if CHOOSE_RATES.value else scale.matches
+    scales = [dataclasses.replace(scale, match=match) for match in matches]
+    return [
+        dataclasses.replace(matched, own_widths=pace.own_widths(matched, rows))
+        if matched.match == "step_time"
+        else matched
+        for matched in scales
+    ]
 
 
 @dataclasses.dataclass
@@ -180,7 +205,8 @@ class Comparison:
         """What is done next, a list for each child: what is timed has the machine for itself."""
         first = min(cell.repeat for cell in left)
         now = [cell for cell in left if cell.repeat == first]
-        with_seconds = {*curve_cells(self.scale)}  # the report shows them at equal seconds
+        # The report shows them at equal seconds.
+        with_seconds = {cell for matched in matched_scales(self.scale, self.rows()) for cell in curve_cells(matched)}
         timed = [
             cell for cell in now if cell in with_seconds or parts.constant("suite.measures", cell.measure, "PLACED")
         ]

@@ -37,6 +37,7 @@ class Job:
         choices=("params", "flops", "state_bytes", "step_time", "none"),
     )
     match_to: str = _field("", "the mixer to match at --width; empty for an arm that is taken as it is")
+    own_width: int = _field(0, "width of this arm where it is known, as after timing; 0 to solve --match", minimum=0)
     length: int = _field(256, "tokens in a training example", minimum=1)
     batch: int = _field(16, "examples in a step, over all devices", minimum=1)
     steps: int = _field(200, "optimiser steps", minimum=1)

@@ -10,6 +10,7 @@ from suite import flops, model, parts
 from suite.job import Job
 from suite.model import Model
 
+SOLVED = ("params", "flops", "state_bytes")  # follow from shapes; a step time has to be measured
 MOST = 4  # times the width of the reference, beyond which no width is tried
 
 
@@ -19,6 +20,8 @@ def solve(job: Job, vocab: int) -> Job:
     Widths are searched on a grid of about a 32nd of job.width, a power of two, so large widths stay multiples that
     hardware likes; those that the mixer refuses are left out. ValueError where none below four times the width fits.
     """
+    if job.own_width:
+        return job.replace(width=job.own_width, own_width=0, match_to="")
     if job.match == "none" or not job.match_to:
         return job.replace(match_to="")
     names = ("mixer", "block", "conv", "width", "depth", "match", "match_to")
@@ -29,15 +32,13 @@ def solve(job: Job, vocab: int) -> Job:
 
 
 def mismatch(job: Job, vocab: int) -> float:
-    """How far the solved model is from what it is matched in, as a fraction of the reference."""
-    if job.match == "none" or not job.match_to:
-        return 0.0
+    """How far the solved model is from what it is matched in, as a fraction of the reference's."""
     return quantity(solve(job, vocab), vocab) / quantity(reference(job), vocab) - 1
 
 
 def reference(job: Job) -> Job:
     """The job of the arm that this one is matched to."""
-    return job.replace(mixer=job.match_to, match_to="")
+    return job.replace(mixer=job.match_to, match_to="", own_width=0)
 
 
 def quantity(job: Job, vocab: int) -> float:
@@ -51,7 +52,7 @@ def quantity(job: Job, vocab: int) -> float:
         case "state_bytes":
             return state_bytes(built, job, job.length)
     raise ValueError(
-        f"--match={job.match} has to be measured, which launch.compare does; for one job give --width and --match=none"
+        f"--match={job.match} has to be measured, which launch.compare does; for one job give its width as --own_width"
     )
 
 
@@ -90,9 +91,7 @@ def _solve(job: Job, vocab: int) -> Job:
     if not found:
         model.shapes(job.replace(match_to=""), vocab)  # raises the mixer's own reason, if its knobs never fit
         what = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "bytes of state"}[job.match]
-        raise ValueError(
-            f"no width up to {candidates[-1]} gives {job.arm} the {target:,.0f} {what} of {job.match_to}"
-        )
+        raise ValueError(f"no width up to {candidates[-1]} gives {job.arm} the {target:,.0f} {what} of {job.match_to}")
     return make(min(found, key=lambda candidate: abs(found[candidate] - target)))
 
 

@@ -287,7 +287,7 @@ def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
         "width": solved.width,
         "params": params,
         "params_mismatch": params / target - 1,
-        "mismatch": matching.mismatch(job, task.vocab),
+        **({"mismatch": matching.mismatch(job, task.vocab)} if job.match_to and job.match in matching.SOLVED else {}),
         "solved": parts.short("suite.mixers", solved.mixer),
         "form": form(solved),
         "place": place(mesh),

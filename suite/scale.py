@@ -1,7 +1,7 @@
 """Scales: how much a comparison runs. What is judged stands in the claims; here stand only sizes."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from suite import rates
 from suite.job import Cell, Job
@@ -12,7 +12,7 @@ CHANGES = ("curves", "recall", "parity", "word_problem", "scaling")  # the field
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Sizes of a comparison. The first arm sets the parameters that the others are matched to.
+    """Sizes of a comparison. The first arm sets what the others are matched to, unless there is a `reference`.
 
     Batch sizes are those of one device until `on` has multiplied them; memory is that of one device.
     """
@@ -44,6 +44,10 @@ class Scale:
     budgets: tuple[float, ...]  # FLOPs of a training
     reach: int  # tokens over which gradients and paths are followed
     untested: dict[str, str]  # claims that cannot be decided at this scale, and why
+    matches: tuple[str, ...] = ("params",)  # what arms hold equal; a verdict must not turn between them
+    match: str = "params"  # the one of `arm`
+    reference: str = ""  # the arm that the others are matched to; empty for the first
+    own_widths: Mapping[str, int] = dataclasses.field(default_factory=dict)  # measured, beside job.width
     tuned: bool = True  # rates are those of the table; False: the job's own, for every arm
 
     def on(self, devices: int) -> "Scale":
@@ -67,10 +71,23 @@ class Scale:
         }
         return dataclasses.replace(self, tuned=self.tuned and "rate" not in names, **kept)
 
+    @property
+    def against(self) -> str:
+        """The arm that the others are matched to."""
+        return self.reference or self.arms[0]
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The arms that are matched."""
+        return tuple(mixer for mixer in self.arms if mixer != self.against)
+
     def arm(self, mixer: str, **changes: int | str | float) -> Job:
-        """The job of an arm: matched to the first one unless it is that, at the table's rate for its task."""
-        reference = "" if mixer == self.arms[0] else self.arms[0]
-        job = self.job.replace(**{"mixer": mixer, "match_to": reference, **changes})
+        """The job of an arm: matched to the reference unless it is that, at the table's rate for its task."""
+        job = self.job.replace(**{"mixer": mixer, **changes})
+        if mixer != self.against:
+            job = job.replace(match=self.match, match_to=self.against)
+        if mixer in self.own_widths:
+            job = job.replace(own_width=max(1, round(self.own_widths[mixer] * job.width / self.job.width)))
         return job.replace(rate=rates.rate(job)) if self.tuned and "rate" not in changes else job
 
 
@@ -214,6 +231,7 @@ SCALES = {
         budgets=(1e15, 4e15, 1.6e16, 6.4e16, 2.56e17, 1.024e18),
         reach=1000,
         untested={},
+        matches=("params", "flops"),
     ),
     "pod": Scale(
         name="pod",
@@ -243,6 +261,7 @@ SCALES = {
         budgets=(1e16, 4e16, 1.6e17, 6.4e17, 2.56e18, 1.024e19),
         reach=1000,
         untested={},
+        matches=("params", "flops"),
     ),
 }
 

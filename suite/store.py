@@ -22,12 +22,12 @@ from typing import Any
 
 from etils import epath
 
-from suite.job import Job, differences, slug
+from suite.job import Cell, Job, differences, slug
 
 Row = dict[str, Any]
 
 PACKAGE = pathlib.Path(__file__).parent.parent
-RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_")
+RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_", "NPROC")
 RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "absl-py")
 
 
@@ -166,6 +166,12 @@ def all_rows(run: epath.Path) -> list[Row]:
         if ".jsonl" in path.name and not path.name.startswith(".")
     }
     return [row for stem in sorted(stems) for row in rows(run, stem)]
+
+
+def of_cell(rows: Iterable[Row], cell: Cell) -> list[Row]:
+    """The rows that a cell has written."""
+    wanted = (cell.job.id, cell.measure, cell.repeat, cell.group)
+    return [row for row in rows if (row["run_id"], row["measure"], row["repeat"], row["group"]) == wanted]
 
 
 def of_place(rows: list[Row], place: str) -> list[Row]:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from suite import mesh as meshes
 from suite import matching, model, rig
+from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import decode
 from suite.store import Row
@@ -70,7 +70,9 @@ def test_sequences_share_only_the_counter_of_a_cache(devices: list):
     for mixer in ("attention", "lstm"):
         built = build(mixer, devices[:1])
         [row] = of(list(decode.measure(built, **knobs)), "memory")
-        one = matching.state_bytes(model.shapes(built.programs.job, built.task.vocab), built.programs.job, row["capacity"])
+        one = matching.state_bytes(
+            model.shapes(built.programs.job, built.task.vocab), built.programs.job, row["capacity"]
+        )
         live[mixer] = row["sequences"] * one - row["state_bytes"]
     assert live == {"attention": 2 * 4 * JOB.depth, "lstm": 0}
 

@@ -25,6 +25,7 @@ CHANGED = {
     "depth": 3,
     "match": "none",
     "match_to": "elman",
+    "own_width": 40,
     "length": 32,
     "batch": 16,
     "steps": 6,

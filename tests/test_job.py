@@ -23,6 +23,7 @@ OTHER = {
     "depth": 3,
     "match": "none",
     "match_to": "gru",
+    "own_width": 48,
     "length": 128,
     "batch": 8,
     "steps": 100,

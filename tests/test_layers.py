@@ -17,10 +17,10 @@ PLAIN = {"numpy", "scipy", "absl", "etils"}
 JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
     *("suite.job", "suite.parts", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
-    *("suite.rates", "suite.trials", "suite.isoflop"),
+    *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace"),
 }
 ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops"}
-TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.step", "suite.checkpoint"}
+TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.matching", "suite.step", "suite.checkpoint"}
 
 # The first pattern that fits a file says what it may import besides the standard library, inside functions too.
 MAY_IMPORT = {
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "suite/rates.py": PLAIN | ZERO,
     "suite/trials.py": PLAIN | ZERO,
     "suite/isoflop.py": PLAIN | ZERO,
+    "suite/pace.py": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
     "suite/flops.py": JAX | ZERO,
     "suite/paths.py": JAX | {"suite.flops"},
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "suite/mixers/*": JAX | {"suite.ops", "suite.mixers"},  # no mesh, job or task
     "suite/tasks/*": PLAIN | {"tensorflow_datasets", "suite.tasks"},
     "suite/model.py": JAX | ZERO | {"suite.ops"},
+    "suite/matching.py": JAX | ZERO | {"suite.flops", "suite.model"},
     "suite/step.py": JAX | {"optax"} | ZERO | ONE | {"suite.model", "suite.tasks"},
     "suite/checkpoint.py": JAX | PLAIN | {"orbax"} | ZERO | ONE | {"suite.step"},
     "suite/rig.py": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO,

@@ -60,12 +60,12 @@ def test_bytes_of_state_are_met_by_the_width_where_the_mixer_has_no_such_knob():
 
 def test_a_budget_that_no_width_meets_is_said_to_be_out_of_reach():
     job = Job(mixer="lstm", match="state_bytes", match_to="attention", width=64, length=4096)
-    with pytest.raises(ValueError, match="no width up to 256 gives lstm the .* bytes of state of attention"):
+    with pytest.raises(ValueError, match=r"no width up to 256 gives lstm the .* bytes of state of attention"):
         matching.solve(job, VOCAB)
 
 
 def test_step_time_is_not_solved_from_shapes():
-    with pytest.raises(ValueError, match="--match=step_time has to be measured, which launch.compare does"):
+    with pytest.raises(ValueError, match=r"--match=step_time has to be measured, which launch\.compare does"):
         matching.solve(Job(mixer="lstm", match="step_time", match_to="attention"), VOCAB)
 
 

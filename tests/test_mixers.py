@@ -12,7 +12,7 @@ import pytest
 
 from suite import model, parts
 from suite.job import Job
-from suite.ops import attention, forms
+from suite.ops import forms
 
 WIDTH, BATCH, LENGTH, CHANGED = 32, 2, 12, 7
 CHUNKS = (5, 7)

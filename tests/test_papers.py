@@ -148,7 +148,9 @@ def slstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     h_N, c_N, n_N, outputs = np.zeros(WIDTH), np.zeros(WIDTH), np.zeros(WIDTH), []
     for x_D in x_TD:
         by_head = [h_K @ w_KG for h_K, w_KG in zip(np.split(h_N, HEADS), weights["recurrent_HKG"], strict=True)]
-        recurrent_G = np.concatenate([np.concatenate(gate) for gate in zip(*(np.split(x, 4) for x in by_head), strict=True)])
+        recurrent_G = np.concatenate(
+            [np.concatenate(gate) for gate in zip(*(np.split(x, 4) for x in by_head), strict=True)]
+        )
         into_N, forget_N, cell_N, out_N = np.split(x_D @ weights["input_DG"] + recurrent_G + weights["bias_G"], 4)
         c_N = sigmoid(forget_N) * c_N + np.exp(into_N) * np.tanh(cell_N)
         n_N = sigmoid(forget_N) * n_N + np.exp(into_N)

@@ -12,8 +12,9 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Iterable
+from types import ModuleType
 
-from suite.job import Cell
+from suite.parts import Value
 from suite.store import Row
 
 VERDICTS = ("holds", "fails", "undecided", "untested")
@@ -113,7 +114,29 @@ def rule_hash(module_file: str) -> str:
     return hashlib.sha256(pathlib.Path(module_file).read_bytes()).hexdigest()[:12]
 
 
-def of_cell(rows: Iterable[Row], cell: Cell) -> list[Row]:
-    """The rows that a cell has written."""
-    wanted = (cell.job.id, cell.measure, cell.repeat, cell.group)
-    return [row for row in rows if (row["run_id"], row["measure"], row["repeat"], row["group"]) == wanted]
+MATCHES = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "bytes of state", "step_time": "step time"}
+
+
+def judge(claim: ModuleType, rows: list[Row], thresholds: dict[str, Value]) -> Finding:
+    """The claim's finding; where arms were matched in several ways, undecided if its verdict turns between them."""
+    findings = {match: claim.judge(of_match(rows, match), **thresholds) for match in matches(rows)}
+    (first, finding), *others = findings.items()
+    turned = {match: found for match, found in others if found.verdict not in (finding.verdict, "untested")}
+    if finding.verdict in ("holds", "fails") and turned:
+        said = [f"{finding.verdict} with equal {MATCHES[first]}"]
+        said += [f"{found.verdict} with equal {MATCHES[match]}" for match, found in turned.items()]
+        return dataclasses.replace(
+            finding, verdict="undecided", reason=f"it turns with the matching: {', '.join(said)}"
+        )
+    return finding
+
+
+def matches(rows: Iterable[Row]) -> list[str]:
+    """What the arms of these rows hold equal, in the order of MATCHES; parameters where nothing is matched."""
+    found = {row["match"] for row in rows if row["match_to"]}
+    return [match for match in MATCHES if match in found] or ["params"]
+
+
+def of_match(rows: Iterable[Row], match: str) -> list[Row]:
+    """The rows of arms that are matched in this, or in nothing."""
+    return [row for row in rows if not row["match_to"] or row["match"] in (match, "none")]

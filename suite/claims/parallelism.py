@@ -16,12 +16,11 @@ from suite.claims import (
     Finding,
     Number,
     Point,
-    of_cell,
 )
 from suite.job import Cell
 from suite.scale import Scale
 from suite.statistics import crossings, ratio_interval, slope, t_interval
-from suite.store import Row
+from suite.store import Row, of_cell
 
 QUESTION = "Does attention train faster than recurrence, and is parallelism over time the cause?"
 TEXTBOOK = (

@@ -31,7 +31,12 @@ def measure(rig: Rig) -> Iterator[Row]:
         "outcome": "ok",
     }
     for context in sorted({job.length, *CONTEXTS}):
-        yield {"phase": "state", "context": context, "state_bytes": matching.state_bytes(built, job, context), "outcome": "ok"}
+        yield {
+            "phase": "state",
+            "context": context,
+            "state_bytes": matching.state_bytes(built, job, context),
+            "outcome": "ok",
+        }
 
 
 def reference_depth(job: Job, vocab: int) -> int:

@@ -73,8 +73,9 @@ class Mixer(eqx.Module):
     def extend(
         self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
-        *inputs, gate_BTF = self._project(x_BTD)
-        y_BTHP, state_BHKP = delta.recurrence(*inputs, state_BHKP, self.ran(x_BTD.dtype))
+        q_BTHK, k_BTHK, v_BTHP, beta_BTH, log_decay_BTH, gate_BTF = self._project(x_BTD)
+        form = self.ran(x_BTD.dtype)
+        y_BTHP, state_BHKP = delta.recurrence(q_BTHK, k_BTHK, v_BTHP, beta_BTH, log_decay_BTH, state_BHKP, form)
         return self._merge(y_BTHP, gate_BTF), state_BHKP
 
     def step(

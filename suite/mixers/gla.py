@@ -72,8 +72,9 @@ class Mixer(eqx.Module):
     def extend(
         self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
-        *inputs, gate_BTF = self._project(x_BTD)
-        y_BTHP, state_BHKP = matrix.recurrence(*inputs, state_BHKP, self.ran(x_BTD.dtype))
+        q_BTHK, k_BTHK, v_BTHP, log_decay_BTHK, gate_BTF = self._project(x_BTD)
+        form = self.ran(x_BTD.dtype)
+        y_BTHP, state_BHKP = matrix.recurrence(q_BTHK, k_BTHK, v_BTHP, log_decay_BTHK, state_BHKP, form)
         return self._merge(y_BTHP, gate_BTF), state_BHKP
 
     def step(
@@ -86,7 +87,11 @@ class Mixer(eqx.Module):
     def _project(
         self, x_D: Float[Array, "*T D"]
     ) -> tuple[
-        Float[Array, "*T H K"], Float[Array, "*T H K"], Float[Array, "*T H P"], Float[Array, "*T H K"], Float[Array, "*T F"]
+        Float[Array, "*T H K"],
+        Float[Array, "*T H K"],
+        Float[Array, "*T H P"],
+        Float[Array, "*T H K"],
+        Float[Array, "*T F"],
     ]:
         """Queries, keys, values, logarithms of decays (wide), output gates before their activation."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)

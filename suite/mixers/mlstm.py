@@ -1,4 +1,4 @@
-"""mLSTM: Beck et al. 2024, "xLSTM: Extended Long Short-Term Memory"; the MLP after it is the block's, as in xLSTM 7B."""
+"""mLSTM: Beck et al. 2024, "xLSTM: Extended Long Short-Term Memory"; its MLP is the block's, as in xLSTM 7B."""
 
 import equinox as eqx
 import jax
@@ -57,15 +57,16 @@ class Mixer(eqx.Module):
     def extend(
         self, x_BTD: Float[Array, "B T D"], state: exponential.State
     ) -> tuple[Float[Array, "B T D"], exponential.State]:
-        *inputs, gate_BTF = self._project(x_BTD)
-        y_BTHP, state = exponential.recurrence(*inputs, state, self.ran(x_BTD.dtype))
+        q_BTHK, k_BTHK, v_BTHP, log_input_BTH, log_forget_BTH, gate_BTF = self._project(x_BTD)
+        form = self.ran(x_BTD.dtype)
+        y_BTHP, state = exponential.recurrence(q_BTHK, k_BTHK, v_BTHP, log_input_BTH, log_forget_BTH, state, form)
         return self._merge(y_BTHP, gate_BTF), state
 
     def step(
         self, x_BD: Float[Array, "B D"], state: exponential.State
     ) -> tuple[Float[Array, "B D"], exponential.State]:
-        *inputs, gate_BF = self._project(x_BD)
-        y_BHP, state = exponential.step(tuple(inputs), state)
+        q_BHK, k_BHK, v_BHP, log_input_BH, log_forget_BH, gate_BF = self._project(x_BD)
+        y_BHP, state = exponential.step((q_BHK, k_BHK, v_BHP, log_input_BH, log_forget_BH), state)
         return self._merge(y_BHP, gate_BF), state
 
     def _project(
@@ -81,9 +82,7 @@ class Mixer(eqx.Module):
         """Queries, keys, values, logarithms of the input and forget gates (wide), output gates before their sigmoid."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
         keys, inner = self.n_heads * self.key_size, self.norm_F.shape[0]
-        q_F, k_F, v_F, gate_F = jnp.split(
-            x_D @ self.qkv_DF.astype(dtype), (keys, 2 * keys, 2 * keys + inner), axis=-1
-        )
+        q_F, k_F, v_F, gate_F = jnp.split(x_D @ self.qkv_DF.astype(dtype), (keys, 2 * keys, 2 * keys + inner), axis=-1)
         q_HK, k_HK, v_HP = (multihead.split(x_F, self.n_heads) for x_F in (q_F, k_F, v_F))
         gates_G = jnp.matmul(x_D, self.gate_DG.astype(dtype), preferred_element_type=wide)
         log_input_H, forget_H = jnp.split(gates_G + jnp.broadcast_to(self.gate_bias_G, gates_G.shape), 2, axis=-1)

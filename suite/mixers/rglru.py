@@ -1,4 +1,4 @@
-"""RG-LRU: De et al. 2024, "Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language Models".
+"""RG-LRU: De et al. 2024, "Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient LMs".
 
 The recurrent block of Hawk and Griffin; its short convolution is the suite's factor `conv`.
 """
@@ -77,7 +77,10 @@ class Mixer(eqx.Module):
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
         branch_N, u_N = jnp.split(x_D @ self.input_DG.astype(dtype), 2, axis=-1)
         gates_HG = jnp.einsum(
-            "...HK,HKG->...HG", multihead.split(u_N, self.n_heads), self.gate_HKG.astype(dtype), preferred_element_type=wide
+            "...HK,HKG->...HG",
+            multihead.split(u_N, self.n_heads),
+            self.gate_HKG.astype(dtype),
+            preferred_element_type=wide,
         )
         recurrence_N, input_N = (multihead.join(part_HK) for part_HK in jnp.split(gates_HG, 2, axis=-1))
         recurrence_bias_N, input_bias_N = jnp.split(self.gate_bias_G, 2)

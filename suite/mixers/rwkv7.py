@@ -94,15 +94,18 @@ class Mixer(eqx.Module):
     def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
         last_BD, state_BHKP = state
         before_BTD = jnp.concatenate([last_BD[:, None].astype(x_BTD.dtype), x_BTD[:, :-1]], axis=1)
-        *inputs, gate_BTF = self._project(x_BTD, before_BTD)
-        y_BTHP, state_BHKP = delta.low_rank(*inputs, state_BHKP, self.ran(x_BTD.dtype))
-        return self._merge(y_BTHP, *inputs[:3], gate_BTF), (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
+        r_BTHK, k_BTHK, v_BTHP, c_BTHK, b_BTHK, log_decay_BTHK, gate_BTF = self._project(x_BTD, before_BTD)
+        form = self.ran(x_BTD.dtype)
+        y_BTHP, state_BHKP = delta.low_rank(r_BTHK, k_BTHK, v_BTHP, c_BTHK, b_BTHK, log_decay_BTHK, state_BHKP, form)
+        y_BTD = self._merge(y_BTHP, r_BTHK, k_BTHK, v_BTHP, gate_BTF)
+        return y_BTD, (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
 
     def step(self, x_BD: Float[Array, "B D"], state: State) -> tuple[Float[Array, "B D"], State]:
         last_BD, state_BHKP = state
-        *inputs, log_decay_BHK, gate_BF = self._project(x_BD, last_BD.astype(x_BD.dtype))
-        y_BHP, state_BHKP = delta.low_rank_step((*inputs, jnp.exp(log_decay_BHK)), state_BHKP)
-        return self._merge(y_BHP, *inputs[:3], gate_BF), (x_BD.astype(last_BD.dtype), state_BHKP)
+        r_BHK, k_BHK, v_BHP, c_BHK, b_BHK, log_decay_BHK, gate_BF = self._project(x_BD, last_BD.astype(x_BD.dtype))
+        inputs = (r_BHK, k_BHK, v_BHP, c_BHK, b_BHK, jnp.exp(log_decay_BHK))
+        y_BHP, state_BHKP = delta.low_rank_step(inputs, state_BHKP)
+        return self._merge(y_BHP, r_BHK, k_BHK, v_BHP, gate_BF), (x_BD.astype(last_BD.dtype), state_BHKP)
 
     def _project(self, x_D: Float[Array, "*T D"], before_D: Float[Array, "*T D"]) -> tuple[Array, ...]:
         """Receptance, key, value, removal and replacement keys, logarithms of decays (wide), all by head; the gate."""

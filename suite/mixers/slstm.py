@@ -56,7 +56,9 @@ class Mixer(eqx.Module):
                 self.recurrent_HKG.astype(dtype),
                 preferred_element_type=h_BN.dtype,
             )
-            recurrent_BG = jnp.concatenate([multihead.join(x_BHK) for x_BHK in jnp.split(recurrent_BHG, 4, axis=-1)], -1)
+            recurrent_BG = jnp.concatenate(
+                [multihead.join(x_BHK) for x_BHK in jnp.split(recurrent_BHG, 4, axis=-1)], -1
+            )
             gates_BG = input_BG.astype(h_BN.dtype) + recurrent_BG + self.bias_G[None]
             log_input_BN, forget_BN, new_BN, out_BN = jnp.split(gates_BG, 4, axis=-1)
             log_forget_BN = jax.nn.log_sigmoid(forget_BN) + scale_BN

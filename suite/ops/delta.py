@@ -1,7 +1,8 @@
 """Delta-rule recurrences: what a key held is taken away before its new value is put there (Schlag et al. 2021).
 
 In a chunk the values that are really written depend on each other through a unit lower triangular matrix; its inverse
-turns the chunk into products (the WY form of Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule").
+turns the chunk into products: the WY form of Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule
+over Sequence Length".
 """
 
 import functools
@@ -48,9 +49,7 @@ def recurrence(
     ) -> tuple[Float[Array, "B H K P"], tuple[Array, Array]]:
         fresh_BHTP, held_BHTK, left_BHTK, decay_BH = at
         wide = state_BHKP.dtype
-        taken_BHTP = jnp.einsum(
-            "BHTK,BHKP->BHTP", held_BHTK, state_BHKP.astype(dtype), preferred_element_type=wide
-        )
+        taken_BHTP = jnp.einsum("BHTK,BHKP->BHTP", held_BHTK, state_BHKP.astype(dtype), preferred_element_type=wide)
         u_BHTP = (fresh_BHTP - taken_BHTP).astype(dtype)
         added_BHKP = jnp.einsum("BHTK,BHTP->BHKP", left_BHTK, u_BHTP, preferred_element_type=wide)
         return decay_BH[..., None, None] * state_BHKP + added_BHKP, (u_BHTP, state_BHKP)
@@ -114,9 +113,7 @@ def low_rank(
     ) -> tuple[Float[Array, "B H K P"], tuple[Array, Array]]:
         fresh_BHTP, held_BHTK, b_BHTK, k_BHTK, v_BHTP, decay_BHK = at
         wide = state_BHKP.dtype
-        taken_BHTP = jnp.einsum(
-            "BHTK,BHKP->BHTP", held_BHTK, state_BHKP.astype(dtype), preferred_element_type=wide
-        )
+        taken_BHTP = jnp.einsum("BHTK,BHKP->BHTP", held_BHTK, state_BHKP.astype(dtype), preferred_element_type=wide)
         p_BHTP = (-fresh_BHTP - taken_BHTP).astype(dtype)
         added_BHKP = jnp.einsum("BHTK,BHTP->BHKP", b_BHTK, p_BHTP, preferred_element_type=wide)
         added_BHKP = added_BHKP + jnp.einsum("BHTK,BHTP->BHKP", k_BHTK, v_BHTP, preferred_element_type=wide)

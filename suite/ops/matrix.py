@@ -33,9 +33,7 @@ def recurrence(
     length = q_BTGK.shape[1]
     of_a_head = log_decay_BTHK.shape[-1] == 1
     chunk = forms.chunk("scalar" if of_a_head else "vector", length)
-    q_JBGTK, k_JBGTK, v_JBHTP, log_decay_JBHTK = (
-        in_chunks(x, chunk) for x in (q_BTGK, k_BTGK, v_BTHP, log_decay_BTHK)
-    )
+    q_JBGTK, k_JBGTK, v_JBHTP, log_decay_JBHTK = (in_chunks(x, chunk) for x in (q_BTGK, k_BTGK, v_BTHP, log_decay_BTHK))
     sum_JBHTK = jnp.cumsum(log_decay_JBHTK, axis=3)
     if of_a_head:
         score_JBHTS = repeat(scores(q_JBGTK, k_JBGTK), state_BHKP.shape[1], axis=2) * decays(sum_JBHTK[..., 0])
@@ -171,9 +169,7 @@ def across(
 def weigh(score_JBHTS: Float[Array, "J B H T S"], v_JBHSP: Float[Array, "J B H S P"]) -> Float[Array, "J B H T P"]:
     """Values under their scores: factors in the dtype of the values, wide sums."""
     dtype = score_JBHTS.dtype
-    return jnp.einsum(
-        "JBHTS,JBHSP->JBHTP", score_JBHTS.astype(v_JBHSP.dtype), v_JBHSP, preferred_element_type=dtype
-    )
+    return jnp.einsum("JBHTS,JBHSP->JBHTP", score_JBHTS.astype(v_JBHSP.dtype), v_JBHSP, preferred_element_type=dtype)
 
 
 def read(

@@ -36,9 +36,7 @@ def layer_norm(
     return rms_norm(x_HK - jnp.mean(x_HK, axis=-1, keepdims=True), scale_F, epsilon)
 
 
-def rms_norm(
-    x_HK: Float[Array, "*T H K"], scale_F: Float[Array, " F"], epsilon: float = 1e-6
-) -> Float[Array, "*T F"]:
+def rms_norm(x_HK: Float[Array, "*T H K"], scale_F: Float[Array, " F"], epsilon: float = 1e-6) -> Float[Array, "*T F"]:
     """Unit mean square in each head, heads joined; wide in and out."""
     square_H1 = jnp.mean(jnp.square(x_HK), axis=-1, keepdims=True)
     x_F = join(x_HK * jax.lax.rsqrt(square_H1 + epsilon))

@@ -124,7 +124,7 @@ def curves(rows: list[Row], jobs: dict[str, Job]) -> list[Curves]:
     groups: dict[Job, list[Row]] = defaultdict(list)
     for row in rows:
         if row["measure"].split(":")[0] == "learning":
-            shared = {"mixer": "attention", "match_to": "", "seed": 0, "rate": 0.0}
+            shared = {"mixer": "attention", "match": "params", "match_to": "", "own_width": 0, "seed": 0, "rate": 0.0}
             groups[jobs[row["run_id"]].replace(**shared)].append(row)
     found = []
     for job, own in groups.items():

@@ -4,6 +4,7 @@ import collections
 from collections.abc import Callable, Iterator
 
 from suite import rates
+from suite.claims import MATCHES
 from suite.job import Job
 from suite.report import words
 from suite.report.curves import Curves
@@ -41,6 +42,11 @@ def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
         of_models("width", lambda row: words.number(row["width"])),
         of_models("parameters", lambda row: words.number(row["params"])),
         of_models("off the reference", lambda row: _mismatch(row["params_mismatch"])),
+        *(
+            of_models(f"off the reference in {MATCHES[match]}", _off_match)
+            for match in sorted({row["match"] for row in models.values() if row["match_to"]} - {"params", "none"})
+        ),
+        *([of_models("mixer as it was solved", lambda row: row["solved"])] if _any_solved(models) else []),
         of_models(f"FLOPs a token, forward, T={at:,}", lambda row: words.si(row["flops_per_token"], "FLOP")),
         of_models("the same, full square", lambda row: words.si(row["flops_per_token_square"], "FLOP")),
         *(
@@ -94,10 +100,12 @@ def environment(found: Gathered) -> Iterator[Block]:
 
 
 def _sentences(found: Gathered, models: dict[str, Row], ends: dict[str, Row], learnt: list[Row]) -> Iterator[str]:
-    off = [arm for arm, row in models.items() if abs(row["params_mismatch"]) > LARGEST_MISMATCH]
-    if off:
-        far = f"more than {words.percent(LARGEST_MISMATCH)}"
-        yield f"Not matched: the parameters of {words.listed(off)} differ from the reference by {far}."
+    matched = {row["match"] for row in models.values() if row["match_to"]} or {"params"}
+    for match in sorted(matched - {"none"}):
+        off = [arm for arm, row in models.items() if abs(_off(row, match)) > LARGEST_MISMATCH]
+        if off:
+            far = f"more than {words.percent(LARGEST_MISMATCH)}"
+            yield f"Not matched: the {MATCHES[match]} of {words.listed(off)} differ from the reference by {far}."
     if len(ends) > 1:
         same = len({(row["tokens"], row["fingerprint"]) for row in ends.values()}) == 1
         equal_tokens = len({row["tokens"] for row in ends.values()}) == 1
@@ -117,6 +125,24 @@ def _sentences(found: Gathered, models: dict[str, Row], ends: dict[str, Row], le
 def _alike(job: Job, trained: Job) -> bool:
     """Whether a model is the one that was trained, but for its length."""
     return all(getattr(job, name) == getattr(trained, name) for name in ("task", "block", "conv", "width", "depth"))
+
+
+def _off(row: Row, match: str) -> float:
+    """How far a model is from its reference in this, where that follows from its shape."""
+    if match == "params":
+        return row["params_mismatch"]
+    return row["mismatch"] if "mismatch" in row and row["match"] == match else 0.0
+
+
+def _off_match(row: Row) -> str:
+    if not row["match_to"]:
+        return _mismatch(0.0)
+    return _mismatch(row["mismatch"]) if "mismatch" in row else "measured: see the timings"
+
+
+def _any_solved(models: dict[str, Row]) -> bool:
+    """Whether an arm has been given a knob of its own by the matching."""
+    return any(row["solved"] != arm for arm, row in models.items())
 
 
 def _mismatch(value: float) -> str:

@@ -100,7 +100,7 @@ def gather(root: epath.PathLike, thresholds: Sequence[str] = ()) -> Gathered:
         command=words.command(["launch.compare", *comparison["command"]]) if comparison else "",
         place=place,
         jobs={run.name: job for job, run in store.all_runs(out)},
-        rows=rows,
+        rows=claims.of_match(rows, claims.matches(rows)[0]),
         judged=tuple(_judge(spec, rows, evidence) for spec in _under(thresholds, names)),
         environment=environment,
         flags=flags.read_text() if flags.exists() else {"flags": "", **environment}["flags"],
@@ -135,7 +135,7 @@ def _is_number(text: str) -> bool:
 
 def _judge(spec: str, rows: list[Row], evidence: bool) -> Judged:
     module, thresholds = parts.load("suite.claims", spec)
-    finding = module.judge(rows, **thresholds)
+    finding = claims.judge(module, rows, thresholds)
     if not evidence and finding.verdict != "untested":
         finding = dataclasses.replace(
             finding, verdict="untested", reason=f"the scale is not evidence; {finding.reason}"

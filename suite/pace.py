@@ -1,0 +1,86 @@
+"""Widths at which arms take as long for a training step as the reference: found by timing, one look after another.
+
+Every look times the reference and the arm in turns, in one process. The next width follows from a power law through the
+looks so far; the nearest look is taken.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable
+
+from suite.job import Cell, Job
+from suite.scale import Scale
+from suite.store import Row, of_cell
+
+CLOSE = 0.05  # a step time so near to the reference's is good enough
+LOOKS = 6
+TIMING = "step_time:blocks=5"
+
+
+def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
+    """The looks there are and, for arms that are not settled, the next one; pure, called until none is new."""
+    wanted = []
+    for mixer in scale.others:
+        looks = _looks(scale, mixer, rows)
+        for width in (*looks, *_next(scale, looks)):
+            wanted += _cells(scale, mixer, width)
+    return wanted
+
+
+def own_widths(scale: Scale, rows: list[Row]) -> dict[str, int]:
+    """The nearest width so far of every arm that was looked at, beside a reference of `scale.job.width`."""
+    looks = {mixer: _looks(scale, mixer, rows) for mixer in scale.others}
+    return {mixer: _nearest(found) for mixer, found in looks.items() if found}
+
+
+def is_settled(scale: Scale, rows: list[Row]) -> bool:
+    """Whether no arm wants another look."""
+    return not any(_next(scale, _looks(scale, mixer, rows)) for mixer in scale.others)
+
+
+def _cells(scale: Scale, mixer: str, width: int) -> list[Cell]:
+    pair = [_job(scale, scale.against), _job(scale, mixer).replace(own_width=width)]
+    return [Cell(job, TIMING, group=f"pace {mixer} {width}") for job in pair]
+
+
+def _job(scale: Scale, mixer: str) -> Job:
+    matched = {"match": "step_time", "match_to": scale.against} if mixer != scale.against else {}
+    return scale.job.replace(mixer=mixer, length=scale.lengths[-1], **matched)
+
+
+def _looks(scale: Scale, mixer: str, rows: list[Row]) -> dict[int, float]:
+    """Step time over the reference's at each width that was timed, in the order in which they were tried."""
+    looks: dict[int, float] = {}
+    while new := [width for width in _next(scale, looks) if width not in looks]:
+        reference, arm = (_seconds(of_cell(rows, cell)) for cell in _cells(scale, mixer, new[0]))
+        if reference is None or arm is None:
+            break
+        looks[new[0]] = arm / reference
+    return looks
+
+
+def _seconds(rows: Iterable[Row]) -> float | None:
+    """Median of a step; None before it was timed."""
+    steps = [row["burst_seconds"] / row["calls"] for row in rows if row.get("phase") == "block"]
+    return statistics.median(steps) if steps else None
+
+
+def _next(scale: Scale, looks: dict[int, float]) -> list[int]:
+    """The width to try now, or nothing: near enough, no new width, or looks enough."""
+    if not looks:
+        return [scale.job.width]
+    nearest = _nearest(looks)
+    if abs(math.log(looks[nearest])) <= CLOSE or len(looks) >= LOOKS:
+        return []
+    exponent = 1.0
+    others = sorted((width for width in looks if width != nearest), key=lambda width: abs(math.log(looks[width])))
+    if others:
+        rise = math.log(looks[nearest] / looks[others[0]]) / math.log(nearest / others[0])
+        exponent = min(3.0, max(0.3, rise))
+    grid = 1 << max(0, (scale.job.width // 32).bit_length() - 1)
+    width = grid * max(1, round(nearest * looks[nearest] ** (-1 / exponent) / grid))
+    return [] if width in looks else [width]
+
+
+def _nearest(looks: dict[int, float]) -> int:
+    return min(looks, key=lambda width: abs(math.log(looks[width])))
