@@ -57,7 +57,7 @@ flags.set_default(worker.OUT, "out/compare")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
 CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
-REPORT_SECONDS = 240  # between two reports of what there is so far
+REPORT_SECONDS = 300  # between two reports of what there is so far
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
 ONE_THREAD = {

@@ -137,7 +137,7 @@ SCALES = {
         about="minutes on two CPU cores, for the judged pair at small sizes",
         evidence=True,
         arms=PAIR,
-        job=_SMALL.replace(batch=1),
+        job=_SMALL,
         lengths=(64, 256, 1024),
         batches=(1, 2),
         memory_bytes=2e9,
