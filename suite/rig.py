@@ -5,7 +5,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -54,11 +54,22 @@ class Rig:
         assert self.run is not None, "trained parameters lie in a run directory"
         return checkpoint.restore_final(self.run / "final", self.state.params)
 
-    def at_length(self, length: int) -> "Rig":
-        """The same model on the same task at another length."""
+    def at_length(self, length: int, changes: Mapping[str, parts.Value] | None = None) -> "Rig":
+        """The same parameters on the same task at another length, with other values for these knobs of the mixer.
+
+        LookupError where no mixer of the model has such a knob. A knob that changes a parameter's shape does not fit.
+        """
         job = self.job.replace(length=length)
         knobs = {field.name: getattr(self.task, field.name) for field in dataclasses.fields(self.task) if field.init}
-        return dataclasses.replace(self, job=job, task=type(self.task)(**{**knobs, "length": length}))
+        there = dataclasses.replace(self, job=job, task=type(self.task)(**{**knobs, "length": length}))
+        if not changes:
+            return there
+        solved = self.programs.job
+        mixer = "+".join(_changed(spec, changes) for spec in parts.pattern(solved.mixer))
+        if mixer == solved.mixer:
+            raise LookupError(f"no mixer of {solved.mixer} has the knobs {', '.join(changes)}")
+        programs = _programs(solved.replace(mixer=mixer), self.mesh, self.programs.vocab)
+        return dataclasses.replace(there, static=programs.static, programs=programs)
 
     @property
     def step(self) -> jax.stages.Compiled:
@@ -299,6 +310,13 @@ def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
         **store.provenance(path for path in own if not path.resolve().is_relative_to(store.PACKAGE)),
         **{field.name: getattr(task, field.name) for field in dataclasses.fields(task) if not field.init},
     }
+
+
+def _changed(spec: str, changes: Mapping[str, parts.Value]) -> str:
+    """The part of a pattern with those of the changes that it has a knob for."""
+    known = parts.knobs("suite.mixers", spec)
+    own = {knob: value for knob, value in changes.items() if knob in known}
+    return parts.with_knobs("suite.mixers", spec, own)
 
 
 def _parts_of(job: Job) -> list[tuple[str, str]]:

@@ -57,3 +57,31 @@ def test_a_training_that_diverged_has_its_outcome_and_no_accuracy(tmp_path: path
     store.append(run, learning.KIND, {"phase": "train", "step": 3, "outcome": "diverged"})
     [row] = length_accuracy.measure(rig.build(JOB, meshes.make(devices=devices[:1]), run=run))
     assert row == {"phase": "length", "outcome": "diverged"}
+
+
+def test_a_remedy_is_a_knob_of_the_mixer_that_takes_effect_beyond_the_trained_length(
+    tmp_path: pathlib.Path, devices: list
+) -> None:
+    job = JOB.replace(mixer="attention:heads=2", steps=4, validate_every=4)
+    run = store.open_run(tmp_path, job)
+    built = rig.build(job, meshes.make(devices=devices[:1]), run=run)
+    for row in learning.measure(built):
+        store.append(run, learning.KIND, row)
+    plain, stretched = (
+        [row for row in length_accuracy.measure(built, remedy=remedy) if row["phase"] == "length"]
+        for remedy in ("", "interpolation")
+    )
+    assert [row["remedy"] for row in stretched] == ["interpolation"] * 2
+    assert stretched[0] == {**plain[0], "remedy": "interpolation"}
+    there = built.at_length(32, {"interpolation": 4.0})
+    assert "interpolation=4.0" in there.programs.job.mixer
+    before, after = (
+        np.concatenate([nats_BT for _, nats_BT, _, _ in far.answers(built.trained, "test", 16)])
+        for far in (built.at_length(32), there)
+    )
+    assert np.max(np.abs(before - after)) > 1e-3
+
+
+def test_a_remedy_that_the_mixer_does_not_have_is_refused(devices: list) -> None:
+    with pytest.raises(LookupError, match="has the knobs interpolation"):
+        rig.build(JOB, meshes.make(devices=devices[:1])).at_length(32, {"interpolation": 4.0})

@@ -247,6 +247,36 @@ BY_HAND = {
     "gru": lambda k: 2 + 2 + 4 + 2 * k,
     # Product by W, times z, added to (1 - z) h; then (1 - z) h at every step.
     "mingru": lambda k: 2 + 3 + 2 * k,
+    "minlstm": lambda k: 2 + 3 + 2 * k,
+    # In the same step the skip: times d, added. Later: product by B, times gamma, added; at every step a product, the
+    # difference of two that makes a real part, the input added; product by C, the skip added.
+    "lru": lambda k: 2 + (3 + 3 * k + 2 if k else 2),
+    # In the same step the other branch: product, gelu, times h. Later: product, times the gates, added; a h at every
+    # step; times the branch. The output matrix.
+    "rglru": lambda k: 2 + (3 + 2 * k + 1 if k else 3) + 1,
+    # Product, the recurrent product and the bias added. In the same step through the output gate: sigmoid, times c.
+    # Later through the input gate into n: its logarithm less the scale, exp, added; f n at every step. Over n, and the
+    # norm: less the mean, by the root, by the scale.
+    "slstm": lambda k: 2 + 3 + (3 + 2 * k if k else 2) + 1 + 3,
+    # In the same step the output gate: product, sigmoid. Later: product by V, outer product, added; f C at every step;
+    # read, over n, less the mean, by the root, by the scale. Times the gate, the output matrix.
+    "mlstm": lambda k: 2 + (3 + 2 * k + 5 if k else 2) + 2,
+    # In the same step z: product, silu. Later B: product, silu, outer product, added; the decayed state at every step;
+    # read, the skip added. Times each other, the norm, the output matrix.
+    "mamba2": lambda k: 2 + (4 + 2 * k + 2 if k else 2) + 1 + 2 + 1,
+    # In the same step the output gate: product, swish. Later: product by V, outer product, added; the decayed state at
+    # every step; read, norm. Times the gate, the output matrix.
+    "gla": lambda k: 2 + (3 + 2 * k + 1 + 2 if k else 2) + 2,
+    # In the same step the query: product, silu, made a unit, read. Later beta: product, sigmoid, times the value's
+    # difference, outer product, added; the decayed state at every step; read. The norm, the output matrix.
+    "deltanet": lambda k: 2 + (5 + 2 * k + 1 if k else 4) + 2 + 1,
+    # As DeltaNet, and the output gate: in the same step product, silu.
+    "gated_deltanet": lambda k: 2 + (5 + 2 * k + 1 + 2 if k else 2) + 1 + 1,
+    # The next token sees this one's input through the shift: less its own, times a share, added. In the same step or
+    # the next one through the gate: product, sigmoid, product. Later, from the next token on: product by V, outer
+    # product, added; decayed, less what is removed, and a new one added at every step; read, less the mean, by the
+    # root, by the scale, the bias and the bonus added. Times the gate, the output matrix.
+    "rwkv7": lambda k: 2 + (3 + 3 + 3 * (k - 1) + 6 if k > 1 else (3 if k else 1) + 3) + 2,
     # Product by V, the weighted sum, over the sum of weights, product by the output matrix, however long ago.
     # Positions turn or shift queries, keys and scores, and a value's path meets none; learned ones join the input.
     "attention": lambda k: 2 + 4,
@@ -283,10 +313,10 @@ def test_paths_of_a_residual_model_equal_the_count_by_hand(mixer: str) -> None:
 
 @pytest.mark.parametrize("mixer", parts.names("suite.mixers"))
 def test_paths_of_a_plain_model_equal_the_count_by_hand(mixer: str) -> None:
-    # One block carries the token through time, all others pass it on within a step.
-    depth, own = 2, BY_HAND[mixer]
-    wanted = [own(k) + (depth - 1) * own(0) + depth * MLP for k in range(STEPS)]
-    same(lengths(Job(mixer=mixer, width=WIDTH, depth=depth, block="plain")), *wanted)
+    # One block carries the token through time and the other passes it on within a step, or each carries it a part.
+    own = BY_HAND[mixer]
+    wanted = [min(own(part) + own(k - part) for part in range(k + 1)) + 2 * MLP for k in range(STEPS)]
+    same(lengths(Job(mixer=mixer, width=WIDTH, depth=2, block="plain")), *wanted)
 
 
 def test_every_mixer_of_the_folder_has_a_count_by_hand() -> None:
@@ -346,7 +376,7 @@ def sparse(mixer: Any) -> Any:
     return jax.tree.map(thin, mixer)
 
 
-@pytest.mark.parametrize("spec", ["elman", "lstm", "gru", "mingru", "attention", "attention:window=2,positions=alibi"])
+@pytest.mark.parametrize("spec", [*parts.names("suite.mixers"), "attention:window=2,positions=alibi"])
 def test_paths_are_where_gradients_are(spec: str) -> None:
     width, steps = 8, 5
     module, knobs = parts.load("suite.mixers", spec)
@@ -367,7 +397,9 @@ def test_paths_are_where_gradients_are(spec: str) -> None:
     gradient = jax.jit(jax.jacrev(outputs))(x_TD).reshape(size, size).T
     np.testing.assert_array_equal(np.isfinite(found).reshape(size, size), gradient != 0)
     causal = np.count_nonzero(gradient) / (size * (steps + 1) * width / 2)
-    assert causal == 1 if spec == "attention" else 0 < causal < 1
+    # Dense even when thinned: gates that read every channel, and a norm that joins all channels again.
+    dense = spec in ("attention", "gated_deltanet", "mamba2")
+    assert causal == 1 if dense else 0 < causal < 1
 
 
 # The measure.

@@ -42,7 +42,8 @@ STATE_BYTES: dict[str, Callable[[int, int], int]] = {
     "attention:window=64": lambda tokens, itemsize: 2 * WIDTH * itemsize * min(tokens, 64) + 4,
 }
 
-# Dependent operations of a mixer over T tokens, a power of two, in its reference form.
+# Dependent operations of a mixer over T tokens, a power of two, in its reference form. Chunked forms are counted with
+# the chunks of a CPU: 32 tokens, and 16 of the rule with a rank of one.
 DEPTH: dict[str, Callable[[int], int]] = {
     # The input's product; then at each step product, sum with the input, bias, tanh.
     "elman": lambda length: 1 + 4 * length,
@@ -53,6 +54,27 @@ DEPTH: dict[str, Callable[[int], int]] = {
     # A doubling: product and sum on the way up and on the way down, and their interleaving. Gates at the beginning
     # (product, bias, sigmoid, product) and the initial state at the end.
     "mingru": lambda length: 5 * int(math.log2(length)) + 5,
+    # The same doubling; before it the logarithms of two sigmoids (nine operations more) and their difference.
+    "minlstm": lambda length: 5 * int(math.log2(length)) + 15,
+    # Complex numbers: a product of two is products and a sum, so a doubling is two operations longer.
+    "lru": lambda length: 7 * int(math.log2(length)) + 7,
+    # Before the doubling the gates, and the root of 1 - a^2; after it the other branch and the output's product.
+    "rglru": lambda length: 5 * int(math.log2(length)) + 19,
+    # At each step: product, sum, bias; the logarithm of a sigmoid (nine), the old scale added, the larger one, the
+    # difference to it, exp, times n, sum, the quotient, and what joins heads. The norm at the end.
+    "slstm": lambda length: 15 + 20 * length,
+    # The state goes from chunk to chunk: its scale added, the larger one, less it, exp, times, product, sum.
+    "mlstm": lambda length: 50 + 7 * math.ceil(length / 32) if length >= 32 else 55,
+    # From chunk to chunk: times its decay, sum. Within a chunk running sums of logarithms are trees over its tokens.
+    "mamba2": lambda length: 37 + 2 * math.ceil(length / 32) if length >= 32 else 38,
+    # The same; with one chunk or two the decays of pairs within a chunk are the longer way.
+    "gla": lambda length: max(39, 35 + 2 * math.ceil(length / 32)) if length >= 32 else 36,
+    # From chunk to chunk: what is held is read, taken from the values, put at the keys, added to the state. Within a
+    # chunk an inverse by doubling, three operations each: 16 tokens take one doubling less than 32.
+    "deltanet": lambda length: 41 + 4 * math.ceil(length / 32) if length >= 32 else 42,
+    "gated_deltanet": lambda length: 50 + 4 * math.ceil(length / 32) if length >= 32 else 50,
+    # The same with a sum more: what is written at the replacement keys and at the keys.
+    "rwkv7": lambda length: 55 + 5 * (length // 16),
     # The softmax's largest score and its sum are trees over the tokens; everything else is a chain of fixed length:
     # rotations, products, the mask, the exponential, the quotient.
     "attention": lambda length: 2 * int(math.log2(length)) + 16,

@@ -13,14 +13,20 @@ PLACED = False
 RESUMES = False
 
 
-def measure(rig: Rig, *, longest: int = 4, growth: int = 4) -> Iterator[Row]:
-    """For the trained length, and `growth` times it up to `longest`: a row of the whole and one for each distance."""
+def measure(rig: Rig, *, longest: int = 4, growth: int = 4, remedy: str = "") -> Iterator[Row]:
+    """For the trained length, and `growth` times it up to `longest`: a row of the whole and one for each distance.
+
+    `remedy` names a knob of the mixer that is set to that many times beyond the trained length, without training:
+    `interpolation` or `ntk` for attention with rope.
+    """
     if learning.outcome(rig) != "ok":
         yield {"phase": "length", "outcome": learning.outcome(rig)}
         return
     factor = 1
     while factor <= longest:
-        yield from _at(rig.at_length(factor * rig.job.length), rig)
+        changes = {remedy: float(factor)} if remedy and factor > 1 else {}
+        for row in _at(rig.at_length(factor * rig.job.length, changes), rig):
+            yield {**row, "remedy": remedy}
         factor *= growth
 
 

@@ -140,8 +140,8 @@ def rotate(
     """
     size, dtype = x_BTHK.shape[-1], precision.wide(x_BTHK.dtype)
     base = 10_000.0 * ntk ** (size / max(1, size - 2))
-    frequency_K = base ** (-jnp.arange(size // 2, dtype=dtype) / (size // 2)) / interpolation
-    angle_TK = at_T.astype(dtype)[:, None] * frequency_K[None]
+    frequency_K = base ** (-jnp.arange(size // 2, dtype=dtype) / (size // 2))
+    angle_TK = (at_T.astype(dtype) / interpolation)[:, None] * frequency_K[None]
     cos_TK, sin_TK = (part.astype(x_BTHK.dtype)[None, :, None] for part in (jnp.cos(angle_TK), jnp.sin(angle_TK)))
     first_BTHK, second_BTHK = jnp.split(x_BTHK, 2, axis=-1)
     return jnp.concatenate(

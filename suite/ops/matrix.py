@@ -119,30 +119,30 @@ def decayed_scores(
     The factor is at most 1 and its two halves may not be: within a block it is formed for each pair, and between blocks
     as a product of two decays, from the key to the start of the query's block and on to the query (section 4.3 there).
     """
-    dtype, chunk, size = key_sum_JBHTK.dtype, q_JBHTK.shape[3], q_JBHTK.shape[4]
+    dtype, (*outer_axes, chunk, size) = key_sum_JBHTK.dtype, q_JBHTK.shape
     block = min(BLOCK, chunk)
-    q_JBHIRK, k_JBHIRK, query_sum_JBHIRK, key_sum_JBHIRK = (
-        x.astype(dtype).reshape(*x.shape[:3], chunk // block, block, size)
-        for x in (q_JBHTK, k_JBHTK, query_sum_JBHTK, key_sum_JBHTK)
+    blocks = chunk // block
+    # X stands for chunks, examples and heads, I for blocks, R and S for the tokens of a block.
+    q_XIRK, k_XISK, query_sum_XIRK, key_sum_XISK = (
+        x.astype(dtype).reshape(-1, blocks, block, size) for x in (q_JBHTK, k_JBHTK, query_sum_JBHTK, key_sum_JBHTK)
     )
     past_RS = jnp.tri(block, k=-1 if strict else 0, dtype=bool)
-    pair_JBHIRSK = query_sum_JBHIRK[..., :, None, :] - key_sum_JBHIRK[..., None, :, :]
-    pair_JBHIRSK = jnp.exp(jnp.where(past_RS[:, :, None], pair_JBHIRSK, -jnp.inf))
-    within_JBHIRS = jnp.einsum("JBHIRK,JBHISK,JBHIRSK->JBHIRS", q_JBHIRK, k_JBHIRK, pair_JBHIRSK)
-    blocks = chunk // block
+    pair_XIRSK = query_sum_XIRK[:, :, :, None] - key_sum_XISK[:, :, None]
+    pair_XIRSK = jnp.exp(jnp.where(past_RS[None, None, :, :, None], pair_XIRSK, -jnp.inf))
+    within_XIRS = jnp.sum(q_XIRK[:, :, :, None] * k_XISK[:, :, None] * pair_XIRSK, axis=-1)
     if blocks == 1:
-        return within_JBHIRS[:, :, :, 0]
-    start_JBHIK = jnp.pad(key_sum_JBHIRK[..., :-1, -1, :], ((0, 0),) * 3 + ((1, 0), (0, 0)))
-    q_JBHIRK = q_JBHIRK * jnp.exp(query_sum_JBHIRK - start_JBHIK[..., None, :])
-    # From block L of the keys to the start of block I of the queries, where L is before I.
-    earlier_IL = jnp.tri(blocks, k=-1, dtype=bool)
-    lag_JBHILSK = start_JBHIK[:, :, :, :, None, None] - key_sum_JBHIRK[:, :, :, None]
-    lag_JBHILSK = jnp.where(earlier_IL[None, None, None, :, :, None, None], lag_JBHILSK, -jnp.inf)
-    k_JBHILSK = k_JBHIRK[:, :, :, None] * jnp.exp(lag_JBHILSK)
-    score_JBHIRLS = jnp.einsum("JBHIRK,JBHILSK->JBHIRLS", q_JBHIRK, k_JBHILSK)
+        return within_XIRS.reshape(*outer_axes, chunk, chunk)
+    start_XIK = jnp.pad(key_sum_XISK[:, :-1, -1], ((0, 0), (1, 0), (0, 0)))
+    q_XIRK = q_XIRK * jnp.exp(query_sum_XIRK - start_XIK[:, :, None])
+    # From every key to the start of block I of the queries, where its own block is an earlier one.
+    earlier_IT = jnp.repeat(jnp.tri(blocks, k=-1, dtype=bool), block, axis=1)
+    lag_XITK = start_XIK[:, :, None] - key_sum_XISK.reshape(-1, 1, chunk, size)
+    lag_XITK = jnp.where(earlier_IT[None, :, :, None], lag_XITK, -jnp.inf)
+    k_XITK = k_XISK.reshape(-1, 1, chunk, size) * jnp.exp(lag_XITK)
+    score_XIRT = jnp.einsum("XIRK,XITK->XIRT", q_XIRK, k_XITK)
     same_IL = jnp.eye(blocks, dtype=dtype)
-    score_JBHIRLS = score_JBHIRLS + jnp.einsum("JBHIRS,IL->JBHIRLS", within_JBHIRS, same_IL)
-    return score_JBHIRLS.reshape(*score_JBHIRLS.shape[:3], chunk, chunk)
+    within_XIRLS = within_XIRS[:, :, :, None] * same_IL[None, :, None, :, None]
+    return (score_XIRT.reshape(within_XIRLS.shape) + within_XIRLS).reshape(*outer_axes, chunk, chunk)
 
 
 def across(

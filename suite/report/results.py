@@ -72,7 +72,7 @@ CONDITIONS = {
         "source",
     ),
     *("step", "tokens", "turn", "n_devices", "n_processes", "device_kind", "calls"),
-    *("distance", "sequences", "decoded", "windows", "eval_length", "low", "high", "targets"),
+    *("distance", "sequences", "decoded", "windows", "eval_length", "low", "high", "targets", "remedy"),
     *("read", "chunk", "capacity", "reference_width"),
     *Job.__dataclass_fields__,
 }
