@@ -173,7 +173,13 @@ def tracked(
             for seed in range(5):
                 rows.append(trial(job.replace(seed=seed), 1.0 if seed < count else 0.5))
                 far = (beyond or {}).get(mixer, 0) if task == state_tracking.PARITY else 0
-                facts = {"phase": "length", "eval_length": 4 * job.length, "accuracy": 0.5, "examples": 1024}
+                facts = {
+                    "phase": "length",
+                    "eval_length": 4 * job.length,
+                    "accuracy": 0.5,
+                    "examples": 1024,
+                    "remedy": "",
+                }
                 far_row = row_of(job.replace(seed=seed), "length_accuracy", **facts)
                 rows.append(far_row | {"final_accuracy": 1.0 if seed < far else 0.5})
     for mixer, accuracy in zip((ATTENTION, LSTM), short, strict=True):

@@ -59,7 +59,7 @@ DEPTH: dict[str, Callable[[int], int]] = {
     # Complex numbers: a product of two is products and a sum, so a doubling is two operations longer.
     "lru": lambda length: 7 * int(math.log2(length)) + 7,
     # Before the doubling the gates, and the root of 1 - a^2; after it the other branch and the output's product.
-    "rglru": lambda length: 5 * int(math.log2(length)) + 19,
+    "rglru": lambda length: 5 * int(math.log2(length)) + 20,
     # At each step: product, sum, bias; the logarithm of a sigmoid (nine), the old scale added, the larger one, the
     # difference to it, exp, times n, sum, the quotient, and what joins heads. The norm at the end.
     "slstm": lambda length: 15 + 20 * length,

@@ -33,15 +33,15 @@ TEXTBOOK = (
 SAID = "not said; theory: recurrence only"
 RULE = (
     "Judged: how many seeds solve parity, and the word problem of A5, at the final position (accuracy at least 0.9 on "
-    "the test) at the trained length; the same parameters are then read at four times that length. Attention speaks by "
-    "the best of its positions none, rope and alibi: the one that most seeds solve with, at the trained length, then "
-    "beyond, then by accuracy; beyond, rope is read with positions as trained, interpolated, and scaled by NTK, and the "
-    "remedy that serves it best counts. Holds: on at least one of the tasks more LSTM seeds solve it at the trained length "
+    "the test) at the trained length; the same parameters are then read at four times that length. Attention speaks "
+    "by the best of its positions none, rope and alibi: the one that most seeds solve with, at the trained length, "
+    "then beyond, then by accuracy. Beyond, rope is read with positions as trained, interpolated, and scaled by NTK: "
+    "what serves it best counts. Holds: on at least one of the tasks more LSTM seeds solve it at the trained length "
     "(Fisher's exact test, one-sided, Holm over the tasks, 5 %), and on none more attention seeds. Fails: on every "
     "task that any seed solves most attention seeds solve it at the trained length and at four times it. An LSTM that "
     "is ahead only beyond the trained length is called extrapolation and leaves it undecided; a task that no seed of "
-    "either solves says nothing. A probe of the rate (a third, three times) that solves what most seeds at the rate do "
-    "not leaves its task out. Control: attention and the LSTM both solve parity at length 4."
+    "either solves says nothing. A probe of the rate (a third, three times) that solves what most seeds at the rate "
+    "do not leaves its task out. Control: attention and the LSTM both solve parity at length 4."
 )
 
 COMMAND = "python -m launch.compare --claims=state_tracking"

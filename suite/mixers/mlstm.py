@@ -37,7 +37,9 @@ class Mixer(eqx.Module):
         self.qkv_DF = initial.dense(qkv_key, width, width, 2 * heads * self.key_size + 2 * inner)
         self.gate_DG = initial.dense(gate_key, width, width, 2 * heads)
         # Forget gates start between 0.95 and 0.998: heads that remember for different times.
-        self.gate_bias_G = jnp.zeros(2 * heads, jnp.float32).at[heads:].set(jnp.linspace(3.0, 6.0, heads, dtype=jnp.float32))
+        self.gate_bias_G = (
+            jnp.zeros(2 * heads, jnp.float32).at[heads:].set(jnp.linspace(3.0, 6.0, heads, dtype=jnp.float32))
+        )
         self.norm_F = jnp.ones(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 

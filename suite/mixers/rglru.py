@@ -76,24 +76,17 @@ class Mixer(eqx.Module):
         """The gelu branch in the compute dtype; decays and inputs at least float32, for a decay lies close to 1."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
         branch_N, u_N = jnp.split(x_D @ self.input_DG.astype(dtype), 2, axis=-1)
-        gates_HG = jnp.einsum(
-            "...HK,HKG->...HG",
-            multihead.split(u_N, self.n_heads),
-            self.gate_HKG.astype(dtype),
-            preferred_element_type=wide,
-        )
-        recurrence_N, input_N = (multihead.join(part_HK) for part_HK in jnp.split(gates_HG, 2, axis=-1))
+        gates_HG = jnp.einsum("...HK,HKG->...HG", multihead.split(u_N, self.n_heads), self.gate_HKG.astype(dtype))
+        recurrence_N, input_N = (multihead.join(part_HK) for part_HK in jnp.split(gates_HG.astype(wide), 2, axis=-1))
         recurrence_bias_N, input_bias_N = jnp.split(self.gate_bias_G, 2)
         recurrence_N = jax.nn.sigmoid(recurrence_N + jnp.broadcast_to(recurrence_bias_N, u_N.shape))
         input_N = jax.nn.sigmoid(input_N + jnp.broadcast_to(input_bias_N, u_N.shape))
         rate_N = -SHARPNESS * jax.nn.softplus(-self.decay_N)  # c log a
         log_decay_N = recurrence_N * jnp.broadcast_to(rate_N, u_N.shape)
-        # 1 - a^2 by expm1: the difference of two numbers close to 1 would keep few digits.
-        return (
-            jax.nn.gelu(branch_N),
-            jnp.exp(log_decay_N),
-            jnp.sqrt(-jnp.expm1(2 * log_decay_N)) * input_N * u_N.astype(wide),
-        )
+        # 1 - a^2 by expm1: the difference of two numbers close to 1 would keep few digits. At a = 1 its root has no
+        # gradient, and below 1e-6 it takes nothing in.
+        root_N = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_decay_N), 1e-12))
+        return jax.nn.gelu(branch_N), jnp.exp(log_decay_N), root_N * input_N * u_N.astype(wide)
 
     def _merge(self, branch_N: Float[Array, "... N"], h_N: Float[Array, "... N"]) -> Float[Array, "... D"]:
         dtype = branch_N.dtype

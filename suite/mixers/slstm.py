@@ -33,7 +33,11 @@ class Mixer(eqx.Module):
         self.input_DG = initial.dense(input_key, width, width, 4 * width)
         self.recurrent_HKG = initial.dense(recurrent_key, size, heads, size, 4 * size)
         # Forget gates start between 0.95 and 0.998: channels that remember for different times.
-        self.bias_G = jnp.zeros(4 * width, jnp.float32).at[width : 2 * width].set(jnp.linspace(3.0, 6.0, width, dtype=jnp.float32))
+        self.bias_G = (
+            jnp.zeros(4 * width, jnp.float32)
+            .at[width : 2 * width]
+            .set(jnp.linspace(3.0, 6.0, width, dtype=jnp.float32))
+        )
         self.norm_N = jnp.ones(width, jnp.float32)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

@@ -38,17 +38,17 @@ def recurrence(
     # u_t = beta_t (v_t - what the state before it holds at k_t): (I + L) u = beta (v - exp(sum) k S), L strictly lower.
     lower_JBHTS = beta_JBHT1 * matrix.scores(k_JBHTK, k_JBHTK) * matrix.decays(sum_JBHT, strict=True)
     solve_JBHTS = inverse(lower_JBHTS)
-    v_JBHTP = (beta_JBHT1 * v_JBHTP.astype(beta_JBHT1.dtype)).astype(dtype)
-    from_k_JBHTK = (beta_JBHT1 * jnp.exp(sum_JBHT1) * k_JBHTK.astype(beta_JBHT1.dtype)).astype(dtype)
+    wide = state_BHKP.dtype
+    v_JBHTP = (beta_JBHT1 * v_JBHTP.astype(wide)).astype(dtype)
+    from_k_JBHTK = (beta_JBHT1 * jnp.exp(sum_JBHT1) * k_JBHTK.astype(wide)).astype(dtype)
     fresh_JBHTP = matrix.weigh(solve_JBHTS, v_JBHTP)
     held_JBHTK = matrix.weigh(solve_JBHTS, from_k_JBHTK).astype(dtype)
-    left_JBHTK = k_JBHTK * jnp.exp(sum_JBHT1[..., -1:, :] - sum_JBHT1).astype(dtype)
+    left_JBHTK = (k_JBHTK.astype(wide) * jnp.exp(sum_JBHT1[..., -1:, :] - sum_JBHT1)).astype(dtype)
 
     def pass_on(
         state_BHKP: Float[Array, "B H K P"], at: tuple[Array, Array, Array, Array]
     ) -> tuple[Float[Array, "B H K P"], tuple[Array, Array]]:
         fresh_BHTP, held_BHTK, left_BHTK, decay_BH = at
-        wide = state_BHKP.dtype
         taken_BHTP = jnp.einsum("BHTK,BHKP->BHTP", held_BHTK, state_BHKP.astype(dtype), preferred_element_type=wide)
         u_BHTP = (fresh_BHTP - taken_BHTP).astype(dtype)
         added_BHKP = jnp.einsum("BHTK,BHTP->BHKP", left_BHTK, u_BHTP, preferred_element_type=wide)
@@ -103,16 +103,17 @@ def low_rank(
     lower_JBHTS = matrix.decayed_scores(c_JBHTK, b_JBHTK, before_sum_JBHTK, sum_JBHTK, strict=True)
     found_JBHTS = matrix.decayed_scores(c_JBHTK, k_JBHTK, before_sum_JBHTK, sum_JBHTK, strict=True)
     solve_JBHTS = inverse(lower_JBHTS)
-    from_c_JBHTK = c_JBHTK * jnp.exp(before_sum_JBHTK).astype(dtype)
+    from_c_JBHTK = (c_JBHTK.astype(before_sum_JBHTK.dtype) * jnp.exp(before_sum_JBHTK)).astype(dtype)
     fresh_JBHTP = matrix.weigh(solve_JBHTS, matrix.weigh(found_JBHTS, v_JBHTP).astype(dtype))
     held_JBHTK = matrix.weigh(solve_JBHTS, from_c_JBHTK).astype(dtype)
-    left_JBHTK = jnp.exp(sum_JBHTK[..., -1:, :] - sum_JBHTK).astype(dtype)
+    wide = state_BHKP.dtype
+    left_JBHTK = jnp.exp(sum_JBHTK[..., -1:, :] - sum_JBHTK)
+    left_b_JBHTK, left_k_JBHTK = ((x.astype(wide) * left_JBHTK).astype(dtype) for x in (b_JBHTK, k_JBHTK))
 
     def pass_on(
         state_BHKP: Float[Array, "B H K P"], at: tuple[Array, ...]
     ) -> tuple[Float[Array, "B H K P"], tuple[Array, Array]]:
         fresh_BHTP, held_BHTK, b_BHTK, k_BHTK, v_BHTP, decay_BHK = at
-        wide = state_BHKP.dtype
         taken_BHTP = jnp.einsum("BHTK,BHKP->BHTP", held_BHTK, state_BHKP.astype(dtype), preferred_element_type=wide)
         p_BHTP = (-fresh_BHTP - taken_BHTP).astype(dtype)
         added_BHKP = jnp.einsum("BHTK,BHTP->BHKP", b_BHTK, p_BHTP, preferred_element_type=wide)
@@ -120,7 +121,7 @@ def low_rank(
         return decay_BHK[..., None] * state_BHKP + added_BHKP, (p_BHTP, state_BHKP)
 
     total_JBHK = jnp.exp(sum_JBHTK[..., -1, :])
-    inputs = (fresh_JBHTP, held_JBHTK, b_JBHTK * left_JBHTK, k_JBHTK * left_JBHTK, v_JBHTP, total_JBHK)
+    inputs = (fresh_JBHTP, held_JBHTK, left_b_JBHTK, left_k_JBHTK, v_JBHTP, total_JBHK)
     state_BHKP, (p_JBHTP, before_JBHKP) = jax.lax.scan(pass_on, state_BHKP, inputs)
     y_JBHTP = matrix.weigh(matrix.decayed_scores(r_JBHTK, b_JBHTK, sum_JBHTK, sum_JBHTK), p_JBHTP)
     y_JBHTP = y_JBHTP + matrix.weigh(matrix.decayed_scores(r_JBHTK, k_JBHTK, sum_JBHTK, sum_JBHTK), v_JBHTP)

@@ -155,7 +155,8 @@ def across(
     dtype = state_BHKP.dtype
     total_JBHK = sum_JBHTK[..., -1, :]
     left_JBHTK = jnp.exp(total_JBHK[..., None, :] - sum_JBHTK)
-    k_JBHTK = repeat(k_JBGTK, state_BHKP.shape[1], axis=2) * left_JBHTK.astype(k_JBGTK.dtype)
+    k_JBHTK = repeat(k_JBGTK, state_BHKP.shape[1], axis=2)
+    k_JBHTK = (k_JBHTK.astype(dtype) * left_JBHTK).astype(k_JBGTK.dtype)
     added_JBHKP = jnp.einsum("JBHTK,JBHTP->JBHKP", k_JBHTK, v_JBHTP, preferred_element_type=dtype)
 
     def pass_on(state_BHKP: Float[Array, "B H K P"], at: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -178,8 +179,10 @@ def read(
     before_JBHKP: Float[Array, "J B H K P"],
 ) -> Float[Array, "J B H T P"]:
     """What the queries of a chunk find of the state that came in."""
-    dtype = q_JBGTK.dtype
-    q_JBHTK = repeat(q_JBGTK, before_JBHKP.shape[2], axis=2) * jnp.exp(sum_JBHTK).astype(dtype)
-    return jnp.einsum(
-        "JBHTK,JBHKP->JBHTP", q_JBHTK, before_JBHKP.astype(dtype), preferred_element_type=before_JBHKP.dtype
-    )
+    dtype, wide = q_JBGTK.dtype, before_JBHKP.dtype
+    q_JBHTK = repeat(q_JBGTK, before_JBHKP.shape[2], axis=2)
+    of_a_head = sum_JBHTK.shape[-1] == 1  # then it is taken out of the product, and not rounded with the queries
+    if not of_a_head:
+        q_JBHTK = (q_JBHTK.astype(wide) * jnp.exp(sum_JBHTK)).astype(dtype)
+    y_JBHTP = jnp.einsum("JBHTK,JBHKP->JBHTP", q_JBHTK, before_JBHKP.astype(dtype), preferred_element_type=wide)
+    return y_JBHTP * jnp.exp(sum_JBHTK) if of_a_head else y_JBHTP
