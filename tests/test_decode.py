@@ -17,7 +17,7 @@ from suite.store import Row
 
 # Without residuals: with them an untrained model of tied embeddings repeats its last token, whatever the context.
 JOB = Job(task="recall:pairs=2,vocab=16", width=16, depth=2, length=16, batch=8, block="plain", conv=2)
-MIXERS = ["attention", "lstm", "mingru+attention:kv_heads=2,window=8"]
+MIXERS = ["attention", "lstm", "mingru+attention:kv_heads=2,window=8", "mlstm+rwkv7"]
 SIZES: dict[str, Any] = {"shortest": 16, "longest": 64, "chunk": 8, "tokens": 4, "blocks": 2}
 
 

@@ -254,7 +254,7 @@ def rwkv7(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     size = WIDTH // HEADS
     state, outputs, last_D = [np.zeros((size, size))] * HEADS, [], np.zeros(WIDTH)
     for x_D in x_TD:
-        x_r, x_w, x_k, x_v, x_a, x_g = x_D + weights["shift_6D"] * (last_D - x_D)
+        x_r, x_w, x_k, x_v, x_a, x_g = x_D + weights["shift_G"].reshape(6, WIDTH) * (last_D - x_D)
         last_D = x_D
         r_F, k_F, v_F = x_r @ weights["receptance_DF"], x_k @ weights["key_DF"], x_v @ weights["value_DF"]
         low_N = np.tanh(x_w @ weights["decay_down_DN"])

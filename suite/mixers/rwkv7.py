@@ -25,7 +25,7 @@ class Mixer(eqx.Module):
 
     n_heads: int = eqx.field(static=True)
     form: str = eqx.field(static=True)
-    shift_6D: Float[Array, "6 D"]  # how much of the last token is mixed into each of MIXED
+    shift_G: Float[Array, " G"]  # how much of the last token is mixed into each of MIXED
     receptance_DF: Float[Array, "D F"]
     key_DF: Float[Array, "D F"]
     value_DF: Float[Array, "D F"]
@@ -56,7 +56,7 @@ class Mixer(eqx.Module):
         # The paper's values for a layer in the middle; those of its first and last ones lie on either side.
         channel_D, channel_F = jnp.arange(width) / width, jnp.arange(inner) / max(1, inner - 1)
         power_6 = 0.5 * jnp.asarray([0.2, 0.9, 0.7, 0.7, 0.9, 0.2], jnp.float32)
-        self.shift_6D = 1.0 - channel_D[None].astype(jnp.float32) ** power_6[:, None]
+        self.shift_G = (1.0 - channel_D[None].astype(jnp.float32) ** power_6[:, None]).reshape(-1)
         zigzag_F = 2 * (jnp.arange(inner) % size) / max(1, size - 1) - 1
         zigzag_F = zigzag_F * jnp.abs(zigzag_F)
         self.receptance_DF = initial.dense(receptance_key, width, width, inner)
@@ -88,7 +88,7 @@ class Mixer(eqx.Module):
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # a vector and a matrix a head, whatever the context
         size, wide = self.norm_F.shape[0] // self.n_heads, precision.wide(dtype)
-        last_BD = jnp.zeros((batch, self.shift_6D.shape[1]), wide)
+        last_BD = jnp.zeros((batch, self.out_FD.shape[1]), wide)
         return last_BD, jnp.zeros((batch, self.n_heads, size, size), wide)
 
     def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
@@ -111,9 +111,10 @@ class Mixer(eqx.Module):
         """Receptance, key, value, removal and replacement keys, logarithms of decays (wide), all by head; the gate."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
 
+        shares = dict(zip(MIXED, jnp.split(self.shift_G, len(MIXED)), strict=True))
+
         def mix(name: str) -> Float[Array, "*T D"]:
-            share_D = jnp.broadcast_to(self.shift_6D[MIXED.index(name)].astype(dtype), x_D.shape)
-            return x_D + share_D * (before_D - x_D)
+            return x_D + jnp.broadcast_to(shares[name].astype(dtype), x_D.shape) * (before_D - x_D)
 
         def product(x: Array, weight: Array, dtype_out: jnp.dtype = dtype) -> Array:
             return jnp.matmul(x, weight.astype(dtype), preferred_element_type=dtype_out)
