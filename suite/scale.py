@@ -81,18 +81,18 @@ def _changes(**fields: int | str | float) -> Changes:
 PAIR = ("attention", "lstm")
 ON_A_CPU = "the textbook speaks of GPUs and TPUs; on a CPU the ratio is printed"
 _SMALL = Job(width=64, depth=2, batch=2, length=1024)
-_TINY = _SMALL.replace(width=32, length=64, batch=4)
+_TINY = _SMALL.replace(width=32, depth=1, length=64, batch=4)
 _FEW = _changes(width=16, batch=16, steps=20, validate_every=20, validation_examples=16, test_examples=64)
 
 SCALES = {
     "smoke": Scale(
         name="smoke",
-        about="a minute or two to see that everything works; not evidence",
+        about="two minutes or three to see that everything works; not evidence",
         evidence=False,
         arms=PAIR,
         job=_TINY,
-        lengths=(32, 64),
-        batches=(2, 4),
+        lengths=(64,),
+        batches=(4,),
         memory_bytes=1e9,
         processes=1,
         blocks=3,
@@ -100,7 +100,7 @@ SCALES = {
         decode_batches=(1,),
         seeds=1,
         recall=_FEW,
-        distances=(4, 8),
+        distances=(4,),
         parity=_FEW | {"length": 8},
         word_problem=_FEW | {"length": 4},
         word_seeds=1,
