@@ -36,7 +36,7 @@ class Scale:
     distances: tuple[int, ...]  # tokens from the pair to its query; the shortest is the easy one
     parity: Changes
     word_problem: Changes  # of A5
-    word_seeds: int  # of the judged pair there
+    word_seeds: int  # of the judged pair there; 0 leaves it out
     curves: Changes  # training on text
     curve_seeds: int  # of every arm there
     scaling: Changes  # training on text at fixed compute
@@ -122,11 +122,11 @@ SCALES = {
         arms=PAIR,
         job=_SMALL,
         lengths=(64, 256, 1024),
-        batches=(1, 2),
+        batches=(2,),
         memory_bytes=2e9,
         processes=3,
         blocks=10,
-        contexts=(64, 1024),
+        contexts=(64, 256),
         decode_batches=(1,),
         seeds=5,
         recall=_changes(width=32, batch=16, steps=200, validate_every=200, validation_examples=512, test_examples=1024),
@@ -137,12 +137,12 @@ SCALES = {
         word_problem=_changes(
             width=32, length=5, batch=64, steps=500, validate_every=500, validation_examples=512, test_examples=1024
         ),
-        word_seeds=1,
+        word_seeds=0,
         curves=_changes(length=256, batch=2, steps=200, validate_every=50, test_examples=256),
         curve_seeds=1,
         scaling=_changes(length=128, batch=2, validate_every=100_000, test_examples=256),
         widths=(16, 32, 64),
-        budgets=(1e9, 3e9, 9e9),
+        budgets=(7e8, 2e9, 6e9),
         reach=1000,
         untested={
             "parallelism": ON_A_CPU,
