@@ -114,12 +114,12 @@ def gather(rows: list[Row]) -> dict[str, Curve]:
     for row in tests:
         if row["length"] == length:
             by_arm[row["arm"]].append(row)
-    return {arm: _curve(arm, own, flops) for arm, own in sorted(by_arm.items())}
+    spent = {id(row): TRAINING * flops[_shape(row)] * row["tokens"] for own in by_arm.values() for row in own}
+    budgets = _clusters(spent.values())  # of all arms: each rounds to steps of its own
+    return {arm: _curve(arm, own, spent, budgets) for arm, own in sorted(by_arm.items())}
 
 
-def _curve(arm: str, tests: list[Row], flops: dict[tuple, float]) -> Curve:
-    spent = {id(row): TRAINING * flops[_shape(row)] * row["tokens"] for row in tests}
-    budgets = _clusters(spent.values())
+def _curve(arm: str, tests: list[Row], spent: dict[int, float], budgets: list[float]) -> Curve:
     trainings = []
     for row in tests:
         compute = spent[id(row)]
