@@ -14,6 +14,7 @@ import numpy as np
 from suite import parts, rates
 from suite.store import Row
 
+NEAR = 1.5  # budgets lie at least a factor of two apart
 TRAINING = 3  # a step does the forward pass and twice as much again backward
 
 
@@ -113,12 +114,12 @@ def gather(rows: list[Row]) -> dict[str, Curve]:
     for row in tests:
         if row["length"] == length:
             by_arm[row["arm"]].append(row)
-    return {arm: _curve(arm, own, flops) for arm, own in sorted(by_arm.items())}
+    spent = {id(row): TRAINING * flops[_shape(row)] * row["tokens"] for own in by_arm.values() for row in own}
+    budgets = _clusters(spent.values())  # of all arms: each rounds to steps of its own
+    return {arm: _curve(arm, own, spent, budgets) for arm, own in sorted(by_arm.items())}
 
 
-def _curve(arm: str, tests: list[Row], flops: dict[tuple, float]) -> Curve:
-    spent = {id(row): TRAINING * flops[_shape(row)] * row["tokens"] for row in tests}
-    budgets = _clusters(spent.values())
+def _curve(arm: str, tests: list[Row], spent: dict[int, float], budgets: list[float]) -> Curve:
     trainings = []
     for row in tests:
         compute = spent[id(row)]
@@ -133,10 +134,10 @@ def _curve(arm: str, tests: list[Row], flops: dict[tuple, float]) -> Curve:
 
 
 def _clusters(spent: Iterable[float]) -> list[float]:
-    """Budgets: whole steps spend a little more or less than was meant, so what lies within a tenth is one."""
+    """Budgets: a few whole steps spend up to a third more or less than was meant, and budgets lie a factor apart."""
     found: list[list[float]] = []
     for value in sorted(spent):
-        if found and value < 1.1 * found[-1][0]:
+        if found and value < NEAR * found[-1][0]:
             found[-1].append(value)
         else:
             found.append([value])

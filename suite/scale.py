@@ -36,7 +36,7 @@ class Scale:
     distances: tuple[int, ...]  # tokens from the pair to its query; the shortest is the easy one
     parity: Changes
     word_problem: Changes  # of A5
-    word_seeds: int  # of the judged pair there
+    word_seeds: int  # of the judged pair there; 0 leaves it out
     curves: Changes  # training on text
     curve_seeds: int  # of every arm there
     scaling: Changes  # training on text at fixed compute
@@ -98,18 +98,18 @@ def _changes(**fields: int | str | float) -> Changes:
 PAIR = ("attention", "lstm")
 ON_A_CPU = "the textbook speaks of GPUs and TPUs; on a CPU the ratio is printed"
 _SMALL = Job(width=64, depth=2, batch=2, length=1024)
-_TINY = _SMALL.replace(width=32, length=64, batch=4)
+_TINY = _SMALL.replace(width=32, depth=1, length=64, batch=4)
 _FEW = _changes(width=16, batch=16, steps=20, validate_every=20, validation_examples=16, test_examples=64)
 
 SCALES = {
     "smoke": Scale(
         name="smoke",
-        about="a minute or two to see that everything works; not evidence",
+        about="two minutes or three to see that everything works; not evidence",
         evidence=False,
         arms=PAIR,
         job=_TINY,
-        lengths=(32, 64),
-        batches=(2, 4),
+        lengths=(64,),
+        batches=(4,),
         memory_bytes=1e9,
         processes=1,
         blocks=3,
@@ -117,7 +117,7 @@ SCALES = {
         decode_batches=(1,),
         seeds=1,
         recall=_FEW,
-        distances=(4, 8),
+        distances=(4,),
         parity=_FEW | {"length": 8},
         word_problem=_FEW | {"length": 4},
         word_seeds=1,
@@ -139,11 +139,11 @@ SCALES = {
         arms=PAIR,
         job=_SMALL,
         lengths=(64, 256, 1024),
-        batches=(1, 2),
+        batches=(2,),
         memory_bytes=2e9,
         processes=3,
         blocks=10,
-        contexts=(64, 1024),
+        contexts=(64, 256),
         decode_batches=(1,),
         seeds=5,
         recall=_changes(width=32, batch=16, steps=200, validate_every=200, validation_examples=512, test_examples=1024),
@@ -154,12 +154,12 @@ SCALES = {
         word_problem=_changes(
             width=32, length=5, batch=64, steps=500, validate_every=500, validation_examples=512, test_examples=1024
         ),
-        word_seeds=1,
+        word_seeds=0,
         curves=_changes(length=256, batch=2, steps=200, validate_every=50, test_examples=256),
         curve_seeds=1,
         scaling=_changes(length=128, batch=2, validate_every=100_000, test_examples=256),
         widths=(16, 32, 64),
-        budgets=(1e9, 3e9, 9e9),
+        budgets=(7e8, 2e9, 6e9),
         reach=1000,
         untested={
             "parallelism": ON_A_CPU,

@@ -285,6 +285,13 @@ def test_the_optimum_lies_between_the_sizes_that_were_tried() -> None:
     assert isoflop.optimum(sizes_S[:2], losses_RS[:, :2]) == pytest.approx([parabola_S[:2].min(), 2.0, 2.0])
 
 
+def test_a_budget_of_a_few_whole_steps_is_one_budget() -> None:
+    # A step of the largest size spends 1.9e8: two steps are the nearest, and less than was meant.
+    curve = isoflop.gather(scaled(power(0.05), power(0.03), budgets=(4.6e8, 2e9, 1e10)))[ATTENTION]
+    assert len({training.compute for training in curve.trainings if training.compute < 1e9}) > 1
+    assert len(curve.budgets) == 3
+
+
 def test_a_power_law_is_predicted_exactly_and_its_exponent_found() -> None:
     curve = isoflop.gather(scaled(power(0.05), power(0.03)))[ATTENTION]
     assert curve.exponent() == pytest.approx(0.05, rel=1e-2)

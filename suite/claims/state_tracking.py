@@ -88,6 +88,8 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     others = [arm for arm in scale.arms if arm not in (*POSITIONS, LSTM)]
     found = []
     for task, sizes, seeds in ((PARITY, scale.parity, scale.seeds), (WORDS, scale.word_problem, scale.word_seeds)):
+        if not seeds:
+            continue
         judged = (*POSITIONS, LSTM) if seeds > 1 or task == PARITY else (ATTENTION, LSTM)
         for mixer in (*judged, *others):
             job = scale.arm(mixer, **{**sizes, "task": task, "conv": 0})
