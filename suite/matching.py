@@ -11,6 +11,7 @@ from suite.job import Job
 from suite.model import Model
 
 SOLVED = ("params", "flops", "state_bytes")  # follow from shapes; a step time has to be measured
+FAR = 0.5  # off the target, with nothing on its other side: out of reach
 MOST = 4  # times the width of the reference, beyond which no width is tried
 
 
@@ -90,9 +91,12 @@ def _solve(job: Job, vocab: int) -> Job:
     found = {candidate: value for candidate, value in near.items() if value is not None}
     if not found:
         model.shapes(job.replace(match_to=""), vocab)  # raises the mixer's own reason, if its knobs never fit
+    nearest = min(found, key=lambda candidate: abs(found[candidate] - target), default=None)
+    one_sided = len({value < target for value in found.values()}) == 1
+    if nearest is None or (one_sided and abs(found[nearest] / target - 1) > FAR):
         what = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "bytes of state"}[job.match]
         raise ValueError(f"no width up to {candidates[-1]} gives {job.arm} the {target:,.0f} {what} of {job.match_to}")
-    return make(min(found, key=lambda candidate: abs(found[candidate] - target)))
+    return make(nearest)
 
 
 def _candidates(job: Job) -> tuple[Sequence[int], Callable[[int], Job]]:

@@ -71,6 +71,11 @@ class Rig:
         programs = _programs(solved.replace(mixer=mixer), self.mesh, self.programs.vocab)
         return dataclasses.replace(there, static=programs.static, programs=programs)
 
+    def adopt(self, params: Model) -> Model:
+        """Parameters of a model that differs from this one only in knobs without parameters, as this model's."""
+        shapes = eqx.filter(model.shapes(self.programs.job, self.programs.vocab), _is_shape)
+        return jax.tree.unflatten(jax.tree.structure(shapes), jax.tree.leaves(params))
+
     @property
     def step(self) -> jax.stages.Compiled:
         """The compiled training step (State, Batch) -> (State, metrics); compiled once for all jobs of its kind."""

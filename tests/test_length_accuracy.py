@@ -76,7 +76,7 @@ def test_a_remedy_is_a_knob_of_the_mixer_that_takes_effect_beyond_the_trained_le
     there = built.at_length(32, {"interpolation": 4.0})
     assert "interpolation=4.0" in there.programs.job.mixer
     before, after = (
-        np.concatenate([nats_BT for _, nats_BT, _, _ in far.answers(built.trained, "test", 16)])
+        np.concatenate([nats_BT for _, nats_BT, _, _ in far.answers(far.adopt(built.trained), "test", 16)])
         for far in (built.at_length(32), there)
     )
     assert np.max(np.abs(before - after)) > 1e-3

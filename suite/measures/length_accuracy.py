@@ -36,7 +36,9 @@ def _at(there: Rig, trained: Rig) -> Iterator[Row]:
     edges_K = np.concatenate([[0], 2 ** np.arange(length.bit_length())])
     targets_K, correct_K = np.zeros(len(edges_K)), np.zeros(len(edges_K))
     examples = final_correct = 0
-    for ids_B, _, correct_BT, weights_BT in there.answers(trained.trained, "test", trained.job.test_examples):
+    for ids_B, _, correct_BT, weights_BT in there.answers(
+        there.adopt(trained.trained), "test", trained.job.test_examples
+    ):
         bucket_BT = np.searchsorted(edges_K, there.task.distances("test", ids_B), side="right") - 1
         np.add.at(targets_K, bucket_BT, weights_BT)
         np.add.at(correct_K, bucket_BT, weights_BT * correct_BT)
