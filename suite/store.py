@@ -27,7 +27,7 @@ from suite.job import Job, differences, slug
 Row = dict[str, Any]
 
 PACKAGE = pathlib.Path(__file__).parent.parent
-RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_")
+RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_", "NPROC")
 RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "absl-py")
 
 
