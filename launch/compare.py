@@ -60,9 +60,8 @@ CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
 REPORT_SECONDS = 300  # between two reports of what there is so far
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
-ONE_THREAD = {
-    "NPROC": "1"
-}  # what XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower
+# What XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower.
+ONE_THREAD = {"NPROC": "1"}
 # Jobs that differ in other fields share their compiled programs: they go to one child.
 OF_A_PROGRAM = ("mixer", "task", "block", "conv", "width", "depth", "length", "batch", "optimizer", "dtype")
 

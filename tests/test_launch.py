@@ -247,7 +247,7 @@ def test_the_smoke_scale_runs_reports_and_is_not_run_twice(tmp_path: pathlib.Pat
 def test_an_arm_from_outside_is_compared(tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     flags = ["--scale=smoke", "--arms=./mine.py", "--arms=attention", "--out=out", f"--data_dir={data_dir}"]
-    flags.append("--claims=parallelism")
+    flags.append("--claims=parallelism,inference_memory")
     ended = launch("compare", *flags, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     arms = {row["arm"] for row in store.load(tmp_path / "out")}

@@ -98,7 +98,7 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
     }
     names = {
         "equal batch": f"tokens/s, attention / LSTM, T={at}, equal batch",
-        "best batch each": f"tokens/s, attention / LSTM, T={max(reached)}, best batch each",
+        "best batch each": f"tokens/s, attention / LSTM, T={max(reached)}, best batch each{_tried(blocks)}",
         "control": f"tokens/s, minGRU parallel / sequential form, T={max(reached)}",
     }
     verdict, reason = _verdict(swept, found, threshold, at, length)
@@ -115,6 +115,12 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
         crossover=_crossover(by_length),
         arms=tuple(_likeness(swept, at, pair)),
     )
+
+
+def _tried(blocks: Iterable[Row]) -> str:
+    """The batch sizes among which the best was looked for."""
+    sizes = sorted({row["batch"] for row in blocks if row["group"] == LADDER})
+    return f" (tried: {', '.join(map(str, sizes))})" if sizes else ""
 
 
 def ratios(blocks: Iterable[Row], group: str, above: str, below: str) -> list[float]:
