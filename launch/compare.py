@@ -33,10 +33,12 @@ from launch import job as worker
 from suite import job as jobs
 from suite import pace, parts, rates, store
 from suite.job import Cell
-from suite.scale import SCALES, Scale, curve_cells
+from suite.scale import PAIR, SCALES, Scale, curve_cells
 
 SCALE = flags.DEFINE_enum("scale", "quick", list(SCALES), "how much is run; smoke is a test and not evidence")
-ARMS = flags.DEFINE_multi_string("arms", [], "an arm: a mixer with knobs, or your own file; repeat the flag for more")
+ARMS = flags.DEFINE_multi_string(
+    "arms", [], "mixers with knobs or your own files, separated by commas or the flag repeated; all for every mixer"
+)
 CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty for all")
 CHOOSE_RATES = flags.DEFINE_bool(
     "choose_rates", False, "find the learning rates of the arms on validation instead, and write OUT/rates.csv"
@@ -90,7 +92,7 @@ def chosen_scale() -> Scale:
         if flags.FLAGS[name].present:
             raise ValueError(f"--{name} is for launch.job; a comparison takes --arms and --claims")
     scale = SCALES[SCALE.value]
-    arms = tuple(dict.fromkeys(parts.short("suite.mixers", arm) for arm in ARMS.value)) or scale.arms
+    arms = chosen_arms() or scale.arms
     job = jobs.from_flags(flags.FLAGS, scale.job)
     given = {field.name for field in dataclasses.fields(jobs.Job) if flags.FLAGS[field.name].present}
     changes: dict[str, Any] = {"arms": arms, "job": job.replace(match=scale.job.match, match_to="")}
@@ -103,6 +105,13 @@ def chosen_scale() -> Scale:
     if "batch" in given:
         changes["batches"] = (job.batch,)
     return dataclasses.replace(scale.without(given), **changes)
+
+
+def chosen_arms() -> tuple[str, ...]:
+    """The arms of the command line, each once."""
+    every = {"all": [*PAIR, *(name for name in parts.names("suite.mixers") if name not in PAIR)]}
+    specs = [spec for value in ARMS.value for item in parts.split_list(value) for spec in every.get(item, [item])]
+    return tuple(dict.fromkeys(parts.short("suite.mixers", spec) for spec in specs))
 
 
 def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list[Cell]:
