@@ -198,14 +198,14 @@ def mamba2(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 
 def gla(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     keys = WIDTH // 2
-    state, outputs = [0.0] * HEADS, []
+    state, outputs = [np.zeros((keys // HEADS, WIDTH // HEADS))] * HEADS, []
     for x_D in x_TD:
         q_F, k_F, v_F, gate_F = np.split(x_D @ weights["input_DF"], np.cumsum([keys, keys, WIDTH]))
         alpha_F = sigmoid(x_D @ weights["down_DN"] @ weights["up_NF"] + weights["decay_bias_F"]) ** (1 / 16)
         y_F = []
         for head in range(HEADS):
             q_K, k_K, v_P, alpha_K = (np.split(part_F, HEADS)[head] for part_F in (q_F, k_F, v_F, alpha_F))
-            state[head] = np.diag(alpha_K) @ state[head] + np.outer(k_K, v_P) if len(outputs) else np.outer(k_K, v_P)
+            state[head] = np.diag(alpha_K) @ state[head] + np.outer(k_K, v_P)
             y_F.append(rms(q_K @ state[head] / np.sqrt(len(q_K))))
         outputs.append((silu(gate_F) * np.concatenate(y_F) * weights["norm_F"]) @ weights["out_FD"])
     return np.stack(outputs)

@@ -110,8 +110,7 @@ class Mixer(eqx.Module):
     def _project(self, x_D: Float[Array, "*T D"], before_D: Float[Array, "*T D"]) -> tuple[Array, ...]:
         """Receptance, key, value, removal and replacement keys, logarithms of decays (wide), all by head; the gate."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
-
-        shares = dict(zip(MIXED, jnp.split(self.shift_G, len(MIXED)), strict=True))
+        shares: dict[str, Array] = dict(zip(MIXED, jnp.split(self.shift_G, len(MIXED)), strict=True))
 
         def mix(name: str) -> Float[Array, "*T D"]:
             return x_D + jnp.broadcast_to(shares[name].astype(dtype), x_D.shape) * (before_D - x_D)
