@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from suite import claims, report, store
-from suite.claims import LIKE_ATTENTION, LIKE_LSTM, Figure, Finding, Number, Point, parallelism
+from suite import claims, parts, report, store
+from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point, parallelism
 from suite.job import Job
-from suite.report import charts, curves, derive, document, frame, overview, page, records, results, sections
+from suite.report import charts, curves, derive, document, field, frame, overview, page, records, results, sections
 from suite.store import Row
 
 GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "n_devices": 1, "place": "nvidia-h200-data1"}
@@ -39,6 +39,7 @@ def conditions(job: Job, measure: str, place: Row, repeat: int = 0, group: str =
         "width": 56 if job.match_to else job.width,
         "params": 113984,
         "params_mismatch": 0.02,
+        "solved": job.arm,
         "form": "reference",
     }
     return facts | {"n_processes": 1, "jax": "0.10.2", "commit": "abc", "source": "0123456789abcdef"} | place
@@ -441,13 +442,14 @@ def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
     assert cells["path length"]["verdict"] == "holds: a reason"
     assert cells["inference memory"]["crossover"] == "at 2,048"
     assert cells["context length"]["scope"] == "up to 512 tokens"
-    like = [cells[name]["arms like attention"] for name in ("path length", "state tracking", "parallelism")]
-    assert like == ["none of gru, elman", "mingru", ""]
+    others = [cells[name]["other arms"] for name in ("path length", "state tracking", "parallelism")]
+    assert others == ["like the LSTM: gru, elman", "like the LSTM: gru; like attention: mingru", ""]
 
 
 def test_p_values_are_corrected_over_all_claims_of_the_textbook(tmp_path: pathlib.Path):
     found = gathered(tmp_path, path_length=seven()["path_length"], state_tracking=seven()["state_tracking"])
-    [note] = [block.text for block in sections.document(found).blocks if isinstance(block, document.Note)]
+    notes = [block.text for block in sections.document(found).blocks if isinstance(block, document.Note)]
+    [note] = [text for text in notes if "p-value" in text]
     assert "path length p = 0.004 (p = 0.028 after Holm)" in note
     assert "state tracking p = 0.01 (p = 0.06 after Holm)" in note
 
@@ -471,7 +473,35 @@ def test_a_claims_tables_and_other_arms_stand_in_its_section(tmp_path: pathlib.P
     assert document.Heading("Seeds that solved it", 3) in blocks
     assert document.Table(("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5"))) in blocks
     facts = [pair for block in blocks if isinstance(block, document.Facts) for pair in block.pairs]
-    assert ("Other arms", "gru: like the LSTM; elman: like the LSTM") in facts
+    assert ("Other arms", "like the LSTM: gru, elman") in facts
+    assert ("Extends", "to gru and elman") in facts
+    assert [said for term, said in facts if term == "Extends"] == ["to gru and elman"], (
+        "an open verdict extends to none"
+    )
+
+
+def test_a_verdict_says_for_which_arms_it_holds_too():
+    arms = (("gru", LIKE_LSTM), ("mamba2", LIKE_ATTENTION), ("lru", NEITHER))
+    assert field.extent(finding("holds", arms=arms)) == "to gru; not to mamba2; open for lru"
+    assert field.extent(finding("fails", arms=arms[1:])) == "to no other arm; not to mamba2; open for lru"
+    assert field.extent(finding("undecided", arms=arms)) == ""
+
+
+def test_every_arm_stands_on_one_line_of_two_tables(tmp_path: pathlib.Path):
+    put_all(tmp_path, CPU)
+    describe(tmp_path, "quick", True, ["attention", "lstm", "gru"], CPU)
+    parity = JOB.replace(task="parity", length=20)
+    for mixer, accuracy in (("attention", 0.5), ("lstm", 1.0), ("gru", 0.95)):
+        for seed in (0, 1):
+            put_answers(tmp_path, parity.replace(mixer=mixer, seed=seed), accuracy, CPU)
+    blocks = sections.document(gathered(tmp_path, **seven())).blocks
+    start = blocks.index(document.Heading("Every arm"))
+    tasks, likeness = (block for block in blocks[start : start + 5] if isinstance(block, document.Table))
+    assert tasks.columns == ("arm", "parity, 20 tokens")
+    assert tasks.rows == (("attention", "0.50 (0/2)"), ("lstm", "1.00 (2/2)"), ("gru", "0.95 (2/2)"))
+    assert likeness.columns == ("arm", "path length", "state tracking")
+    assert ("gru", "like the LSTM", "like the LSTM") in likeness.rows
+    assert ("mingru", "not judged", "like attention") in likeness.rows
 
 
 class Page(html.parser.HTMLParser):
@@ -571,6 +601,11 @@ def test_an_arm_keeps_its_colour_whatever_else_is_drawn():
     few, many = charts.styles(["lstm"]), charts.styles(["./mine.py", "gru", "attention", "attention:heads=8", "lstm"])
     assert few["lstm"] == many["lstm"]
     assert len({colour for colour, _ in many.values()}) == 5
+
+
+def test_no_two_mixers_look_alike():
+    looks = charts.styles(parts.names("suite.mixers"))
+    assert len({(colour, *dash) for colour, dash in looks.values()}) == len(looks)
 
 
 def layers(spec: charts.Spec, **mark: Any) -> list[list[Row]]:

@@ -6,11 +6,24 @@ from suite.claims import Figure, Point
 from suite.report.frame import DASHED, DOTTED, HEIGHT, MIXED, SOLID, Frame, Look, Spec, series
 
 # Okabe and Ito's colours: attention in blues, each recurrence its own.
-COLOURS = {"attention": "#0072B2", "lstm": "#D55E00", "gru": "#E69F00", "elman": "#CC79A7", "mingru": "#009E73"}
+COLOURS = {
+    "attention": "#0072B2",
+    "lstm": "#D55E00",
+    "gru": "#E69F00",
+    "elman": "#CC79A7",
+    "mingru": "#009E73",
+    "rglru": "#6A9F00",
+    "mamba2": "#984EA3",
+    "gated_deltanet": "#A65628",
+}
 BLUES = ("#56B4E9", "#3B6FD4", "#7FA7C9")
-OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#8C6D31", "#A65628", "#6A9F00")
-NONLINEAR = ("lstm", "gru", "elman")
-DASHES = {"attention": SOLID, "mingru": DOTTED, **dict.fromkeys(NONLINEAR, DASHED)}
+OTHERS = (
+    *("#009E73", "#CC79A7", "#E69F00", "#8C6D31", "#A65628", "#6A9F00"),
+    *("#984EA3", "#E0558B", "#5F7A8A", "#B22222", "#2AA1A8", "#3D3D8F", "#B58B5B"),
+)
+NONLINEAR = ("lstm", "gru", "elman", "slstm")
+LINEAR = ("mingru", "minlstm", "lru", "rglru", "mamba2", "mlstm", "gla", "deltanet", "gated_deltanet", "rwkv7")
+DASHES = {"attention": SOLID, **dict.fromkeys(LINEAR, DOTTED), **dict.fromkeys(NONLINEAR, DASHED)}
 
 LIGHT = {"ink": "#1b1f24", "quiet": "#5b6470", "grid": "#e3e6ea", "paper": "#ffffff"}
 DARK = {"ink": "#e6e8eb", "quiet": "#9aa4b0", "grid": "#2e343c", "paper": "#14171b"}

@@ -28,7 +28,7 @@ def learning(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
     # In a comparison these are for a claim, which shows them in its own way.
     on_text = [group for group in trained if group not in drawn and group.on_text and not found.scale]
     others = [group for group in trained if group not in drawn and not group.on_text]
-    others.sort(key=lambda group: (_in_numbers(group.task), group.job.length))
+    others.sort(key=lambda group: (in_numbers(group.task), group.job.length))
     yield from _table(found, "Answers after training (judged in their claims)", others, ANSWERS, _answers)
     yield from _table(found, "Other trainings on text", on_text, LOSSES, _losses)
 
@@ -98,7 +98,7 @@ def _table(
                 runs[row["arm"], row["rate"]][row["seed"]] = row
         for (arm, rate), seeds in sorted(runs.items(), key=lambda run: (found.order(run[0][0]), run[0][1])):
             rows = [row for _, row in sorted(seeds.items())]
-            lines.append((_conditions(group, groups), arm, f"{rate:g}", str(len(rows)), *tell(rows)))
+            lines.append((conditions(group, groups), arm, f"{rate:g}", str(len(rows)), *tell(rows)))
     if lines:
         yield Heading(title)
         yield Table(("trained on", "arm", "rate", "seeds", *columns), tuple(lines))
@@ -131,12 +131,12 @@ def _spread(found: list[float]) -> str:
     return " / ".join(f"{value:.3f}" for value in (min(found), statistics.median(found), max(found)))
 
 
-def _in_numbers(text: str) -> list[tuple[bool, int, str]]:
+def in_numbers(text: str) -> list[tuple[bool, int, str]]:
     """For sorting: distance=8 comes before distance=64."""
     return [(word.isdigit(), int(word) if word.isdigit() else 0, word) for word in re.split(r"(\d+)", text)]
 
 
-def _conditions(group: Curves, groups: list[Curves]) -> str:
+def conditions(group: Curves, groups: list[Curves]) -> str:
     """Task and length, and what tells a training apart from the others on the same."""
     alike = [other for other in groups if (other.task, other.job.length) == (group.task, group.job.length)]
     apart = [name for name in TOLD_APART if len({getattr(other.job, name) for other in alike}) > 1]

@@ -1,4 +1,4 @@
-"""What stands in a report, in its order: headline, claims, the one chart, each claim in full, and the rest."""
+"""What stands in a report, in its order: headline, claims, the one chart, all arms, each claim, and the rest."""
 
 import re
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from suite.report.blocks import again, chart, dtypes, own_thresholds, spelt
 from suite.report.curves import curves
 from suite.report.document import Banner, Block, Commands, Document, Facts, Heading, Note, Table
 from suite.report.fairness import environment, fairness
+from suite.report.field import extent, field, resemblance
 from suite.report.learning import learning
 from suite.report.records import Gathered, Judged
 from suite.report.utilisation import utilisation
@@ -31,6 +32,7 @@ def document(found: Gathered) -> Document:
         *_warnings(found),
         *_claims_table(found),
         *_overview(found),
+        *field(found, trained),
         *(block for judged in found.judged for block in _claim(found, judged)),
         *learning(found, trained),
         *utilisation(found),
@@ -83,14 +85,14 @@ def _warnings(found: Gathered) -> Iterator[Block]:
 
 
 def _claims_table(found: Gathered) -> Iterator[Block]:
-    columns = ("reason", "textbook", "measured here", "verdict", "scope", "crossover", "arms like attention")
+    columns = ("reason", "textbook", "measured here", "verdict", "scope", "crossover", "other arms")
     rows = []
     for judged in found.judged:
         finding = judged.finding
         measured = "\n".join(f"{number.name}: {words.measured(number)}" for number in finding.numbers[:2])
         verdict = ", ".join(filter(None, (f"{finding.verdict}: {finding.reason}", own_thresholds(judged.changed))))
         row = (spelt(judged.name), judged.said, measured or finding.sentence, verdict, finding.scope)
-        rows.append((*row, finding.crossover, _like_attention(finding.arms)))
+        rows.append((*row, finding.crossover, resemblance(finding)))
     yield Heading("Claims")
     yield Table(columns, tuple(rows), cards=True)
     tested = {judged.name: judged.finding.p_value for judged in found.judged if judged.finding.p_value is not None}
@@ -108,14 +110,6 @@ def _claims_table(found: Gathered) -> Iterator[Block]:
 
 def _out_of_reach(found: Gathered, claim: str) -> str:
     return f"cannot decide it: {found.untested[claim]}" if claim in found.untested else ""
-
-
-def _like_attention(arms: tuple[tuple[str, str], ...]) -> str:
-    """Of the arms that are not judged, those that behave as attention does."""
-    like = [arm for arm, behaviour in arms if behaviour == claims.LIKE_ATTENTION]
-    if like or not arms:
-        return ", ".join(like)
-    return f"none of {', '.join(arm for arm, _ in arms)}"
 
 
 def _overview(found: Gathered) -> Iterator[Block]:
@@ -142,7 +136,8 @@ def _claim(found: Gathered, judged: Judged) -> Iterator[Block]:
         ("This scale", _out_of_reach(found, judged.name)),
         ("Scope", finding.scope),
         ("Crossover", finding.crossover),
-        ("Other arms", "; ".join(f"{arm}: {behaviour}" for arm, behaviour in finding.arms)),
+        ("Other arms", resemblance(finding)),
+        ("Extends", extent(finding)),
     ]
     yield Facts(tuple((term, said) for term, said in pairs if said))
     if finding.numbers:
