@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterable
 
+from suite import parts
 from suite.job import Cell, Job
 from suite.scale import Scale
 from suite.store import Row, of_cell
@@ -22,7 +23,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     wanted = []
     for mixer in scale.others:
         looks = _looks(scale, mixer, rows)
-        for width in (*looks, *_next(scale, looks)):
+        for width in (*looks, *_next(scale, mixer, looks)):
             wanted += _cells(scale, mixer, width)
     return wanted
 
@@ -35,7 +36,7 @@ def own_widths(scale: Scale, rows: list[Row]) -> dict[str, int]:
 
 def is_settled(scale: Scale, rows: list[Row]) -> bool:
     """Whether no arm wants another look."""
-    return not any(_next(scale, _looks(scale, mixer, rows)) for mixer in scale.others)
+    return not any(_next(scale, mixer, _looks(scale, mixer, rows)) for mixer in scale.others)
 
 
 def _cells(scale: Scale, mixer: str, width: int) -> list[Cell]:
@@ -49,37 +50,50 @@ def _job(scale: Scale, mixer: str) -> Job:
 
 
 def _looks(scale: Scale, mixer: str, rows: list[Row]) -> dict[int, float]:
-    """Step time over the reference's at each width that was timed, in the order in which they were tried."""
+    """Step time over the reference's at each width that was tried, in that order; inf where the arm did not run."""
     looks: dict[int, float] = {}
-    while new := [width for width in _next(scale, looks) if width not in looks]:
-        reference, arm = (_seconds(of_cell(rows, cell)) for cell in _cells(scale, mixer, new[0]))
-        if reference is None or arm is None:
+    while new := _next(scale, mixer, looks):
+        reference, arm = (of_cell(rows, cell) for cell in _cells(scale, mixer, new[0]))
+        if not reference or not arm:
             break
-        looks[new[0]] = arm / reference
+        looks[new[0]] = _seconds(arm) / _seconds(reference)
     return looks
 
 
-def _seconds(rows: Iterable[Row]) -> float | None:
-    """Median of a step; None before it was timed."""
+def _seconds(rows: Iterable[Row]) -> float:
+    """Median of a step; inf where it was refused, out of memory or not compiled."""
     steps = [row["burst_seconds"] / row["calls"] for row in rows if row.get("phase") == "block"]
-    return statistics.median(steps) if steps else None
+    return statistics.median(steps) if steps else math.inf
 
 
-def _next(scale: Scale, looks: dict[int, float]) -> list[int]:
+def _next(scale: Scale, mixer: str, looks: dict[int, float]) -> list[int]:
     """The width to try now, or nothing: near enough, no new width, or looks enough."""
     if not looks:
         return [scale.job.width]
-    nearest = _nearest(looks)
-    if abs(math.log(looks[nearest])) <= CLOSE or len(looks) >= LOOKS:
+    ran = {width: ratio for width, ratio in looks.items() if math.isfinite(ratio)}
+    if len(looks) >= LOOKS or (ran and abs(math.log(ran[_nearest(ran)])) <= CLOSE):
         return []
-    exponent = 1.0
+    grid = _grid(scale, mixer)
+    width = grid * max(1, round(_crossing(ran) / grid if ran else min(looks) / 2 / grid))
+    return [] if width in looks else [width]
+
+
+def _crossing(looks: dict[int, float]) -> float:
+    """The width of ratio 1 by a power law through the nearest look and the one next to it."""
+    nearest = _nearest(looks)
     others = sorted((width for width in looks if width != nearest), key=lambda width: abs(math.log(looks[width])))
+    exponent = 1.0
     if others:
         rise = math.log(looks[nearest] / looks[others[0]]) / math.log(nearest / others[0])
         exponent = min(3.0, max(0.3, rise))
+    return nearest * looks[nearest] ** (-1 / exponent)
+
+
+def _grid(scale: Scale, mixer: str) -> int:
+    """What widths are multiples of: about a 32nd of the reference's, a power of two, and an even size of each head."""
     grid = 1 << max(0, (scale.job.width // 32).bit_length() - 1)
-    width = grid * max(1, round(nearest * looks[nearest] ** (-1 / exponent) / grid))
-    return [] if width in looks else [width]
+    heads = [int({"heads": 1, **parts.knobs("suite.mixers", part)}["heads"]) for part in parts.pattern(mixer)]
+    return math.lcm(grid, *(2 * count for count in heads))
 
 
 def _nearest(looks: dict[int, float]) -> int:

@@ -96,6 +96,7 @@ def _changes(**fields: int | str | float) -> Changes:
 
 
 PAIR = ("attention", "lstm")
+FIELD = (*PAIR, "gru", "elman", "mingru", "rglru", "mamba2", "gated_deltanet")  # one or two arms of each family
 ON_A_CPU = "the textbook speaks of GPUs and TPUs; on a CPU the ratio is printed"
 _SMALL = Job(width=64, depth=2, batch=2, length=1024)
 _TINY = _SMALL.replace(width=32, depth=1, length=64, batch=4)
@@ -169,9 +170,9 @@ SCALES = {
     ),
     "laptop": Scale(
         name="laptop",
-        about="three quarters of an hour on two CPU cores: every arm there is, longer lengths, more compute",
+        about="an hour on two CPU cores: an arm of each family, longer lengths, more compute",
         evidence=True,
-        arms=(*PAIR, "gru", "elman", "mingru"),
+        arms=FIELD,
         job=_SMALL,
         lengths=(128, 1024, 2048),
         batches=(1, 4),
@@ -203,9 +204,9 @@ SCALES = {
     ),
     "gpu": Scale(
         name="gpu",
-        about="a day on one or a few GPUs, with every claim in its full range",
+        about="days on one GPU, with every claim in its full range",
         evidence=True,
-        arms=(*PAIR, "gru", "elman", "mingru"),
+        arms=FIELD,
         job=Job(width=768, depth=12, batch=16, length=1024, dtype="bfloat16"),
         lengths=(256, 512, 1024, 2048, 4096, 8192),
         batches=(8, 16, 32, 64),
@@ -237,7 +238,7 @@ SCALES = {
         name="pod",
         about="days on a Cloud TPU pod slice; batch sizes are a chip's",
         evidence=True,
-        arms=(*PAIR, "gru", "elman", "mingru"),
+        arms=FIELD,
         job=Job(width=1024, depth=24, batch=8, length=2048, dtype="bfloat16"),
         lengths=(512, 1024, 2048, 4096, 8192, 16384),
         batches=(2, 4, 8, 16),

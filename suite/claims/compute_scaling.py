@@ -52,7 +52,12 @@ RESAMPLES = 1000
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
-    """First the FLOPs of a token for every width; then, at each budget, as many steps as it pays for."""
+    """First the FLOPs of a token for every width; then, at each budget, as many steps as it pays for.
+
+    Only with the first quantity that arms hold equal: the budgets hold FLOPs equal by themselves.
+    """
+    if scale.match != scale.matches[0]:
+        return []
     text = scale.job.task if isoflop.is_text(scale.job.task) else "text"  # another corpus is welcome, another task not
     sizes = {
         (mixer, width): Cell(scale.arm(mixer, **{**scale.scaling, "task": text, "width": width}), "size")
