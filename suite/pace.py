@@ -6,6 +6,7 @@ looks so far; the nearest look is taken.
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 
 from suite import parts
@@ -16,6 +17,7 @@ from suite.store import Row, of_cell
 CLOSE = 0.05  # a step time so near to the reference's is good enough
 LOOKS = 6
 TIMING = "step_time:blocks=5"
+GROUP = "pace"  # of timings that take turns, with the arm and the width
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
@@ -39,9 +41,29 @@ def is_settled(scale: Scale, rows: list[Row]) -> bool:
     return not any(_next(scale, mixer, _looks(scale, mixer, rows)) for mixer in scale.others)
 
 
+def is_look(row: Row) -> bool:
+    """Whether a row is of a timing that was made to find a width."""
+    return row["group"].startswith(f"{GROUP} ")
+
+
+def mismatch(rows: Iterable[Row], arm: str) -> float:
+    """Step time over the reference's at the nearest width that was looked at, less one; LookupError where none was."""
+    by_group: dict[str, list[Row]] = defaultdict(list)
+    for row in filter(is_look, rows):
+        by_group[row["group"]].append(row)
+    ratios = [
+        _seconds(row for row in own if row["arm"] == arm) / _seconds(row for row in own if not row["match_to"])
+        for own in by_group.values()
+        if any(row["arm"] == arm for row in own) and any(not row["match_to"] for row in own)
+    ]
+    if not ratios:
+        raise LookupError(f"{arm} was not timed beside the reference")
+    return min(ratios, key=lambda ratio: abs(math.log(ratio))) - 1
+
+
 def _cells(scale: Scale, mixer: str, width: int) -> list[Cell]:
     pair = [_job(scale, scale.against), _job(scale, mixer).replace(own_width=width)]
-    return [Cell(job, TIMING, group=f"pace {mixer} {width}") for job in pair]
+    return [Cell(job, TIMING, group=f"{GROUP} {mixer} {width}") for job in pair]
 
 
 def _job(scale: Scale, mixer: str) -> Job:

@@ -19,7 +19,20 @@ import pytest
 from suite import claims, parts, report, store
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point, parallelism
 from suite.job import Job
-from suite.report import charts, curves, derive, document, field, frame, overview, page, records, results, sections
+from suite.report import (
+    charts,
+    curves,
+    derive,
+    document,
+    fairness,
+    field,
+    frame,
+    overview,
+    page,
+    records,
+    results,
+    sections,
+)
 from suite.store import Row
 
 GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "n_devices": 1, "place": "nvidia-h200-data1"}
@@ -595,6 +608,34 @@ def test_smoke_says_that_it_is_not_evidence(tmp_path: pathlib.Path):
     for name in ("report.html", "report.md"):
         assert "Scale smoke is a test of the installation and not evidence" in (tmp_path / name).read_text()
     assert "not evidence" in report.headline(tmp_path)
+
+
+def put_matched(root: pathlib.Path, match: str, off: float) -> str:
+    """A pair that is matched in this and `off` by so much; returns what the report says of fairness."""
+    other = LSTM.replace(match=match)
+    for job in (JOB, other):
+        put_size(root, job, 3e5, 100, CPU)
+    if match == "step_time":
+        for group, ratio in (("pace lstm 64", 3.0), ("pace lstm 56", 1 + off), ("length 1024", 9.0)):
+            put_time(root, JOB, 0.1, CPU, group=group)
+            put_time(root, other, 0.1 * ratio, CPU, group=group)
+    describe(root, "quick", True, ["attention", "lstm"], CPU)
+    found = records.gather(root)
+    rows = [row | {"mismatch": off} if row["match_to"] and match != "step_time" else row for row in found.rows]
+    blocks = tuple(fairness.fairness(dataclasses.replace(found, rows=rows), []))
+    return "\n".join(str(block) for block in blocks)
+
+
+@pytest.mark.parametrize(("match", "name"), [("flops", "FLOPs a token"), ("step_time", "step time")])
+def test_what_is_left_of_a_mismatch_is_printed_and_flagged_above_five_percent(
+    tmp_path: pathlib.Path, match: str, name: str
+):
+    far = put_matched(tmp_path / "far", match, -0.08)
+    assert f"('off the reference in {name}', '0 %', '-8.0 % (above 5 %)')" in far
+    assert f"Not matched: lstm differs by more than 5.0 % in {name}." in far
+    near = put_matched(tmp_path / "near", match, 0.03)
+    assert f"('off the reference in {name}', '0 %', '3.0 %')" in near
+    assert "Not matched" not in near
 
 
 def test_an_arm_keeps_its_colour_whatever_else_is_drawn():

@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Callable, Iterator
 
-from suite import rates
+from suite import pace, rates
 from suite.claims import MATCHES
 from suite.job import Job
 from suite.report import words
@@ -26,7 +26,7 @@ def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
         return
     at = max(row["length"] for row in sizes)
     models = {row["arm"]: row for row in sizes if row["length"] == at}
-    timed = [row for row in found.rows if row.get("phase") == "block"]
+    timed = [row for row in found.rows if row.get("phase") == "block" and not pace.is_look(row)]
     processes = collections.Counter(arm for arm, _ in {(row["arm"], row["repeat"]) for row in timed})
 
     def of_models(name: str, say: Callable[[Row], str]) -> tuple[str, ...]:
@@ -43,7 +43,9 @@ def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
         of_models("parameters", lambda row: words.number(row["params"])),
         of_models("off the reference", lambda row: _mismatch(row["params_mismatch"])),
         *(
-            of_models(f"off the reference in {MATCHES[match]}", _off_match)
+            of_models(
+                f"off the reference in {MATCHES[match]}", lambda row, match=match: _mismatch(_off(found, row, match))
+            )
             for match in sorted({row["match"] for row in models.values() if row["match_to"]} - {"params", "none"})
         ),
         *([of_models("mixer as it was solved", lambda row: row["solved"])] if _any_solved(models) else []),
@@ -102,10 +104,10 @@ def environment(found: Gathered) -> Iterator[Block]:
 def _sentences(found: Gathered, models: dict[str, Row], ends: dict[str, Row], learnt: list[Row]) -> Iterator[str]:
     matched = {row["match"] for row in models.values() if row["match_to"]} or {"params"}
     for match in sorted(matched - {"none"}):
-        off = [arm for arm, row in models.items() if abs(_off(row, match)) > LARGEST_MISMATCH]
+        off = [arm for arm, row in models.items() if abs(_off(found, row, match)) > LARGEST_MISMATCH]
         if off:
-            far = f"more than {words.percent(LARGEST_MISMATCH)}"
-            yield f"Not matched: the {MATCHES[match]} of {words.listed(off)} differ from the reference by {far}."
+            far = f"by more than {words.percent(LARGEST_MISMATCH)}"
+            yield f"Not matched: {words.listed(off)} differ{'s' if len(off) == 1 else ''} {far} in {MATCHES[match]}."
     if len(ends) > 1:
         same = len({(row["tokens"], row["fingerprint"]) for row in ends.values()}) == 1
         equal_tokens = len({row["tokens"] for row in ends.values()}) == 1
@@ -127,17 +129,13 @@ def _alike(job: Job, trained: Job) -> bool:
     return all(getattr(job, name) == getattr(trained, name) for name in ("task", "block", "conv", "width", "depth"))
 
 
-def _off(row: Row, match: str) -> float:
-    """How far a model is from its reference in this, where that follows from its shape."""
+def _off(found: Gathered, row: Row, match: str) -> float:
+    """How far a model is from its reference in this; the reference itself is not off."""
     if match == "params":
         return row["params_mismatch"]
-    return row["mismatch"] if "mismatch" in row and row["match"] == match else 0.0
-
-
-def _off_match(row: Row) -> str:
-    if not row["match_to"]:
-        return _mismatch(0.0)
-    return _mismatch(row["mismatch"]) if "mismatch" in row else "measured: see the timings"
+    if not row["match_to"] or row["match"] != match:
+        return 0.0
+    return pace.mismatch(found.rows, row["arm"]) if match == "step_time" else row["mismatch"]
 
 
 def _any_solved(models: dict[str, Row]) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from suite import pace
 from suite.report import words
 from suite.report.blocks import again
 from suite.report.derive import Machine, Timing, timings
@@ -12,6 +13,7 @@ from suite.report.records import Gathered
 def utilisation(found: Gathered) -> Iterator[Block]:
     """One line a job that was timed; what cannot be derived has its reason beneath."""
     timed = [timing for timing in timings(found.rows) if timing.row["arm"] in found.arms]
+    timed = [timing for timing in timed if not pace.is_look(timing.row)]
     if not timed:
         return
     machine = Machine(found.rows)
