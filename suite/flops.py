@@ -15,7 +15,7 @@ MOVEMENT = frozenset(
     "broadcast_in_dim reshape transpose slice dynamic_slice dynamic_update_slice gather scatter concatenate pad rev "
     "squeeze split iota convert_element_type copy copy_p stop_gradient bitcast_convert_type sharding_constraint "
     "optimization_barrier device_put mesh_cast reshard layout_constraint pvary random_wrap random_unwrap random_seed "
-    "empty empty2 create_token".split()
+    "empty empty2 create_token stack unstack".split()
 )
 REDUCTIONS = frozenset(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin sort top_k".split()

@@ -367,11 +367,14 @@ def test_narrow_products_are_as_far_as_wide_ones() -> None:
 
 
 def sparse(mixer: Any) -> Any:
-    """The mixer without two thirds of its weights: what a matrix does not connect, no path connects."""
+    """The mixer without two thirds of its weights: what a matrix does not connect, no path connects.
+
+    Vectors are moved off their first values: a share of exactly 1 of the token before hides the token itself.
+    """
 
     def thin(leaf: jax.Array) -> jax.Array:
         kept = jax.random.bernoulli(jax.random.key(leaf.size), 1 / 3, leaf.shape)
-        return jnp.where(kept, leaf, 0.0) if leaf.ndim == 2 else leaf
+        return jnp.where(kept, leaf, 0.0) if leaf.ndim == 2 else 0.9 * leaf
 
     return jax.tree.map(thin, mixer)
 

@@ -65,8 +65,11 @@ DEPTH: dict[str, Callable[[int], int]] = {
     "slstm": lambda length: 15 + 20 * length,
     # The state goes from chunk to chunk: its scale added, the larger one, less it, exp, times, product, sum.
     "mlstm": lambda length: 50 + 7 * math.ceil(length / 32) if length >= 32 else 55,
-    # From chunk to chunk: times its decay, sum. Within a chunk running sums of logarithms are trees over its tokens.
-    "mamba2": lambda length: 37 + 2 * math.ceil(length / 32) if length >= 32 else 38,
+    # Logarithms of decays: product, bias, softplus (seven), minus, times the rate. Their running sum within a chunk, a
+    # tree over its tokens; what is left of each token at its end (difference, exp, times, product). From chunk to chunk:
+    # times its decay, sum. Then read, decayed and added; skip, gate, norm (square, tree over 64, quotient, sum, root,
+    # two products) and the output's product.
+    "mamba2": lambda length: 38 + 2 * math.ceil(length / 32) if length >= 32 else 39,
     # The same; with one chunk or two the decays of pairs within a chunk are the longer way.
     "gla": lambda length: max(39, 35 + 2 * math.ceil(length / 32)) if length >= 32 else 36,
     # From chunk to chunk: what is held is read, taken from the values, put at the keys, added to the state. Within a
@@ -74,7 +77,7 @@ DEPTH: dict[str, Callable[[int], int]] = {
     "deltanet": lambda length: 41 + 4 * math.ceil(length / 32) if length >= 32 else 42,
     "gated_deltanet": lambda length: 50 + 4 * math.ceil(length / 32) if length >= 32 else 50,
     # The same with a sum more: what is written at the replacement keys and at the keys.
-    "rwkv7": lambda length: 55 + 5 * (length // 16),
+    "rwkv7": lambda length: 54 + 5 * (length // 16),
     # The softmax's largest score and its sum are trees over the tokens; everything else is a chain of fixed length:
     # rotations, products, the mask, the exponential, the quotient.
     "attention": lambda length: 2 * int(math.log2(length)) + 16,
