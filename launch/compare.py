@@ -98,6 +98,8 @@ def chosen_scale() -> Scale:
     changes: dict[str, Any] = {"arms": arms, "job": job.replace(match=scale.job.match, match_to="")}
     if "match" in given:
         changes["matches"] = (job.match,)
+        if CHOOSE_RATES.value and job.match == "step_time":
+            raise ValueError("--choose_rates wants widths that follow from shapes, and --match=step_time is measured")
     if "match_to" in given:
         changes["reference"] = parts.short("suite.mixers", job.match_to)
     if "length" in given:
@@ -117,10 +119,11 @@ def chosen_arms() -> tuple[str, ...]:
 def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list[Cell]:
     """The cells of the learning curves and of all claims, each once, or those that choose their trainings' rates."""
     wanted: dict[Cell, None] = {}
-    for matched in matched_scales(scale, rows):
+    for matched in matched_scales(scale, claims, rows):
         if matched.match == "step_time":
-            wanted.update(dict.fromkeys(pace.cells(matched, rows)))
-            if not pace.is_settled(matched, rows):
+            arms = arms_of(matched, claims)
+            wanted.update(dict.fromkeys(pace.cells(matched, arms, rows)))
+            if not pace.is_settled(matched, arms, rows):
                 continue
         if not CHOOSE_RATES.value:
             wanted.update(dict.fromkeys(curve_cells(matched)))
@@ -134,16 +137,23 @@ def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list
     return list(wanted)
 
 
-def matched_scales(scale: Scale, rows: list[store.Row]) -> list[Scale]:
+def matched_scales(scale: Scale, claims: list[str], rows: list[store.Row]) -> list[Scale]:
     """The scale once for each quantity that arms hold equal; rates are chosen under the first."""
     matches = scale.matches[:1] if CHOOSE_RATES.value else scale.matches
     scales = [dataclasses.replace(scale, match=match) for match in matches]
     return [
-        dataclasses.replace(matched, own_widths=pace.own_widths(matched, rows))
+        dataclasses.replace(matched, own_widths=pace.own_widths(matched, arms_of(matched, claims), rows))
         if matched.match == "step_time"
         else matched
         for matched in scales
     ]
+
+
+def arms_of(scale: Scale, claims: list[str]) -> list[str]:
+    """The arms that are matched: those of the scale and those that a claim adds."""
+    by_shape = dataclasses.replace(scale, match="params", matches=("params",))
+    cells = [cell for claim in claims for cell in parts.load("suite.claims", claim)[0].cells(by_shape, [])]
+    return [arm for arm in dict.fromkeys([*scale.arms, *(cell.job.arm for cell in cells)]) if arm != scale.against]
 
 
 @dataclasses.dataclass
@@ -214,7 +224,9 @@ class Comparison:
         first = min(cell.repeat for cell in left)
         now = [cell for cell in left if cell.repeat == first]
         # The report shows them at equal seconds.
-        with_seconds = {cell for matched in matched_scales(self.scale, self.rows()) for cell in curve_cells(matched)}
+        with_seconds = {
+            cell for matched in matched_scales(self.scale, self.claims, self.rows()) for cell in curve_cells(matched)
+        }
         timed = [
             cell for cell in now if cell in with_seconds or parts.constant("suite.measures", cell.measure, "PLACED")
         ]

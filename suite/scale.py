@@ -1,9 +1,10 @@
 """Scales: how much a comparison runs. What is judged stands in the claims; here stand only sizes."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
-from suite import rates
+from suite import parts, rates
 from suite.job import Cell, Job
 
 Changes = dict[str, int | str | float]  # fields of a job and their values
@@ -76,19 +77,22 @@ class Scale:
         """The arm that the others are matched to."""
         return self.reference or self.arms[0]
 
-    @property
-    def others(self) -> tuple[str, ...]:
-        """The arms that are matched."""
-        return tuple(mixer for mixer in self.arms if mixer != self.against)
-
     def arm(self, mixer: str, **changes: int | str | float) -> Job:
         """The job of an arm: matched to the reference unless it is that, at the table's rate for its task."""
         job = self.job.replace(**{"mixer": mixer, **changes})
         if mixer != self.against:
             job = job.replace(match=self.match, match_to=self.against)
-        if mixer in self.own_widths:
-            job = job.replace(own_width=max(1, round(self.own_widths[mixer] * job.width / self.job.width)))
+        if job.arm in self.own_widths:
+            unit = width_unit(mixer)
+            width = self.own_widths[job.arm] * job.width / self.job.width
+            job = job.replace(own_width=unit * max(1, round(width / unit)))
         return job.replace(rate=rates.rate(job)) if self.tuned and "rate" not in changes else job
+
+
+def width_unit(mixer: str) -> int:
+    """What a mixer's width is a multiple of: an even size of each head, for every part that has heads."""
+    heads = [int({"heads": 1, **parts.knobs("suite.mixers", part)}["heads"]) for part in parts.pattern(mixer)]
+    return math.lcm(*(2 * max(1, count) for count in heads))
 
 
 def _changes(**fields: int | str | float) -> Changes:

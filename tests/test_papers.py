@@ -299,6 +299,91 @@ def test_a_recurrence_is_its_papers_equations(spec: str):
     assert_close(mixer(x_BTD), wanted_BTD)
 
 
+@pytest.mark.parametrize("spec", RECURRENCES)
+def test_gradients_are_those_of_the_papers_equations(spec: str):
+    """Along a random direction of the inputs and of each parameter: the equations' central difference in float64."""
+    mixer, x_TD = moved(build(spec)), inputs()[0]
+    arrays, static = eqx.partition(mixer, eqx.is_array)
+    probe_TD = np.random.default_rng(0).normal(size=x_TD.shape)
+
+    def read(arrays, x_TD):
+        return jnp.sum(eqx.combine(arrays, static)(x_TD[None])[0] * jnp.asarray(probe_TD, jnp.float32))
+
+    of_arrays, of_x_TD = jax.jit(jax.grad(read, argnums=(0, 1)))(arrays, x_TD)
+    gradients = {**numbers(of_arrays), "x": np.asarray(of_x_TD, np.float64)}
+    at = {**numbers(mixer), "x": np.asarray(x_TD, np.float64)}
+    slopes = {}
+    for index, name in enumerate(at):
+        direction = np.random.default_rng(index + 1).normal(size=at[name].shape)
+        ends = []
+        for sign in (1, -1):
+            there = {**at, name: at[name] + sign * 1e-6 * direction}
+            ends.append(np.sum(RECURRENCES[spec](there, there["x"]) * probe_TD))
+        slopes[name] = (ends[0] - ends[1]) / 2e-6, np.sum(gradients[name] * direction)
+    largest = max(abs(wanted) for wanted, _ in slopes.values())
+    for name, (wanted, found) in slopes.items():
+        # A sum over a leaf's entries rounds as the largest of them does, whatever is left of it.
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * 10 * largest, err_msg=name)
+        assert wanted != 0, name
+
+
+# What the papers and their authors' code say of where parameters start.
+
+
+def start(spec: str) -> dict[str, np.ndarray]:
+    module, knobs = parts.load("suite.mixers", spec)
+    return numbers(module.Mixer(256, key=jax.random.key(5), **knobs))
+
+
+def within(values: np.ndarray, low: float, high: float) -> None:
+    """All of them, and they fill it: its ends are come near to."""
+    assert low <= values.min() < low + 0.2 * (high - low)
+    assert high - 0.2 * (high - low) < values.max() <= high
+
+
+def test_an_lru_starts_on_its_ring_with_normalised_inputs():
+    weights = start("lru")
+    radius_N = np.exp(-np.exp(weights["decay_N"]))
+    within(radius_N, 0.9, 0.999)
+    within(np.exp(weights["phase_N"]), 0.0, 6.28)
+    np.testing.assert_allclose(np.exp(weights["gain_N"]), np.sqrt(1 - radius_N**2), rtol=1e-4)
+
+
+def test_an_rglru_starts_with_decays_near_one():
+    decay_N = sigmoid(start("rglru")["decay_N"]) ** 8
+    within(decay_N, 0.9, 0.999)
+
+
+@pytest.mark.parametrize(("spec", "slowest"), [("mamba2:heads=64", 1.0), ("gated_deltanet:heads=64", 0.0)])
+def test_rates_and_steps_start_where_the_authors_code_has_them(spec: str, slowest: float):
+    weights = start(spec)
+    within(np.exp(weights["rate_H"]), slowest, 16.0)
+    within(np.log(softplus(weights["step_bias_H"])), np.log(1e-3), np.log(1e-1))
+
+
+def test_forget_gates_of_an_xlstm_start_open_and_apart():
+    scalar, matrix = start("slstm"), start("mlstm")
+    forget_HK = scalar["bias_G"][256:512].reshape(4, 64)
+    np.testing.assert_allclose(forget_HK, np.tile(np.linspace(3, 6, 64), (4, 1)), rtol=1e-6)
+    np.testing.assert_allclose(matrix["gate_bias_G"][4:], np.linspace(3, 6, 4), rtol=1e-6)
+    assert np.all(matrix["gate_DG"] == 0)
+    assert 0 < np.abs(matrix["gate_bias_G"][:4]).max() < 0.5  # ten times less than a normal number
+
+
+def test_an_rwkv7_starts_with_its_papers_decays():
+    within(start("rwkv7")["decay_bias_F"], -6 + 0.5 - 2.5, 0.5 + 2.5)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(64, 4), (256, 8), (768, 24)])
+def test_heads_keep_their_size_as_models_grow(width: int, heads: int):
+    for spec, factor in (("mamba2", 2), ("rwkv7", 1)):
+        module, knobs = parts.load("suite.mixers", spec)
+        built = eqx.filter_eval_shape(
+            lambda module=module, knobs=knobs: module.Mixer(width, key=jax.random.key(0), **knobs)
+        )
+        assert built.n_heads == max(4, heads * factor // 2)
+
+
 def attend(weights: dict, x_TD: np.ndarray, *, heads: int, kv_heads: int, window: int, positions: str) -> np.ndarray:
     size, outputs = WIDTH // heads, []
     for head in range(heads):

@@ -66,9 +66,9 @@ DEPTH: dict[str, Callable[[int], int]] = {
     # The state goes from chunk to chunk: its scale added, the larger one, less it, exp, times, product, sum.
     "mlstm": lambda length: 50 + 7 * math.ceil(length / 32) if length >= 32 else 55,
     # Logarithms of decays: product, bias, softplus (seven), minus, times the rate. Their running sum within a chunk, a
-    # tree over its tokens; what is left of each token at its end (difference, exp, times, product). From chunk to chunk:
-    # times its decay, sum. Then read, decayed and added; skip, gate, norm (square, tree over 64, quotient, sum, root,
-    # two products) and the output's product.
+    # tree over its tokens; what is left of each at its end: difference, exp, times, product. From chunk to chunk: times
+    # its decay, sum. Then read, decayed and added; skip, gate, norm (square, tree over 64, quotient, sum, root, two
+    # products) and the output's product.
     "mamba2": lambda length: 38 + 2 * math.ceil(length / 32) if length >= 32 else 39,
     # The same; with one chunk or two the decays of pairs within a chunk are the longer way.
     "gla": lambda length: max(39, 35 + 2 * math.ceil(length / 32)) if length >= 32 else 36,

@@ -137,6 +137,13 @@ def matches(rows: Iterable[Row]) -> list[str]:
     return [match for match in MATCHES if match in found] or ["params"]
 
 
+def held_equal(rows: Iterable[Row]) -> str:
+    """What arms hold equal, for a sentence: equal parameters."""
+    if {row["match"] for row in rows if row["match_to"]} == {"none"}:
+        return "equal width"
+    return f"equal {MATCHES[matches(rows)[0]]}"
+
+
 def of_match(rows: Iterable[Row], match: str) -> list[Row]:
     """The rows of arms that are matched in this, or in nothing."""
     return [row for row in rows if not row["match_to"] or row["match"] in (match, "none")]

@@ -8,7 +8,19 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from suite import parts
-from suite.claims import ATTENTION, LIKE_ATTENTION, LIKE_LSTM, LSTM, Control, Figure, Finding, Number, Point, Table
+from suite.claims import (
+    ATTENTION,
+    LIKE_ATTENTION,
+    LIKE_LSTM,
+    LSTM,
+    Control,
+    Figure,
+    Finding,
+    Number,
+    Point,
+    Table,
+    held_equal,
+)
 from suite.job import Cell
 from suite.scale import Scale
 from suite.statistics import ratio_interval, t_interval
@@ -88,7 +100,7 @@ def judge(rows: list[Row], *, lowest: int = 1024, highest: int = 16384) -> Findi
     decoding = [row for row in decoding if row["run_id"] in runs]
     timings = _timings(decoding)
     caches = [arm for arm, found in sized.items() if _is_cache(found.row)]
-    figures = _figures(sized, timings, caches, _failed(decoding))
+    figures = _figures(sized, timings, caches, _failed(decoding), held_equal(rows))
     if not caches or LSTM not in sized:
         sentence = f"bytes of state are there for {', '.join(sized) or 'no arm'}"
         return Finding("untested", "construction", sentence, "the judged pair is not there", figures=figures)
@@ -308,7 +320,11 @@ def _failed(decoding: list[Row]) -> dict[int, list[tuple[str, int]]]:
 
 
 def _figures(
-    sized: dict[str, Sized], timings: Timings, caches: list[str], failed: dict[int, list[tuple[str, int]]]
+    sized: dict[str, Sized],
+    timings: Timings,
+    caches: list[str],
+    failed: dict[int, list[tuple[str, int]]],
+    matched: str,
 ) -> tuple[Figure, ...]:
     x, above = "context (tokens)", "ratio; above 1 attention's is greater"
     batches = sorted({batch for _, batch in timings})
@@ -317,7 +333,7 @@ def _figures(
     slower = [Point(_series(*key), at, *_bounded(logs)) for key in pairs for at, logs in _ratios(timings, *key).items()]
     lstm = sized[LSTM].at if LSTM in sized else {}
     larger = [Point(arm, at, size / lstm[at]) for arm in caches for at, size in sized[arm].ordered if at in lstm]
-    title, equal = "attention / LSTM, equal parameters", {"equal": 1.0}
+    title, equal = f"attention / LSTM, {matched}", {"equal": 1.0}
     found = [
         Figure("decode_latency_ratio", f"Seconds a token, {title}", x, above, tuple(slower), equal, tuple(lost)),
         Figure("state_bytes_ratio", f"Bytes of one sequence's state, {title}", x, above, tuple(larger), equal),

@@ -16,6 +16,7 @@ from suite.claims import (
     Finding,
     Number,
     Point,
+    held_equal,
 )
 from suite.job import Cell
 from suite.scale import Scale
@@ -102,14 +103,15 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
         "control": f"tokens/s, minGRU parallel / sequential form, T={max(reached)}",
     }
     verdict, reason = _verdict(swept, found, threshold, at, length)
+    equal = held_equal(swept)
     return Finding(
         verdict=verdict,
         basis="measured",
-        sentence=_sentence(found["equal batch"], at),
+        sentence=_sentence(found["equal batch"], at, equal),
         reason=reason,
         numbers=(*(_ratio_number(names[key], logs) for key, logs in found.items() if logs), *_exponents(swept)),
         controls=(_control(found["control"]),),
-        figures=(_ratio_figure(by_length, threshold, {at for arm, at in failed if arm in pair}), *figures),
+        figures=(_ratio_figure(by_length, threshold, {at for arm, at in failed if arm in pair}, equal), *figures),
         headline=_headline(by_length),
         scope=_scope(swept, reached),
         crossover=_crossover(by_length),
@@ -224,7 +226,7 @@ def _failed(rows: list[Row]) -> list[tuple[str, int]]:
     return sorted({(row["arm"], row["length"]) for row in refused if row["group"] == _group(row["length"])})
 
 
-def _ratio_figure(by_length: dict[int, list[float]], threshold: float, failed: set[int]) -> Figure:
+def _ratio_figure(by_length: dict[int, list[float]], threshold: float, failed: set[int], equal: str) -> Figure:
     points = []
     for at, logs in by_length.items():
         if logs:
@@ -232,7 +234,7 @@ def _ratio_figure(by_length: dict[int, list[float]], threshold: float, failed: s
             points.append(Point(RATIO, at, math.exp(statistics.fmean(logs)), *bounds))
     return Figure(
         name="training_speed_ratio",
-        title="Training tokens a second, attention / LSTM, equal parameters and batch",
+        title=f"Training tokens a second, attention / LSTM, {equal} and batch",
         x="length (tokens)",
         y="ratio; above 1 attention is faster",
         points=tuple(points),
@@ -258,12 +260,12 @@ def _time_figure(swept: list[Row], failed: list[tuple[str, int]]) -> Figure:
     )
 
 
-def _sentence(logs: list[float], at: int) -> str:
+def _sentence(logs: list[float], at: int, equal: str) -> str:
     if statistics.fmean(logs) >= 0:
         said = f"attention trained {_text(logs)} as many tokens a second as the LSTM"
     else:
         said = f"the LSTM trained {_text([-log for log in logs])} as many tokens a second as attention"
-    return f"at {at:,} tokens {said}, at equal parameters and batch"
+    return f"at {at:,} tokens {said}, at {equal} and batch"
 
 
 def _headline(by_length: dict[int, list[float]]) -> str:

@@ -54,7 +54,7 @@ class Mixer(eqx.Module):
         self.beta_DH = initial.dense(beta_key, width, width, heads)
         self.step_DH = initial.dense(step_key, width, width, heads)
         self.step_bias_H = initial.time_step(bias_key, heads)
-        self.rate_H = jnp.log(jax.random.uniform(rate_key, (heads,), jnp.float32, 1.0, 16.0))
+        self.rate_H = jnp.log(jax.random.uniform(rate_key, (heads,), jnp.float32, 1e-4, 16.0))
         self.norm_F = jnp.ones(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 

@@ -13,7 +13,8 @@ STATE_KNOB = "d_state"
 class Mixer(eqx.Module):
     """S_t = exp(dt A) S_{t-1} + dt B_t x_t^T, y_t = S_t^T C_t + D x_t, then norm(y * silu(z)) and a projection.
 
-    One A < 0 and one dt a head; B and C are shared by the heads of a group.
+    One A < 0 and one dt a head; B and C are shared by the heads of a group. Heads have at most `headdim` channels, and
+    there are at least 4, unless `heads` says how many. Models that were released have twice the `d_state`.
     """
 
     n_heads: int = eqx.field(static=True)
@@ -33,7 +34,8 @@ class Mixer(eqx.Module):
         width: int,
         *,
         key: PRNGKeyArray,
-        heads: int = 4,
+        heads: int = 0,
+        headdim: int = 64,
         d_state: int = 64,
         expand: float = 2.0,
         ngroups: int = 1,
@@ -41,6 +43,7 @@ class Mixer(eqx.Module):
     ):
         if d_state < 1 or not expand > 0:
             raise ValueError(f"d_state {d_state} wants at least 1 and expand {expand} more than 0")
+        heads = multihead.count(expand * width, heads, headdim)
         if ngroups < 1 or heads % ngroups:
             raise ValueError(f"heads {heads} is not a multiple of ngroups {ngroups}")
         forms.check("matrix", form)

@@ -33,13 +33,13 @@ class Mixer(eqx.Module):
         self.n_heads, self.form = heads, form
         self.key_size = multihead.size(qk_dim_factor * width, heads)
         inner = heads * multihead.size(width, heads)
-        qkv_key, gate_key, out_key = jax.random.split(key, 3)
+        qkv_key, bias_key, out_key = jax.random.split(key, 3)
         self.qkv_DF = initial.dense(qkv_key, width, width, 2 * heads * self.key_size + 2 * inner)
-        self.gate_DG = initial.dense(gate_key, width, width, 2 * heads)
-        # Forget gates start between 0.95 and 0.998: heads that remember for different times.
-        self.gate_bias_G = (
-            jnp.zeros(2 * heads, jnp.float32).at[heads:].set(jnp.linspace(3.0, 6.0, heads, dtype=jnp.float32))
-        )
+        # As in the authors' code: gates first see their biases only, and forget gates start between 0.95 and 0.998,
+        # so that heads remember for different times.
+        self.gate_DG = jnp.zeros((width, 2 * heads), jnp.float32)
+        input_H = 0.1 * jax.random.normal(bias_key, (heads,), jnp.float32)
+        self.gate_bias_G = jnp.concatenate([input_H, jnp.linspace(3.0, 6.0, heads, dtype=jnp.float32)])
         self.norm_F = jnp.ones(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 

@@ -12,7 +12,7 @@ from suite.ops import delta, forms, initial, multihead, precision
 
 # The input before the chunk, and a matrix a head.
 State = tuple[Float[Array, "B D"], Float[Array, "B H K P"]]
-SLOWEST = 0.606531  # exp(-1/2): a decay is at least exp(-SLOWEST)
+FASTEST = 0.606531  # exp(-1/2): a decay is at least exp(-FASTEST)
 MIXED = ("r", "w", "k", "v", "a", "g")  # inputs that are each their own mean of this token and the last
 
 
@@ -20,7 +20,8 @@ class Mixer(eqx.Module):
     """S_t = (diag(w) - (a * c) c^T) S_{t-1} + k v^T read by r, a bonus for the token itself, norm, gate, projection.
 
     c is the removal key at length 1, a how much of it is replaced, w = exp(-exp(-1/2) sigmoid(..)) the decay; w, a and
-    the gate g come from products of low rank (`lora` channels; 0 is 2.5 sqrt(D), and twice that for the gate).
+    the gate g come from products of low rank (`lora` channels; 0 is 2.5 sqrt(D), and twice that for the gate). Heads
+    have at most `head_size` channels, and there are at least 4, unless `heads` says how many.
     """
 
     n_heads: int = eqx.field(static=True)
@@ -44,16 +45,27 @@ class Mixer(eqx.Module):
     norm_bias_F: Float[Array, " F"]
     out_FD: Float[Array, "F D"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 4, lora: int = 0, form: str = "auto"):
+    def __init__(
+        self,
+        width: int,
+        *,
+        key: PRNGKeyArray,
+        heads: int = 0,
+        head_size: int = 64,
+        lora: int = 0,
+        form: str = "auto",
+    ):
         if lora < 0:
             raise ValueError(f"lora {lora} wants at least 0")
+        heads = multihead.count(width, heads, head_size)
         forms.check("matrix", form)
         self.n_heads, self.form = heads, form
         size = multihead.size(width, heads)
         inner, rank = heads * size, lora or 8 * -(-round(2.5 * width**0.5) // 8)
         receptance_key, key_key, value_key, out_key, low_key = jax.random.split(key, 5)
         low_keys = jax.random.split(low_key, 6)
-        # The paper's values for a layer in the middle; those of its first and last ones lie on either side.
+        # Vectors start as the paper's code has them for a layer in the middle; those of its first and last ones lie on
+        # either side. Matrices start as those of every arm.
         channel_D, channel_F = jnp.arange(width) / width, jnp.arange(inner) / max(1, inner - 1)
         power_6 = 0.5 * jnp.asarray([0.2, 0.9, 0.7, 0.7, 0.9, 0.2], jnp.float32)
         self.shift_G = (1.0 - channel_D[None].astype(jnp.float32) ** power_6[:, None]).reshape(-1)
@@ -125,7 +137,7 @@ class Mixer(eqx.Module):
         k_F = product(mix("k"), self.key_DF)
         v_F = product(mix("v"), self.value_DF)
         decay_F = product(jnp.tanh(product(mix("w"), self.decay_down_DN)), self.decay_up_NF, wide)
-        log_decay_F = -SLOWEST * jax.nn.sigmoid(decay_F + along(self.decay_bias_F, decay_F))
+        log_decay_F = -FASTEST * jax.nn.sigmoid(decay_F + along(self.decay_bias_F, decay_F))
         replace_F = product(product(mix("a"), self.replace_down_DN), self.replace_up_NF, wide)
         replace_F = jax.nn.sigmoid(replace_F + along(self.replace_bias_F, replace_F)).astype(dtype)
         gate_F = product(jax.nn.sigmoid(product(mix("g"), self.gate_down_DG)), self.gate_up_GF)

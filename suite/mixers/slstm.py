@@ -32,12 +32,9 @@ class Mixer(eqx.Module):
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, 4 * width)
         self.recurrent_HKG = initial.dense(recurrent_key, size, heads, size, 4 * size)
-        # Forget gates start between 0.95 and 0.998: channels that remember for different times.
-        self.bias_G = (
-            jnp.zeros(4 * width, jnp.float32)
-            .at[width : 2 * width]
-            .set(jnp.linspace(3.0, 6.0, width, dtype=jnp.float32))
-        )
+        # Forget gates start between 0.95 and 0.998: channels of each head that remember for different times.
+        forget_N = jnp.tile(jnp.linspace(3.0, 6.0, size, dtype=jnp.float32), heads)
+        self.bias_G = jnp.zeros(4 * width, jnp.float32).at[width : 2 * width].set(forget_N)
         self.norm_N = jnp.ones(width, jnp.float32)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

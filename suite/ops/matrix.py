@@ -5,6 +5,7 @@ came in: the only thing that goes from chunk to chunk (Yang et al. 2024, section
 are logarithms and are only ever used as differences that are not positive, so nothing overflows.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -106,6 +107,7 @@ def decays(
     return jnp.exp(jnp.where(past_TS[None, None, None], sum_JBHT[..., None] - sum_JBHS[..., None, :], -jnp.inf))
 
 
+@functools.partial(jax.checkpoint, static_argnames="strict")
 def decayed_scores(
     q_JBHTK: Float[Array, "J B H T K"],
     k_JBHTK: Float[Array, "J B H T K"],
@@ -118,6 +120,7 @@ def decayed_scores(
 
     The factor is at most 1 and its two halves may not be: within a block it is formed for each pair, and between blocks
     as a product of two decays, from the key to the start of the query's block and on to the query (section 4.3 there).
+    The backward pass forms it again: kept, the pairs would weigh as much as dozens of activations.
     """
     dtype, (*outer_axes, chunk, size) = key_sum_JBHTK.dtype, q_JBHTK.shape
     block = min(BLOCK, chunk)

@@ -14,6 +14,13 @@ def size(width: float, heads: int) -> int:
     return max(1, -(-round(width) // heads))
 
 
+def count(width: float, heads: int, size: int) -> int:
+    """As many heads as were asked for; for 0 so many that none has more than `size` channels, and at least 4."""
+    if heads < 0 or size < 1:
+        raise ValueError(f"heads {heads} wants at least 0, and the channels of a head, {size}, at least 1")
+    return heads or max(4, -(-round(width) // size))
+
+
 def split(x_F: Float[Array, "*T F"], heads: int) -> Float[Array, "*T H K"]:
     return x_F.reshape(*x_F.shape[:-1], heads, -1)
 

@@ -20,7 +20,7 @@ def write(out: epath.PathLike, thresholds: Sequence[str] = ()) -> epath.Path:
     found = gather(out, thresholds)
     document = sections.document(found)
     folder.mkdir(parents=True, exist_ok=True)
-    store.write(folder / "results.csv", results.text(found.rows))
+    store.write(folder / "results.csv", results.text(found.every_row))
     store.write(folder / "report.json", findings.text(found, document.headline))
     return _write(document, folder, "report")
 

@@ -14,11 +14,12 @@ from suite.report.records import Gathered
 from suite.store import Row
 
 LARGEST_MISMATCH = 0.05
+FLAG = " (above 5 %)"
 CONTEXTS = (1024, 16384)
 
 
-def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
-    """One column an arm, so that two arms are compared line by line."""
+def fairness(found: Gathered, trained: list[Curves], equal: str = "") -> Iterator[Block]:
+    """One column an arm, to be compared line by line; `equal` says what is, under another than the first matching."""
     sizes = [row for row in found.rows if row.get("phase") == "model" and row["arm"] in found.arms]
     learnt = trained[0].rows if trained else []
     sizes = [row for row in sizes if trained and _alike(found.jobs[row["run_id"]], trained[0].job)] or sizes
@@ -43,9 +44,7 @@ def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
         of_models("parameters", lambda row: words.number(row["params"])),
         of_models("off the reference", lambda row: _mismatch(row["params_mismatch"])),
         *(
-            of_models(
-                f"off the reference in {MATCHES[match]}", lambda row, match=match: _mismatch(_off(found, row, match))
-            )
+            of_models(f"off the reference in {MATCHES[match]}", lambda row, match=match: _said_off(found, row, match))
             for match in sorted({row["match"] for row in models.values() if row["match_to"]} - {"params", "none"})
         ),
         *([of_models("mixer as it was solved", lambda row: row["solved"])] if _any_solved(models) else []),
@@ -68,7 +67,7 @@ def fairness(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
         of_rows("precision of the products", sizes, lambda row: row["dtype"]),
         of_rows("devices", [*sizes, *timed], lambda row: f"{row['n_devices']} x {row['device_kind']}"),
     ]
-    yield Heading("Fairness")
+    yield Heading(f"Fairness with equal {equal}" if equal else "Fairness")
     yield Prose(" ".join(_sentences(found, models, ends, learnt)))
     yield Table(("", *models), tuple(lines))
     yield Commands(tuple(found.commands(list(models.values()))))
@@ -104,7 +103,7 @@ def environment(found: Gathered) -> Iterator[Block]:
 def _sentences(found: Gathered, models: dict[str, Row], ends: dict[str, Row], learnt: list[Row]) -> Iterator[str]:
     matched = {row["match"] for row in models.values() if row["match_to"]} or {"params"}
     for match in sorted(matched - {"none"}):
-        off = [arm for arm, row in models.items() if abs(_off(found, row, match)) > LARGEST_MISMATCH]
+        off = [arm for arm, row in models.items() if FLAG in _said_off(found, row, match)]
         if off:
             far = f"by more than {words.percent(LARGEST_MISMATCH)}"
             yield f"Not matched: {words.listed(off)} differ{'s' if len(off) == 1 else ''} {far} in {MATCHES[match]}."
@@ -138,6 +137,13 @@ def _off(found: Gathered, row: Row, match: str) -> float:
     return pace.mismatch(found.rows, row["arm"]) if match == "step_time" else row["mismatch"]
 
 
+def _said_off(found: Gathered, row: Row, match: str) -> str:
+    try:
+        return _mismatch(_off(found, row, match))
+    except LookupError as error:
+        return str(error.args[0])
+
+
 def _any_solved(models: dict[str, Row]) -> bool:
     """Whether an arm has been given a knob of its own by the matching."""
     return any(row["solved"] != arm for arm, row in models.items())
@@ -146,7 +152,7 @@ def _any_solved(models: dict[str, Row]) -> bool:
 def _mismatch(value: float) -> str:
     if value == 0:
         return "0 %"
-    return f"{words.percent(value)}{' (above 5 %)' if abs(value) > LARGEST_MISMATCH else ''}"
+    return f"{words.percent(value)}{FLAG if abs(value) > LARGEST_MISMATCH else ''}"
 
 
 def _state(found: Gathered, model: Row, context: int) -> str:

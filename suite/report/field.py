@@ -1,5 +1,6 @@
 """Every arm on one line: what its trainings came to, and whom it resembles under each claim."""
 
+import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -60,10 +61,15 @@ def _by_behaviour(finding: Finding) -> dict[str, list[str]]:
 
 
 def _came_to(group: Curves, arm: str) -> str:
-    own = trials.gather(row for row in group.rows if row["arm"] == arm)
+    if arm not in group.arms:
+        return ""
+    rows = [row for row in group.rows if row["arm"] == arm]
+    own = trials.gather(rows)
     if arm not in own:
-        return "not there yet" if arm in group.arms else ""
-    if group.on_text:
-        reached = group.at_equal_tokens()
-        return f"{words.number(reached[arm][0])} {group.unit}" if arm in reached else "not there yet"
-    return f"{own[arm].median:.2f} ({own[arm]})"
+        return "not there yet"
+    if not group.on_text:
+        return f"{own[arm].median:.2f} ({own[arm]})"
+    losses = [group.loss(row) for row in own[arm].tests]
+    failed = [words.outcome(row["outcome"]) for row in own[arm].failed]
+    said = [f"{words.number(statistics.fmean(losses))} {group.unit}"] if losses else []
+    return ", ".join([*said, *failed])

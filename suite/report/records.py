@@ -51,10 +51,21 @@ class Gathered:
     command: str  # makes everything again; empty where single jobs were run
     place: dict[str, Any]
     jobs: dict[str, Job]
-    rows: list[Row]
+    rows: list[Row]  # under the first of the matchings
+    more: dict[str, list[Row]]  # under each of the others
     judged: tuple[Judged, ...]
     environment: Row  # of the newest run here; empty before it
     flags: str  # all of them, defaults too: of the comparison, or of the newest run
+
+    @property
+    def every_row(self) -> list[Row]:
+        """Of all matchings; a row of the reference is in each, and here once."""
+        rows = [*self.rows, *(row for own in self.more.values() for row in own)]
+        return list({id(row): row for row in rows}.values())
+
+    def under(self, match: str) -> "Gathered":
+        """The same with the rows of another matching."""
+        return dataclasses.replace(self, rows=self.more[match])
 
     @property
     def where(self) -> str:
@@ -89,6 +100,7 @@ def gather(root: epath.PathLike, thresholds: Sequence[str] = ()) -> Gathered:
     environment = _environment(out, place)
     flags = out / "compare.flags"
     evidence = comparison["evidence"] if comparison else True
+    first, *others = claims.matches(rows)
     names = sorted(comparison["claims"] if comparison else parts.names("suite.claims"), key=_in_order)
     return Gathered(
         out=str(root),
@@ -100,7 +112,8 @@ def gather(root: epath.PathLike, thresholds: Sequence[str] = ()) -> Gathered:
         command=words.command(["launch.compare", *comparison["command"]]) if comparison else "",
         place=place,
         jobs={run.name: job for job, run in store.all_runs(out)},
-        rows=claims.of_match(rows, claims.matches(rows)[0]),
+        rows=claims.of_match(rows, first),
+        more={match: claims.of_match(rows, match) for match in others},
         judged=tuple(_judge(spec, rows, evidence) for spec in _under(thresholds, names)),
         environment=environment,
         flags=flags.read_text() if flags.exists() else {"flags": "", **environment}["flags"],

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from suite import claims
+from suite.claims import MATCHES
 from suite.report import charts, overview, words
 from suite.report.blocks import again, chart, dtypes, own_thresholds, spelt
 from suite.report.curves import curves
@@ -37,6 +38,7 @@ def document(found: Gathered) -> Document:
         *learning(found, trained),
         *utilisation(found),
         *fairness(found, trained),
+        *(block for match in found.more for block in fairness(found.under(match), [], MATCHES[match])),
         *environment(found),
     ]
     return Document(TITLE, headline(found), tuple(blocks))
