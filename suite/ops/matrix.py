@@ -107,7 +107,6 @@ def decays(
     return jnp.exp(jnp.where(past_TS[None, None, None], sum_JBHT[..., None] - sum_JBHS[..., None, :], -jnp.inf))
 
 
-@functools.partial(jax.checkpoint, static_argnames="strict")
 def decayed_scores(
     q_JBHTK: Float[Array, "J B H T K"],
     k_JBHTK: Float[Array, "J B H T K"],
@@ -118,9 +117,24 @@ def decayed_scores(
 ) -> Float[Array, "J B H T S"]:
     """Sum over channels of q_t k_s exp(query_sum_t - key_sum_s), for s <= t or s < t: a decay of every channel.
 
-    The factor is at most 1 and its two halves may not be: within a block it is formed for each pair, and between blocks
-    as a product of two decays, from the key to the start of the query's block and on to the query (section 4.3 there).
-    The backward pass forms it again: kept, the pairs would weigh as much as dozens of activations.
+    The backward pass forms it again: kept, the decays of pairs would weigh as much as dozens of activations.
+    """
+    form = jax.checkpoint(functools.partial(_decayed_scores, strict=strict))
+    return form(q_JBHTK, k_JBHTK, query_sum_JBHTK, key_sum_JBHTK)
+
+
+def _decayed_scores(
+    q_JBHTK: Float[Array, "J B H T K"],
+    k_JBHTK: Float[Array, "J B H T K"],
+    query_sum_JBHTK: Float[Array, "J B H T K"],
+    key_sum_JBHTK: Float[Array, "J B H T K"],
+    *,
+    strict: bool,
+) -> Float[Array, "J B H T S"]:
+    """The factor is at most 1 and its two halves may not be.
+
+    Within a block it is formed for each pair, and between blocks as a product of two decays, from the key to the start
+    of the query's block and on to the query (section 4.3 there).
     """
     dtype, (*outer_axes, chunk, size) = key_sum_JBHTK.dtype, q_JBHTK.shape
     block = min(BLOCK, chunk)
