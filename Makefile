@@ -10,11 +10,12 @@ VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version(
 VENV := .venv/made-$(VERSION)$(EXTRA:%=-%)
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test lint
+.PHONY: help compare test test-slow lint
 
 help:
 	@echo 'make compare   run the comparison and write its report to $(OUT)'
-	@echo 'make test      run the tests'
+	@echo 'make test      run the tests, but for the long ones'
+	@echo 'make test-slow run the long ones'
 	@echo 'make lint      check style, formatting and types'
 	@echo
 	@echo 'PYTHON=$(PYTHON)   the interpreter, 3.11 or later'
@@ -26,7 +27,10 @@ compare: $(VENV)-run
 	.venv/bin/python -m launch.compare --scale=$(SCALE) --out=$(OUT)
 
 test: $(VENV)-dev
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -m 'not slow'
+
+test-slow: $(VENV)-dev
+	.venv/bin/python -m pytest -m slow
 
 lint: $(VENV)-dev
 	.venv/bin/ruff check .
