@@ -174,7 +174,7 @@ SCALES = {
     ),
     "laptop": Scale(
         name="laptop",
-        about="an hour on two CPU cores: an arm of each family, longer lengths, more compute",
+        about="an hour, as estimated, on two CPU cores: an arm of each family, longer lengths, more compute",
         evidence=True,
         arms=FIELD,
         job=_SMALL,

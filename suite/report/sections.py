@@ -38,10 +38,14 @@ def document(found: Gathered) -> Document:
         *learning(found, trained),
         *utilisation(found),
         *fairness(found, trained),
-        *(block for match in found.more for block in fairness(found.under(match), [], MATCHES[match])),
+        *(block for match in found.more for block in _fairness_under(found.under(match), match)),
         *environment(found),
     ]
     return Document(TITLE, headline(found), tuple(blocks))
+
+
+def _fairness_under(found: Gathered, match: str) -> Iterator[Block]:
+    return fairness(found, curves(found.rows, found.jobs), MATCHES[match])
 
 
 def headline(found: Gathered) -> str:
