@@ -1,11 +1,12 @@
 """Training from start to test: loss by tokens and by seconds, checkpoints on the way, the test set read once."""
 
+import math
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from suite import checkpoint, store
+from suite import checkpoint, clock, ends, processes, store
 from suite import step as steps
 from suite.clock import Stopwatch
 from suite.rig import Rig
@@ -25,36 +26,52 @@ def measure(rig: Rig) -> Iterator[Row]:
     """
     assert rig.run is not None, "learning keeps checkpoints: build the rig with a run directory"
     job = rig.job
-    with checkpoint.opened(rig.run / "checkpoints") as checkpointer:
-        state = rig.state
-        restored = checkpoint.restore_latest(checkpointer, state)
-        state = state if restored is None else restored
-        first = int(state.step)
-        if jax.process_index() == 0:
-            kept = store.keep(rig.run, KIND, lambda row: row.get("step", 0) <= first and row["outcome"] == "ok")
-        else:
-            kept = store.rows(rig.run, KIND)
-        watch = _warm(rig, max((row["seconds"] for row in kept if row.get("step", 0) <= first), default=0.0))
-        window: list[Metrics] = []
-        loop = rig.train(state, first, job.steps)
-        for number, state, metrics in loop:
-            window.append(metrics)
-            validate = number % job.validate_every == 0 or number == job.steps
-            if validate:
-                jax.block_until_ready(state)
-            # All but the newest are done: reading them stops nothing.
-            while len(window) > (0 if validate else job.record_every):
-                ready, window = window[: job.record_every], window[job.record_every :]
-                row = _training_row(rig, number - len(window), watch.spent, ready)
-                yield row
-                if row["outcome"] != "ok":
-                    return
-            if validate:
-                with watch.paused():
-                    yield _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
-                    checkpoint.save(checkpointer, number, state)
-        with watch.paused():
-            yield _held_out_row(rig, state, "test", job.test_examples, watch.spent)
+    with checkpoint.Checkpoints(rig.run / "checkpoints") as checkpoints:
+        state, known = checkpoints.restore(rig.state) or (rig.state, {"recorded": 0, "seconds": 0.0, "window": []})
+        number = int(state.step)
+        validated = _keep_rows(rig, number, known["recorded"])
+        window: list[Metrics] = [jax.tree.map(np.asarray, metrics) for metrics in known["window"]]  # not in a row yet
+        watch = _warm(rig, known["seconds"])
+        due = clock.Every(rig.save_seconds, number, processes.agree)
+
+        def save() -> None:
+            with watch.paused():
+                pending = [steps.facts(metrics) for metrics in window]
+                if all(fact["finite"] for fact in pending):  # of what has diverged a row comes, and no checkpoint
+                    known = {"recorded": number - len(window), "seconds": watch.spent, "window": pending}
+                    checkpoints.save(number, state, known)
+                due.restart(number)
+
+        try:
+            if not validated:  # it was preempted just there
+                yield _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
+            loop = rig.train(state, number, job.steps)
+            for number, state, metrics in loop:
+                window.append(metrics)
+                validate = _validates(rig, number)
+                if validate:
+                    jax.block_until_ready(state)
+                # All but the newest are done: reading them stops nothing.
+                while len(window) > (0 if validate else job.record_every):
+                    ready, window = window[: job.record_every], window[job.record_every :]
+                    row = _training_row(rig, number - len(window), watch.spent, ready)
+                    yield row
+                    if row["outcome"] != "ok":
+                        return
+                if validate:
+                    with watch.paused():
+                        row = _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
+                        yield row
+                    if row["outcome"] != "ok":
+                        return
+                if validate or due.is_over(number):
+                    save()
+            with watch.paused():
+                yield _held_out_row(rig, state, "test", job.test_examples, watch.spent)
+        except ends.Preempted:
+            save()
+            checkpoints.wait()
+            raise
     checkpoint.save_final(rig.run / "final", state.params)
 
 
@@ -62,6 +79,23 @@ def outcome(rig: Rig) -> str:
     """How the training of a rig ended: what measures of trained parameters ask first."""
     assert rig.run is not None, "trained parameters lie in a run directory"
     return store.rows(rig.run, KIND)[-1]["outcome"]
+
+
+def _keep_rows(rig: Rig, number: int, recorded: int) -> bool:
+    """Drops the rows beyond a restored step; whether a validation that is due there has its row."""
+    assert rig.run is not None
+
+    def wanted(row: Row) -> bool:
+        last = {"train": recorded, "validation": number}.get(row.get("phase", ""), -1)
+        return row["outcome"] == "ok" and row["step"] <= last
+
+    kept = store.keep(rig.run, KIND, wanted) if jax.process_index() == 0 else []
+    found = any(row["phase"] == "validation" and row["step"] == number for row in kept)
+    return processes.agree(found or number == 0 or not _validates(rig, number))
+
+
+def _validates(rig: Rig, number: int) -> bool:
+    return number % rig.job.validate_every == 0 or number == rig.job.steps
 
 
 def _warm(rig: Rig, spent: float) -> Stopwatch:
@@ -82,13 +116,9 @@ def _training_row(rig: Rig, number: int, seconds: float, window: list[Metrics]) 
 
 
 def _held_out_row(rig: Rig, state: State, split: str, examples: int, seconds: float) -> Row:
-    return {
-        "phase": split,
-        "step": int(state.step),
-        "tokens": int(state.step) * rig.job.batch * rig.job.length,
-        "seconds": seconds,
-        "examples": examples,
-        "fingerprint": int(state.fingerprint),
-        **rig.evaluate(state.params, split, examples),
-        "outcome": "ok",
-    }
+    step = int(state.step)
+    row = {"phase": split, "step": step, "tokens": step * rig.job.batch * rig.job.length, "seconds": seconds}
+    found = rig.evaluate(state.params, split, examples)
+    if not math.isfinite(found["loss"]):
+        return {**row, "outcome": "diverged"}
+    return {**row, "examples": examples, "fingerprint": int(state.fingerprint), **found, "outcome": "ok"}
