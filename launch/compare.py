@@ -357,11 +357,11 @@ class Comparison:
             case "done":
                 del running[cell]
                 self.lonely = 0
-                self.over.add(cell)
                 self.progress.done(cell)
-            case "skipped":
-                self.over.add(cell)
+            case "skipped" if cell not in self.over:  # another child has not told of it
                 self.progress.skipped(cell)
+        if event["event"] != "started":
+            self.over.add(cell)
         return {}
 
     def after_crash(self, code: int, *, lonely: bool) -> int:

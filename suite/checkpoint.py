@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -60,15 +60,20 @@ class Checkpoints:
             under_way, self._under_way = self._under_way, None
             under_way.result()
 
-    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """The newest state that is whole, with the shapes and shardings of `like`, and its facts; None without one."""
-        found = processes.agree(self._newest_whole() if jax.process_index() == 0 else None)
+    def restore(
+        self, like: PyTree, fits: Callable[[Mapping[str, Any]], bool] = lambda facts: True
+    ) -> tuple[PyTree, dict[str, Any]] | None:
+        """The newest state that is whole and whose facts fit, with the shapes and shardings of `like`, and its facts.
+
+        None where there is none. What was saved after it is forgotten.
+        """
+        found = processes.agree(self._newest_whole(fits) if jax.process_index() == 0 else None)
         if found is None:
             return None
         self._newest = found["step"]
         return _load(self.directory / str(self._newest), like), found["facts"]
 
-    def _newest_whole(self) -> dict[str, Any] | None:
+    def _newest_whole(self, fits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """Verifies from the newest to the oldest; what is damaged is put aside, what was never complete removed."""
         if not self.directory.exists():
             return None
@@ -78,7 +83,10 @@ class Checkpoints:
                 path.rmtree()
         for path in reversed(self._complete()):
             if not _put_aside_if_damaged(path):
-                return {"step": int(path.name), "facts": manifest.facts(path)}
+                facts = manifest.facts(path)
+                if fits(facts):
+                    return {"step": int(path.name), "facts": facts}
+                _remove(path)
         return None
 
     def _complete(self) -> list[epath.Path]:
@@ -91,8 +99,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             manifest.write(path, dict(facts))
             for old in self._complete()[:-KEPT]:
-                manifest.path_of(old).unlink()
-                old.rmtree()
+                _remove(old)
 
 
 def save_final(directory: epath.PathLike, params: PyTree) -> None:
@@ -120,6 +127,11 @@ def check_room(directory: epath.Path, wanted: int) -> None:
     if free < SPARE * wanted:
         told = f"no room for a checkpoint: it wants {SPARE * wanted / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free"
         raise OSError(errno.ENOSPC, f"{told}; make room and start again", os.fspath(directory))
+
+
+def _remove(path: epath.Path) -> None:
+    manifest.path_of(path).unlink()
+    path.rmtree()
 
 
 def _put_aside_if_damaged(path: epath.Path) -> bool:

@@ -1,10 +1,13 @@
 """Training from start to test: loss by tokens and by seconds, checkpoints on the way, the test set read once."""
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from suite import checkpoint, clock, ends, processes, store
 from suite import step as steps
@@ -17,6 +20,9 @@ NEEDS = ()
 PLACED = False
 RESUMES = True
 KIND = "learning"
+# What is known with a state before the first step: its step, the last one in a row of training, how many rows there
+# are, seconds, and the metrics of the steps that are in no row yet.
+NOTHING = {"step": 0, "recorded": 0, "rows": 0, "seconds": 0.0, "window": []}
 
 
 def measure(rig: Rig) -> Iterator[Row]:
@@ -27,9 +33,9 @@ def measure(rig: Rig) -> Iterator[Row]:
     assert rig.run is not None, "learning keeps checkpoints: build the rig with a run directory"
     job = rig.job
     with checkpoint.Checkpoints(rig.run / "checkpoints") as checkpoints:
-        state, known = checkpoints.restore(rig.state) or (rig.state, {"recorded": 0, "seconds": 0.0, "window": []})
+        state, known = checkpoints.restore(rig.state, functools.partial(_has_rows, rig.run)) or (rig.state, NOTHING)
         number = int(state.step)
-        validated = _keep_rows(rig, number, known["recorded"])
+        n_rows, validated = _keep_rows(rig, number, known)
         window: list[Metrics] = [jax.tree.map(np.asarray, metrics) for metrics in known["window"]]  # not in a row yet
         watch = _warm(rig, known["seconds"])
         due = clock.Every(rig.save_seconds, number, processes.agree)
@@ -38,13 +44,15 @@ def measure(rig: Rig) -> Iterator[Row]:
             with watch.paused():
                 pending = [steps.facts(metrics) for metrics in window]
                 if all(fact["finite"] for fact in pending):  # of what has diverged a row comes, and no checkpoint
-                    known = {"recorded": number - len(window), "seconds": watch.spent, "window": pending}
+                    known = {"step": number, "recorded": number - len(window), "rows": n_rows}
+                    known |= {"seconds": watch.spent, "window": pending}
                     checkpoints.save(number, state, known)
                 due.restart(number)
 
         try:
             if not validated:  # it was preempted just there
                 yield _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
+                n_rows += 1
             loop = rig.train(state, number, job.steps)
             for number, state, metrics in loop:
                 window.append(metrics)
@@ -56,12 +64,14 @@ def measure(rig: Rig) -> Iterator[Row]:
                     ready, window = window[: job.record_every], window[job.record_every :]
                     row = _training_row(rig, number - len(window), watch.spent, ready)
                     yield row
+                    n_rows += 1
                     if row["outcome"] != "ok":
                         return
                 if validate:
                     with watch.paused():
                         row = _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
                         yield row
+                    n_rows += 1
                     if row["outcome"] != "ok":
                         return
                 if validate or due.is_over(number):
@@ -81,17 +91,24 @@ def outcome(rig: Rig) -> str:
     return store.rows(rig.run, KIND)[-1]["outcome"]
 
 
-def _keep_rows(rig: Rig, number: int, recorded: int) -> bool:
-    """Drops the rows beyond a restored step; whether a validation that is due there has its row."""
+def _keep_rows(rig: Rig, number: int, known: Mapping[str, Any]) -> tuple[int, bool]:
+    """Drops the rows beyond a restored step; how many are left, and whether a validation due there has its row."""
     assert rig.run is not None
-
-    def wanted(row: Row) -> bool:
-        last = {"train": recorded, "validation": number}.get(row.get("phase", ""), -1)
-        return row["outcome"] == "ok" and row["step"] <= last
-
-    kept = store.keep(rig.run, KIND, wanted) if jax.process_index() == 0 else []
+    first = jax.process_index() == 0
+    kept = store.keep(rig.run, KIND, functools.partial(_is_before, known)) if first else []
     found = any(row["phase"] == "validation" and row["step"] == number for row in kept)
-    return processes.agree(found or number == 0 or not _validates(rig, number))
+    return tuple(processes.agree([len(kept), found or number == 0 or not _validates(rig, number)]))
+
+
+def _has_rows(run: epath.Path, known: Mapping[str, Any]) -> bool:
+    """Whether all rows that were written when a state was saved are there: one that was torn is made again."""
+    return sum(_is_before(known, row) for row in store.rows(run, KIND)) >= known["rows"]
+
+
+def _is_before(known: Mapping[str, Any], row: Row) -> bool:
+    """Whether training that goes on from a saved state does not make a row again."""
+    last = {"train": known["recorded"], "validation": known["step"]}.get(row.get("phase", ""), -1)
+    return row["outcome"] == "ok" and row["step"] <= last
 
 
 def _validates(rig: Rig, number: int) -> bool:
