@@ -10,6 +10,7 @@ from suite.report.curves import curves
 from suite.report.document import Banner, Block, Commands, Document, Facts, Heading, Note, Table
 from suite.report.fairness import environment, fairness
 from suite.report.learning import learning
+from suite.report.outcomes import outcomes
 from suite.report.records import Gathered, Judged
 from suite.report.utilisation import utilisation
 from suite.statistics import holm
@@ -32,6 +33,7 @@ def document(found: Gathered) -> Document:
         *_claims_table(found),
         *_overview(found),
         *(block for judged in found.judged for block in _claim(found, judged)),
+        *outcomes(found),
         *learning(found, trained),
         *utilisation(found),
         *fairness(found, trained),
