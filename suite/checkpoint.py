@@ -50,7 +50,7 @@ class Checkpoints:
         self.wait()
         self._newest = step
         arrays = _named(state)
-        check_room(self.directory, sum(array.nbytes for array in arrays.values()))
+        check_room(self.directory, size(state))
         committed = ocp.save_async(self.directory / str(step), arrays, overwrite=True)
         self._under_way = self._background.submit(self._finish, self.directory / str(step), committed, facts)
 
@@ -105,7 +105,7 @@ class Checkpoints:
 def save_final(directory: epath.PathLike, params: PyTree) -> None:
     """Keeps the trained parameters apart from the rolling checkpoints."""
     path, arrays = _resolved(directory), _named(params)
-    check_room(path.parent, sum(array.nbytes for array in arrays.values()))
+    check_room(path.parent, size(params))
     ocp.save(path, arrays, overwrite=True)
     if jax.process_index() == 0:
         manifest.write(path, {})
@@ -116,6 +116,11 @@ def restore_final(directory: epath.PathLike, like: PyTree) -> PyTree | None:
     path = _resolved(directory)
     whole = processes.agree(jax.process_index() == 0 and not _put_aside_if_damaged(path))
     return _load(path, like) if whole else None
+
+
+def size(tree: PyTree) -> int:
+    """Bytes of all arrays."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def check_room(directory: epath.Path, wanted: int) -> None:

@@ -33,12 +33,13 @@ OUT = flags.DEFINE_string("out", "out/soak", "directory that is emptied and fill
 SEED = flags.DEFINE_integer("seed", None, "seed of the disturbances; drawn where it is not given")
 EVERY = flags.DEFINE_float("every", 15.0, "mean seconds between two disturbances")
 DATA_DIR = flags.DEFINE_string("data_dir", "~/tensorflow_datasets", "where TFDS data sets lie")
-STEPS = flags.DEFINE_integer("steps", 3000, "of every training")
+STEPS = flags.DEFINE_integer("steps", 800, "of every training")
 
 WORKERS = RANKS = 2
 SWEEP = [
-    *("--scale=smoke", "--claims=path_length", "--validate_every=500", "--record_every=50", "--save_seconds=2"),
-    *("--lease_seconds=6", "--patience=60"),
+    *("--scale=smoke", "--claims=path_length", "--task=recall:pairs=2,vocab=16", "--length=16", "--width=16"),
+    *("--batch=8", "--validate_every=200", "--record_every=20", "--validation_examples=16", "--test_examples=32"),
+    *("--save_seconds=2", "--lease_seconds=6", "--patience=60"),
 ]
 AGAIN = (ends.PREEMPTED, ends.STUCK, ends.PEER_DIED, ends.KILLED, 143)
 HARMS = (

@@ -1,4 +1,4 @@
-"""Checkpoints: what was damaged on disk is found, what has no room is not begun, and the newest whole one is restored."""
+"""Checkpoints: damage on disk is found, what has no room is not begun, and the newest whole one is restored."""
 
 import os
 import pathlib

@@ -10,7 +10,7 @@ import signal
 import time
 
 import pytest
-from programs import assert_same, ended, ranks, rows_of, run, start, training, wait, wait_for_step
+from programs import assert_same, ended, ranks, run, start, training, wait, wait_for_step
 
 from suite import store
 
@@ -115,7 +115,7 @@ def test_notice_to_one_rank_saves_and_ends_both(kind: str, tmp_path: pathlib.Pat
 
 def test_a_notice_within_a_validation_is_kept_bit_by_bit(tmp_path: pathlib.Path) -> None:
     """Validations are long here: the notice comes as the first begins."""
-    flags = ["--steps=40", "--validation_examples=30000"]
+    flags = ["--steps=40", "--validation_examples=10000"]
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
     codes, said = wait(ranks(training(disturbed, *flags, "--fault=term@20:0")))
     assert codes == [75, 75], said
