@@ -3,14 +3,18 @@
 Each test ends by starting the same command again, which must come to what an undisturbed run comes to, bit by bit.
 """
 
+import json
 import os
 import pathlib
 import random
+import shutil
 import signal
+import subprocess
 import time
 
+import numpy as np
 import pytest
-from programs import assert_same, ended, ranks, run, start, training, wait, wait_for_step
+from programs import assert_same, ended, environment, ranks, run, start, training, wait, wait_for_step
 
 from suite import store
 
@@ -198,3 +202,114 @@ def test_a_checkpoint_that_is_damaged_is_put_aside_and_the_one_before_taken(
     assert f"{folder / str(steps[-1])} is damaged" in again.stderr
     assert (folder / f"{steps[-1]}.bad0").exists()
     assert_same(tmp_path, whole)
+
+
+def test_a_disk_that_fills_up_ends_it_in_one_line_and_nothing_is_lost(
+    tmp_path: pathlib.Path, whole: pathlib.Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(disk)]).returncode:
+        pytest.skip("NOT TESTED: a tmpfs cannot be mounted here; it takes root")
+    try:
+        process = start(training(disk))
+        with ended([process]):
+            wait_for_step(disk, 20, process)
+            free = shutil.disk_usage(disk).free
+            (disk / "other").write_bytes(bytes(free - 60_000))  # rows have room, a checkpoint has not
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 70
+        assert len([line for line in said.splitlines() if "no room for a checkpoint" in line]) == 1
+        assert f"{disk}/runs" in said
+        assert "MB are free; make room and start again" in said
+        (disk / "other").unlink()
+        assert run(training(disk)).returncode == 0
+        assert_same(disk, whole)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: pathlib.Path, whole: pathlib.Path) -> None:
+    """The wall clock leaps by a day, forwards and backwards, at every reading; durations and leases do not read it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import itertools, time\n"
+        "real, leaps = time.time, itertools.cycle([0, 86_400, -86_400, 3 * 86_400])\n"
+        "time.time = lambda: real() + next(leaps)\n"
+    )
+    variables = environment()
+    variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), variables["PYTHONPATH"]])
+    out = tmp_path / "out"
+    process = subprocess.Popen(training(out), env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with ended([process]):
+        wait_for_step(out, 60, process)
+        process.kill()
+    done = subprocess.run(training(out), env=variables, capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert all(0 <= row["seconds"] < 200 for row in store.load(out))
+    assert_same(out, whole)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 4)])
+def test_a_job_of_two_processes_goes_on_with_another_number(
+    processes: int, devices: int, tmp_path: pathlib.Path, whole_of_two: pathlib.Path
+) -> None:
+    codes, said = wait(ranks(training(tmp_path, "--fault=term@45:0", "--save_seconds=0.01")))
+    assert set(codes) <= {0, 75}, said
+    for done in tmp_path.glob("runs/*/learning.done"):  # it was over before the notice: take the end of it away
+        done.unlink()
+    codes, said = wait(ranks(training(tmp_path), processes, devices))
+    assert codes == [0] * processes, said
+    mine, theirs = store.load(tmp_path), store.load(whole_of_two)
+    assert [(row["phase"], row["step"]) for row in mine] == [(row["phase"], row["step"]) for row in theirs]
+    assert mine[-1]["fingerprint"] == theirs[-1]["fingerprint"], "the same data"
+    # float32 sums in another order, over 120 steps.
+    np.testing.assert_allclose([row["loss"] for row in mine], [row["loss"] for row in theirs], rtol=1e-4)
+
+
+def test_two_of_one_job_at_once_are_done_once(tmp_path: pathlib.Path, whole: pathlib.Path) -> None:
+    both = [start(training(tmp_path)) for _ in range(2)]
+    codes, said = wait(both)
+    assert codes == [0, 0], said
+    assert_same(tmp_path, whole)
+    [path] = tmp_path.glob("runs/*/learning.cell")
+    assert len(json.loads(path.read_text())["attempts"]) == 1
+
+
+@pytest.mark.slow
+def test_a_network_that_is_cut_ends_both_and_they_come_back(tmp_path: pathlib.Path, whole_of_two: pathlib.Path) -> None:
+    """Two network namespaces with a cable between them, which is pulled in the middle of a training."""
+    if os.geteuid() or not shutil.which("ip") or subprocess.run(["ip", "netns", "add", "crossover-a"]).returncode:
+        pytest.skip("NOT TESTED: no network namespaces here; they take root and iproute2")
+    try:
+        for line in (
+            "netns add crossover-b",
+            "link add crossover-0 netns crossover-a type veth peer name crossover-1 netns crossover-b",
+            *(
+                f"-n crossover-{end} addr add 10.99.0.{host}/24 dev crossover-{host - 1}"
+                for host, end in ((1, "a"), (2, "b"))
+            ),
+            *(f"-n crossover-{end} link set {link} up" for end, link in (("a", "crossover-0"), ("b", "crossover-1"))),
+            *(f"-n crossover-{end} link set lo up" for end in "ab"),
+        ):
+            subprocess.run(["ip", *line.split()], check=True)
+        # Each end sees a host name of its own, which gloo looks up.
+        long = training(tmp_path, "--steps=100000", "--validate_every=1000", "--coordinator_address=10.99.0.1:8476")
+        both = []
+        for rank, end in enumerate("ab"):
+            named = f"hostname 10.99.0.{rank + 1}; exec " + " ".join(
+                [*long, "--num_processes=2", f"--process_id={rank}"]
+            )
+            both.append(start(["ip", "netns", "exec", f"crossover-{end}", "unshare", "-u", "sh", "-c", named]))
+        with ended(both):
+            wait_for_step(tmp_path, 1000, both[0])
+            subprocess.run(["ip", "-n", "crossover-a", "link", "set", "crossover-0", "down"], check=True)
+            began = time.monotonic()
+            codes, said = wait(both, 120)
+        assert time.monotonic() - began < 90, "JAX's own heartbeat is 100 s"
+        assert codes == [134, 134], said
+    finally:
+        for end in "ab":
+            subprocess.run(["ip", "netns", "del", f"crossover-{end}"], check=False)
+    codes, said = wait(ranks(training(tmp_path / "again")))
+    assert codes == [0, 0], said
+    assert_same(tmp_path / "again", whole_of_two)
