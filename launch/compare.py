@@ -96,7 +96,7 @@ def main() -> int:
         return 0
     out = epath.Path(worker.OUT.value).expanduser()
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
-    (out / "compare.flags").write_text("\n".join(given) + "\n")
+    store.write(out / "compare.flags", "\n".join(given) + "\n")
     return Comparison(scale, claims, out).run()
 
 
@@ -200,7 +200,7 @@ class Comparison:
         facts = {"scale": self.scale.name, "about": self.scale.about, "evidence": self.scale.evidence}
         facts |= {"arms": list(self.scale.arms), "claims": self.claims, "command": sys.argv[1:], "place": self.place}
         facts["untested"] = self.scale.untested
-        (self.out / "compare.json").write_text(json.dumps(facts, indent=1) + "\n")
+        store.write(self.out / "compare.json", json.dumps(facts, indent=1) + "\n")
 
     def run(self) -> int:
         try:

@@ -168,6 +168,7 @@ class Worker:
             "n_devices": mesh.size,
             "n_processes": jax.process_count(),
         }
+        self.environment = json.dumps(store.environment(), indent=1) + "\n"
         self.say("ready", **self.place, process=jax.process_index())
 
     def run(self, cells: list[Cell]) -> int:
@@ -278,7 +279,7 @@ class Worker:
             run = store.open_run(OUT.value, cell.job)
             if not module.RESUMES:
                 store.keep(run, stem, lambda row: False)
-            store.write(run / "env.json", json.dumps(store.environment(), indent=1) + "\n")
+            store.write(run / "env.json", self.environment)
         built = self.build(cell)
         conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts}
         try:

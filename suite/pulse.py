@@ -34,9 +34,13 @@ class Pulse:
         """
         self._guard()
         self._beats += 1
-        self._limit = LONG * TICKS if long else TICKS
+        self.expect(long=long)
         if multihost_utils.reached_preemption_sync_point(self._beats):
             raise ends.Preempted
+
+    def expect(self, *, long: bool) -> None:
+        """Says how long the next piece may take: a save, too, may wait for a slow disk."""
+        self._limit = LONG * TICKS if long else TICKS
 
     def _watch(self) -> None:
         """Dumps every stack and ends the process when no beat came: a thread, since a stuck process raises nothing.

@@ -33,13 +33,13 @@ OUT = flags.DEFINE_string("out", "out/soak", "directory that is emptied and fill
 SEED = flags.DEFINE_integer("seed", None, "seed of the disturbances; drawn where it is not given")
 EVERY = flags.DEFINE_float("every", 15.0, "mean seconds between two disturbances")
 DATA_DIR = flags.DEFINE_string("data_dir", "~/tensorflow_datasets", "where TFDS data sets lie")
-STEPS = flags.DEFINE_integer("steps", 800, "of every training")
+STEPS = flags.DEFINE_integer("steps", 400, "of every training")
 
 WORKERS = RANKS = 2
 SWEEP = [
-    *("--scale=smoke", "--claims=path_length", "--task=recall:pairs=2,vocab=16", "--length=16", "--width=16"),
-    *("--batch=8", "--validate_every=200", "--record_every=20", "--validation_examples=16", "--test_examples=32"),
-    *("--save_seconds=2", "--lease_seconds=6", "--patience=60"),
+    *("--scale=smoke", "--claims=context_length", "--task=recall:pairs=2,vocab=16", "--length=16", "--width=16"),
+    *("--batch=8", "--validate_every=100", "--record_every=10", "--validation_examples=16", "--test_examples=32"),
+    *("--save_seconds=1", "--lease_seconds=6", "--patience=60"),
 ]
 AGAIN = (ends.PREEMPTED, ends.STUCK, ends.PEER_DIED, ends.KILLED, 143)
 HARMS = (
@@ -177,7 +177,7 @@ def found_in(out: pathlib.Path) -> dict[str, list]:
             kept = {key: value for key, value in row.items() if key not in dropped}
             found[f"{row['run_id']}/{row['measure']}"].append(kept)
     for path in out.glob("runs/*/final"):
-        arrays = ocp.load(path)
+        arrays = ocp.load(str(path))
         found[f"{path.parent.name}/final"] = [(name, array.tobytes()) for name, array in sorted(arrays.items())]
     return found
 

@@ -78,14 +78,14 @@ def test_what_does_not_compile_is_a_row_and_the_next_cell_is_run(tmp_path: pathl
 
 
 @pytest.mark.slow
-def test_what_the_host_has_no_memory_for_is_found_by_two_kills(tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:
+def test_what_the_host_has_no_memory_for_is_found_by_two_kills(tmp_path: pathlib.Path) -> None:
     """A real memory cgroup, and trainings that eat all of it at their third step."""
     if not os.access(CGROUP.parent, os.W_OK) or not (CGROUP.parent / "memory.limit_in_bytes").exists():
         pytest.skip("NOT TESTED: no memory cgroup (version 1) can be made here; it takes root")
     CGROUP.mkdir(exist_ok=True)
     try:
         (CGROUP / "memory.limit_in_bytes").write_text(str(1 << 30))
-        flags = ["--scale=smoke", "--claims=compute_scaling", "--fault=hog@3:0", f"--data_dir={data_dir}"]
+        flags = ["--scale=smoke", "--claims=gradient_flow", "--task=recall:pairs=2,vocab=16", "--fault=hog@3:0"]
         inside = f"echo $$ > {CGROUP}/cgroup.procs; exec " + " ".join(command("compare", *flags, f"--out={tmp_path}"))
         ended = subprocess.run(["sh", "-c", inside], capture_output=True, text=True, env=environment(), check=False)
     finally:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 from programs import assert_same, environment, run, training
@@ -49,7 +50,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
 
 @pytest.fixture
-def slurm(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def slurm(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Slurm of one node on the loopback: no munge, no systemd, nothing under /etc."""
     if os.geteuid() or not shutil.which("slurmctld") or not shutil.which("slurmd"):
         pytest.skip("NOT TESTED: no slurmctld here; apt-get install slurm-wlm, and root")

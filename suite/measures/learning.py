@@ -41,6 +41,7 @@ def measure(rig: Rig) -> Iterator[Row]:
         due = clock.Every(rig.save_seconds, number, processes.agree)
 
         def save() -> None:
+            rig.pulse.expect(long=True)
             with watch.paused():
                 pending = [steps.facts(metrics) for metrics in window]
                 if all(fact["finite"] for fact in pending):  # of what has diverged a row comes, and no checkpoint
