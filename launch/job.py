@@ -401,7 +401,7 @@ def outcome_of(error: Exception) -> str:
         return "did_not_compile"  # a primitive that the platform has no rule for
     if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
         return "oom"
-    if "UNIMPLEMENTED" in text or "ompilation" in text:
+    if any(word in text for word in ("UNIMPLEMENTED", "NOT_FOUND", "ompilation")):
         return "did_not_compile"
     raise error
 

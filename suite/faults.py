@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 
+NOTICED = 3.0  # seconds within which a notice has reached every process of a job
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM, "int": signal.SIGINT}
 KINDS = (*SIGNALS, "raise", "stuck", "late", "poison", "hog")
 
@@ -27,6 +28,8 @@ class Fault:
         if self.kind in SIGNALS:
             os.kill(os.getpid(), SIGNALS[self.kind])
         match self.kind:
+            case "term" | "int":
+                threading.Event().wait(NOTICED)  # so that it is taken at the next piece of work, whatever that is
             case "raise":
                 raise RuntimeError(f"the fault of step {step}")
             case "stuck":

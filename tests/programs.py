@@ -68,7 +68,7 @@ def ended(processes: list[subprocess.Popen]) -> Iterator[None]:
             process.communicate()
 
 
-def wait(processes: list[subprocess.Popen], seconds: float = 100) -> tuple[list[int], list[str]]:
+def wait(processes: list[subprocess.Popen], seconds: float = 250) -> tuple[list[int], list[str]]:
     """Exit codes as a shell gives them, and what was said on stderr."""
     with ended(processes):
         said = [process.communicate(timeout=seconds)[1] for process in processes]

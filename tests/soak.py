@@ -29,7 +29,7 @@ import programs
 from suite import ends, store
 
 MINUTES = flags.DEFINE_float("minutes", 10.0, "how long it is disturbed")
-OUT = flags.DEFINE_string("out", "out/soak", "directory that is emptied and filled")
+OUT = flags.DEFINE_string("out", "out/soak", "directory; an undisturbed sweep that lies there is gone on with")
 SEED = flags.DEFINE_integer("seed", None, "seed of the disturbances; drawn where it is not given")
 EVERY = flags.DEFINE_float("every", 15.0, "mean seconds between two disturbances")
 DATA_DIR = flags.DEFINE_string("data_dir", "~/tensorflow_datasets", "where TFDS data sets lie")
@@ -58,7 +58,7 @@ class Sweep:
 
     def __init__(self, out: pathlib.Path, workers: int):
         self.out = out
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         self.flags = [*SWEEP, f"--steps={STEPS.value}", f"--data_dir={DATA_DIR.value}", f"--out={out}"]
         self.addresses = [programs.free_address() for _ in range(workers)]
         self.compares = {(worker, rank): self.start(worker, rank) for worker in range(workers) for rank in range(RANKS)}
@@ -209,7 +209,8 @@ def main(_: list[str]) -> None:
     print(f"--seed={seed}", flush=True)
     chance = random.Random(seed)
     out = pathlib.Path(OUT.value).resolve()
-    shutil.rmtree(out, ignore_errors=True)
+    for folder in out.glob("disturbed-*/"):
+        shutil.rmtree(folder)
     began = time.monotonic()
     Sweep(out / "whole", 1).finish()
     print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)

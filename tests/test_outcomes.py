@@ -9,7 +9,7 @@ from programs import TINY, command, environment, run
 
 from suite import store
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(600)
 CGROUP = pathlib.Path("/sys/fs/cgroup/memory/crossover-test")
 
 REFUSES = '''
