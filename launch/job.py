@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 from etils import epath
@@ -85,14 +85,12 @@ def main() -> int:
             if shape not in checked:
                 rig.check(cell.job, mesh, rig.open_task(cell.job, DATA_DIR.value).vocab)
                 checked.add(shape)
-    code = ends.DONE
-    with os.fdopen(EVENTS.value, "w") if EVENTS.value >= 0 else contextlib.nullcontext() as pipe:
-        worker = Worker(mesh, pipe, fault)
-        try:
-            code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
-        except ends.Preempted:
-            code = ends.INTERRUPTED if interrupted.is_set() else ends.PREEMPTED
-            print("stopped, and saved; the same command goes on from here", file=sys.stderr)
+    worker = Worker(mesh, fault)
+    try:
+        code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
+    except ends.Preempted:
+        code = ends.INTERRUPTED if interrupted.is_set() else ends.PREEMPTED
+        print("stopped, and saved; the same command goes on from here", file=sys.stderr)
     processes.part()
     return code
 
@@ -148,14 +146,14 @@ def with_needs(cells: list[Cell]) -> list[Cell]:
 class Worker:
     """Runs cells on a mesh and says what happens: on a pipe to launch.compare, or in plain lines."""
 
-    def __init__(self, mesh: "Mesh", pipe: IO[str] | None, fault: faults.Fault | None):
+    def __init__(self, mesh: "Mesh", fault: faults.Fault | None):
         import jax
 
         from suite import rig
         from suite.pulse import Pulse
 
         self.mesh = mesh
-        self.pipe = pipe
+        self.told = EVENTS.value >= 0  # to a launch.compare, and not to a person
         self.first = jax.process_index() == 0
         self.leases = leases.Leases(OUT.value, LEASE_SECONDS.value, time.monotonic)
         mine = fault if fault is not None and fault.rank == jax.process_index() else None
@@ -197,7 +195,7 @@ class Worker:
                 if SECONDS.value and processes.agree(watch.spent > SECONDS.value):
                     break
         failed = [cell.label for cell in wanted if states.is_failed(self.path(cell), self.stem(cell))]
-        if failed and self.pipe is None:
+        if failed and not self.told:
             print(f"crossover: {states.told(failed, OUT.value)}", file=sys.stderr)
             return ends.REFUSED
         return ends.DONE
@@ -349,7 +347,7 @@ class Worker:
         if self.first:
             self.leases.check()
             store.append(self.path(cell), self.stem(cell), row | conditions)
-        if self.first and self.pipe is None:
+        if self.first and not self.told:
             shown = (
                 f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()
             )
@@ -374,9 +372,10 @@ class Worker:
 
     def say(self, event: str, cell: Cell | None = None, **facts: Any) -> None:
         """Every process tells the launch.compare that started it; a user is told by the first alone."""
-        if self.pipe is not None:
-            self.pipe.write(json.dumps({"event": event, "cell": cell and cell.to_dict(), **facts}) + "\n")
-            self.pipe.flush()
+        if self.told:
+            line = json.dumps({"event": event, "cell": cell and cell.to_dict(), **facts}) + "\n"
+            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: follow_parent gives notice
+                os.write(EVENTS.value, line.encode())
         elif self.first:
             print(event, cell.label if cell else " ".join(f"{key}={value}" for key, value in facts.items()), flush=True)
 
