@@ -225,7 +225,7 @@ class Worker:
     def claim(self, group: list[Cell]) -> list[Cell]:
         """Takes all cells of a group or none, and returns those that are to be run."""
         for cell in sorted(group, key=self.key):  # in one order for every worker, so that one of them gets all
-            record = states.claim(self.leases, self.key(cell), self.progress(cell))
+            record = states.claim(self.leases, self.key(cell), self.progress(cell), self.place["n_processes"])
             if not record:
                 for key in list(self.leases.held):
                     states.withdraw(self.leases, key)
@@ -397,7 +397,9 @@ def outcome_of(error: Exception) -> str:
     """What a refusal of the runtime is called in a row; what it is not known to be is raised."""
     text = str(error)
     if isinstance(error, NotImplementedError):
-        return "did_not_compile"  # a primitive that the platform has no rule for
+        if "translation rule" in text:  # of a primitive that the platform has none for
+            return "did_not_compile"
+        raise error
     if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
         return "oom"
     if any(word in text for word in ("UNIMPLEMENTED", "NOT_FOUND", "ompilation")):

@@ -21,7 +21,8 @@ from suite import ends, parts, store
 from suite.job import Cell
 from suite.leases import Leases, Record
 
-TRIES = 3  # without any progress, before a cell is set aside
+TRIES = 3  # that ended by themselves without any progress, before a cell is set aside
+ALL_TRIES = 10  # with those that may have ended for want of another process, or of the whole machine
 # Two ends by signal 9 and nothing to show: the host has no memory for it.
 KILLS = 2
 NOT_COUNTED = (ends.DONE, ends.PREEMPTED, ends.INTERRUPTED)
@@ -53,17 +54,18 @@ def mark_failed(run: epath.Path, stem: str) -> None:
     store.write(run / f"{stem}.failed", "")
 
 
-def claim(leases: Leases, key: str, progress: str) -> Record:
+def claim(leases: Leases, key: str, progress: str, processes: int = 1) -> Record:
     """Takes a cell and adds an attempt to its record, which is returned; empty where another worker has it.
 
-    `progress` says how far its records and checkpoints go: attempts that end there again have made none.
+    `progress` says how far its records and checkpoints go: attempts that end there again have made none. `processes`
+    are those of the job.
     """
     before, generation = leases.read(key)
     if not leases.is_free(key, before, generation):
         return {}
     attempts = before["attempts"] if before else []
     attempt = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
-    attempt |= {"progress": progress, "ended": {}, "outside": False}
+    attempt |= {"progress": progress, "processes": processes, "ended": {}, "outside": False}
     record = {"owner": attempt["owner"], "beat": 0, "attempts": [*attempts, attempt]}
     return record if leases.take(key, record, generation) else {}
 
@@ -99,8 +101,9 @@ def verdict(record: Record) -> str:
     counted = [attempt for attempt in alike if not attempt["outside"] and not _ended_well(attempt)]
     if sum(ends.KILLED in attempt["ended"].values() for attempt in counted) >= KILLS:
         return "oom"
-    own = any(ends.REFUSED in attempt["ended"].values() for attempt in counted)
-    return "crashed" if own or len(counted) >= TRIES else ""
+    refused = any(ends.REFUSED in attempt["ended"].values() for attempt in counted)
+    own = sum(_is_its_own(attempt) for attempt in counted)
+    return "crashed" if refused or own >= TRIES or len(counted) >= ALL_TRIES else ""
 
 
 def last_end(record: Record) -> str:
@@ -170,6 +173,12 @@ def _ended(record: Record, owner: str, rank: int, code: int, *, outside: bool) -
         for attempt in record["attempts"]
     ]
     return {**record, "owner": "" if record["owner"] == owner else record["owner"], "attempts": attempts}
+
+
+def _is_its_own(attempt: Record) -> bool:
+    """Whether an attempt ended by itself: who outlives the others of its job says only that one of them is gone."""
+    codes = set(attempt["ended"].values())
+    return bool(codes) and (attempt["processes"] == 1 or codes != {ends.PEER_DIED})
 
 
 def _ended_well(attempt: Record) -> bool:

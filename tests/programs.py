@@ -36,7 +36,7 @@ def training(out: pathlib.Path, *flags: str) -> list[str]:
     return command("job", "--mixer=lstm", *TINY, *lengths, waiting, "--measures=learning", f"--out={out}", *flags)
 
 
-def run(argv: list[str], devices: int = 1, seconds: float = 200, **options) -> subprocess.CompletedProcess:
+def run(argv: list[str], devices: int = 1, seconds: float = 400, **options) -> subprocess.CompletedProcess:
     return subprocess.run(argv, capture_output=True, text=True, timeout=seconds, env=environment(devices), **options)
 
 
@@ -68,7 +68,7 @@ def ended(processes: list[subprocess.Popen]) -> Iterator[None]:
             process.communicate()
 
 
-def wait(processes: list[subprocess.Popen], seconds: float = 250) -> tuple[list[int], list[str]]:
+def wait(processes: list[subprocess.Popen], seconds: float = 400) -> tuple[list[int], list[str]]:
     """Exit codes as a shell gives them, and what was said on stderr."""
     with ended(processes):
         said = [process.communicate(timeout=seconds)[1] for process in processes]

@@ -142,8 +142,8 @@ def silently(leases: Leases, owner: str) -> None:
         ((ends.PREEMPTED,) * 9, ""),
         ((ends.STUCK, ends.PEER_DIED), ""),
         ((ends.STUCK, ends.PEER_DIED, ends.KILLED), "crashed"),
-        ((silently,) * 2, ""),
-        ((silently,) * 3, "crashed"),
+        ((silently,) * 9, ""),
+        ((silently,) * 10, "crashed"),
         ((ends.REFUSED,), "crashed"),
     ],
 )
@@ -155,6 +155,16 @@ def test_an_attempt_that_came_further_begins_the_count_anew(tmp_path: pathlib.Pa
     assert attempts(tmp_path, ends.KILLED, progress="20") == ""
     assert attempts(tmp_path, ends.KILLED, progress="40") == ""
     assert attempts(tmp_path, progress="60") == ""
+
+
+def test_whose_peer_is_gone_has_not_failed_by_itself(tmp_path: pathlib.Path) -> None:
+    leases = Leases(tmp_path, 30, time.monotonic)
+    verdicts = []
+    for _ in range(cells.ALL_TRIES + 1):
+        record = cells.claim(leases, KEY, "", processes=2)
+        verdicts.append(cells.verdict(record))
+        cells.release(leases, KEY, ends.PEER_DIED)
+    assert verdicts == [""] * cells.ALL_TRIES + ["crashed"]
 
 
 def test_the_end_of_one_rank_is_added_to_the_other(tmp_path: pathlib.Path) -> None:

@@ -116,7 +116,17 @@ def test_ten_thousand_cells_are_told_in_two_seconds(tmp_path: pathlib.Path) -> N
         folder = tmp_path / "runs" / f"lstm-recall-vocab-16-pairs-2-t16-b8-s{number}-0123456789"
         folder.mkdir(parents=True)
         for stem in ("learning", "size"):
-            tried = [{"owner": "a", "host": "b", "pid": 1, "progress": "", "ended": {"0": 0}, "outside": False}]
+            tried = [
+                {
+                    "owner": "a",
+                    "host": "b",
+                    "pid": 1,
+                    "progress": "",
+                    "processes": 1,
+                    "ended": {"0": 0},
+                    "outside": False,
+                }
+            ]
             (folder / f"{stem}.cell").write_text(json.dumps({"owner": "", "beat": 0, "attempts": tried}))
             (folder / f"{stem}.done").write_text("")
     # Processor time: the machine may have more to do.
