@@ -16,6 +16,8 @@ from orbax.checkpoint import v1 as ocp
 from suite import manifest, processes
 
 KEPT = 2  # the newest, and one to fall back on
+# Orbax counts the seconds of a save by the wall clock, which may leap; what is stuck is the watchdog's affair.
+PATIENCE = 10 * 24 * 3600
 SPARE = 1.1  # room that is wanted over the bytes of the arrays: what orbax writes beside them
 
 
@@ -51,7 +53,8 @@ class Checkpoints:
         self._newest = step
         arrays = _named(state)
         check_room(self.directory, size(state))
-        committed = ocp.save_async(self.directory / str(step), arrays, overwrite=True)
+        with ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=PATIENCE)):
+            committed = ocp.save_async(self.directory / str(step), arrays, overwrite=True)
         self._under_way = self._background.submit(self._finish, self.directory / str(step), committed, facts)
 
     def wait(self) -> None:
