@@ -1,22 +1,23 @@
-"""Programs: python -m launch.<name> --flags. Here is their one door: flags in, exit codes out.
-
-0    done; an out-of-memory or diverged cell is done, its outcome is a result
-70   cannot succeed: a bad flag, an unknown part, records of another job; one line says what to do
-130  interrupted by the user; the same command goes on
-"""
+"""Programs: python -m launch.<name> --flags. Here is their one door: flags in, exit codes (suite/ends.py) out."""
 
 import contextlib
+import os
 import signal
 import sys
-import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from absl import app, flags, logging
 
-_interrupted = threading.Event()
-REFUSED = 70
-INTERRUPTED = 130
+from suite import ends
+
+
+class Stopped(BaseException):
+    """A signal has asked the program to end; like KeyboardInterrupt it passes by what catches errors."""
+
+    def __init__(self, code: int):
+        self.code = code
 
 
 def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) -> NoReturn:
@@ -38,12 +39,18 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
         return left
 
     def guarded(_: list[str]) -> int | None:
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, _stop)
+        signal.signal(signal.SIGTERM, _stop)
         try:
             return main()
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-            return INTERRUPTED
+        except Stopped as stopped:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            leave(stopped.code)
+        except SystemExit as left:
+            leave(left.code if isinstance(left.code, int) else ends.REFUSED)
+        except Exception as error:
+            traceback.print_exception(error)
+            leave(ends.code_of(error))
 
     logging.set_verbosity(logging.ERROR)
     logging.set_stderrthreshold(logging.ERROR)
@@ -51,15 +58,15 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
     raise AssertionError("app.run exits")
 
 
-def check_interrupt() -> None:
-    """Raises KeyboardInterrupt after a Ctrl-C: what was raised where the signal landed, in a callback, may be lost."""
-    if _interrupted.is_set():
-        raise KeyboardInterrupt
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: what runs at a normal exit would wait for processes of the job that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
-def _interrupt(*_: object) -> None:
-    _interrupted.set()
-    raise KeyboardInterrupt
+def _stop(number: int, _: object) -> None:
+    raise Stopped(ends.INTERRUPTED if number == signal.SIGINT else ends.PREEMPTED)
 
 
 @contextlib.contextmanager
@@ -78,4 +85,4 @@ def refuse(why: object) -> NoReturn:
     """Says in one line why it cannot succeed and exits with 70."""
     text = why.args[0] if isinstance(why, LookupError) and why.args else why
     print(f"crossover: {' '.join(str(text).split())}", file=sys.stderr)
-    sys.exit(REFUSED)
+    sys.exit(ends.REFUSED)

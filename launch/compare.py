@@ -3,7 +3,8 @@
     python -m launch.compare --scale=quick --out=out/quick
     python -m launch.compare --arms=./mine.py --arms=attention --claims=parallelism
 
-The same command again skips what is done. On several hosts start it on each, with a shared --out.
+The same command again skips what is done. On several hosts start it on each, with a shared --out. Started several
+times, or with --workers, the cells are shared: each is done by the worker that claims it.
 """
 
 import collections
@@ -11,6 +12,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -30,8 +32,9 @@ from etils import epath
 
 import launch
 from launch import job as worker
+from suite import cells as states
+from suite import ends, leases, pace, parts, rates, store
 from suite import job as jobs
-from suite import pace, parts, rates, store
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale, curve_cells
 
@@ -43,8 +46,17 @@ CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas
 CHOOSE_RATES = flags.DEFINE_bool(
     "choose_rates", False, "find the learning rates of the arms on validation instead, and write OUT/rates.csv"
 )
+WORKERS = flags.DEFINE_integer(
+    "workers", 0, "processes that share the cells; 0: two for what is not timed on a CPU, or else one", lower_bound=0
+)
+STATUS = flags.DEFINE_bool("status", False, "print the table of the cells under --out, and run nothing")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cells and the estimated minutes, and run nothing")
-for name in ("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"):
+# What a child is given as it was given here.
+PASSED = (
+    *("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"),
+    *("patience", "save_seconds", "lease_seconds", "fault"),
+)
+for name in PASSED:
     flags.declare_key_flag(name)
 # Flags of launch.job that would be read and do nothing here.
 NOT_OURS = ("mixer", "own_width", "measures", "repeat", "trace")
@@ -57,7 +69,7 @@ flags.set_default(worker.OUT, "out/compare")
 # faults were a fifth of an attention step's processor time and a third of an LSTM's (1,024 tokens, two cores).
 # Accelerators and other C libraries do not notice.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
-ATTEMPTS = 2  # of a cell whose process was killed, before its outcome is "crashed"
+LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
 CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
 REPORT_SECONDS = 300  # between two reports of what there is so far
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
@@ -69,6 +81,8 @@ OF_A_PROGRAM = ("mixer", "task", "block", "conv", "width", "depth", "length", "b
 
 
 def main() -> int:
+    if STATUS.value:
+        return print_status(epath.Path(worker.OUT.value).expanduser())
     with launch.door():
         scale = chosen_scale()
         claims = parts.split_list(CLAIMS.value) or parts.names("suite.claims")
@@ -82,8 +96,22 @@ def main() -> int:
         return 0
     out = epath.Path(worker.OUT.value).expanduser()
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
-    (out / "compare.flags").write_text("\n".join(given) + "\n")
+    store.write(out / "compare.flags", "\n".join(given) + "\n")
     return Comparison(scale, claims, out).run()
+
+
+def print_status(out: epath.Path) -> int:
+    """The table of cells, and how many are in each state."""
+    with launch.door():
+        store.check_schema(out)
+        if not out.exists():
+            raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
+    lines = list(states.table(out))
+    for line in [states.COLUMNS, *lines]:
+        print("{:<8}{:>6}  {:<12}{:<24}{}".format(*line))
+    counts = collections.Counter(state for state, *_ in lines)
+    print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no cells")
+    return 0
 
 
 def chosen_scale() -> Scale:
@@ -168,9 +196,10 @@ class Comparison:
         self.place: dict[str, Any] = {}  # what a child says of where it runs
         local = pathlib.Path(tempfile.gettempdir()) if "://" in os.fspath(self.out) else pathlib.Path(self.out)
         self.log = local / "log.txt"  # all that the children print
-        self.crashes: collections.Counter[Cell] = collections.Counter()
-        self.finished: set[Cell] = set()
-        self.kinds: dict[Cell, str] = {}  # the stem of a cell's files, as the child names it
+        self.over: set[Cell] = set()
+        self.wanted: dict[str, None] = {}  # the files of all cells that were asked for
+        self.lonely = 0  # children that ended outside any cell since one was done
+        self.leases = leases.Leases(self.out, worker.LEASE_SECONDS.value, time.monotonic)
         self.progress = Progress()
         self.children: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
@@ -181,28 +210,43 @@ class Comparison:
         facts = {"scale": self.scale.name, "about": self.scale.about, "evidence": self.scale.evidence}
         facts |= {"arms": list(self.scale.arms), "claims": self.claims, "command": sys.argv[1:], "place": self.place}
         facts["untested"] = self.scale.untested
-        (self.out / "compare.json").write_text(json.dumps(facts, indent=1) + "\n")
+        store.write(self.out / "compare.json", json.dumps(facts, indent=1) + "\n")
 
     def run(self) -> int:
-        with self.progress:
-            code = self.run_child([])  # says where it runs, which the sizes and the rows depend on
-            if code:
-                return code
-            if not flags.FLAGS["batch"].present:
-                self.scale = self.scale.on(self.place["n_devices"])
-            while left := self.left():
-                self.progress.expect(left)
-                code = self.run_children(self.shares(left))
-                if code:
-                    return code
-                if self.first and not CHOOSE_RATES.value and time.monotonic() > self.report_due:
-                    print(f"report so far: {self.report()}", flush=True)
-                    self.report_due = time.monotonic() + REPORT_SECONDS
+        try:
+            with self.progress:
+                code = self.run_rounds()
+        except launch.Stopped:
+            self.stop_children()
+            raise
+        if code:
+            return code
         if self.first and CHOOSE_RATES.value:
             print(f"rates: {self.write_rates()}")
         elif self.first:
             print(f"report: {self.report()}")
             print(self.headline())
+        failed = sorted(cell.label for cell in self.over if states.is_failed(self.path(cell), self.stem(cell)))
+        if failed:
+            print(f"crossover: {states.told(failed, self.out)}", file=sys.stderr)
+        return ends.REFUSED if failed else ends.DONE
+
+    def run_rounds(self) -> int:
+        """Runs what the claims ask for until they ask for nothing new; an exit code that ends the comparison, or 0."""
+        while not self.place:  # a child says where it runs, which the sizes and the rows depend on
+            code = self.run_child([], 0)
+            if code:
+                return code
+        if not flags.FLAGS["batch"].present:
+            self.scale = self.scale.on(self.place["n_devices"])
+        while left := self.left():
+            self.progress.expect(left)
+            code = self.run_children(self.shares(left))
+            if code:
+                return code
+            if self.first and not CHOOSE_RATES.value and time.monotonic() > self.report_due:
+                print(f"report so far: {self.report()}", flush=True)
+                self.report_due = time.monotonic() + REPORT_SECONDS
         return 0
 
     def write_rates(self) -> epath.Path:
@@ -212,15 +256,25 @@ class Comparison:
         return report.write_rates(curves, shlex.join(["python", "-m", "launch.compare", *sys.argv[1:]]), self.out)
 
     def left(self) -> list[Cell]:
+        """What the claims ask for and is not over, whoever did it."""
         wanted = wanted_cells(self.scale, self.claims, self.rows())
-        return [cell for cell in wanted if cell not in self.finished]
+        known = len(self.wanted)
+        self.wanted |= {f"{cell.job.id}/{self.stem(cell)}": None for cell in wanted}
+        if self.first and len(self.wanted) > known:
+            store.write(self.out / states.WANTED, "\n".join(self.wanted) + "\n")
+        left = [cell for cell in wanted if cell not in self.over]
+        self.over |= {cell for cell in left if states.is_over(self.path(cell), self.stem(cell))}
+        return [cell for cell in left if cell not in self.over]
 
     def rows(self) -> list[store.Row]:
         """The rows that were measured here, or that do not depend on the place."""
         return store.of_place(store.load(self.out), self.place["place"])
 
     def shares(self, left: list[Cell]) -> list[list[Cell]]:
-        """What is done next, a list for each child: what is timed has the machine for itself."""
+        """What is done next, a list for each child: what is timed has the machine for itself.
+
+        A child's own share comes first in its list, then those of the others, for when it is done with its own.
+        """
         first = min(cell.repeat for cell in left)
         now = [cell for cell in left if cell.repeat == first]
         # The report shows them at equal seconds.
@@ -233,114 +287,113 @@ class Comparison:
         alone = (
             self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or store.environment()["cores"] < CHILDREN
         )
-        if timed or alone or not self.finished:  # the first child prepares the data set
+        children = WORKERS.value or (1 if alone else CHILDREN)
+        if timed or children == 1 or not self.over:  # the first child prepares the data set
             return [timed or now]
         programs: dict[tuple, list[Cell]] = collections.defaultdict(list)
         for cell in now:
             programs[tuple(getattr(cell.job, name) for name in OF_A_PROGRAM)].append(cell)
-        shares: list[list[Cell]] = [[] for _ in range(CHILDREN)]
-        seconds = [0.0] * CHILDREN
+        shares: list[list[Cell]] = [[] for _ in range(children)]
+        seconds = [0.0] * children
         cost = {key: sum(map(estimate_seconds, cells)) for key, cells in programs.items()}
         for key in sorted(programs, key=lambda key: -cost[key]):  # the longest first: none is left to run alone
             least = seconds.index(min(seconds))
             shares[least] += programs[key]
             seconds[least] += cost[key]
-        return [share for share in shares if share]
+        return [[*itertools.chain(*shares[child:], *shares[:child])] for child in range(children)]
 
     def run_children(self, shares: list[list[Cell]]) -> int:
         """Runs each share in a child of its own, all at once; the first exit code that is not 0."""
         if len(shares) == 1:
-            return self.run_child(shares[0])
+            return self.run_child(shares[0], 0)
         with concurrent.futures.ThreadPoolExecutor(len(shares), thread_name_prefix="child") as threads:
             try:
-                return next(filter(None, threads.map(functools.partial(self.run_child, shared=True), shares)), 0)
-            except KeyboardInterrupt:
-                for process in self.children:
-                    process.send_signal(signal.SIGINT)
+                run = functools.partial(self.run_child, shared=True)
+                return next(filter(None, threads.map(run, shares, range(len(shares)))), 0)
+            except launch.Stopped:
+                self.stop_children()
                 raise
 
-    def run_child(self, cells: list[Cell], *, shared: bool = False) -> int:
+    def run_child(self, cells: list[Cell], number: int, *, shared: bool = False) -> int:
         """Runs cells in a fresh process; returns an exit code that ends the comparison, or 0 to go on.
 
-        `shared`: other children run beside it.
+        `number` tells it from those that run beside it; `shared`: there are such.
         """
-        running: list[Cell] = []
+        running: dict[Cell, tuple[str, str]] = {}  # where the record of each is, and whose attempt it was
+        said: dict[str, Any] = {}
+        kills = states.oom_kills()
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "cells.json"
             file.write_text(json.dumps([cell.to_dict() for cell in cells]))
-            with child(file, self.log, ONE_THREAD if shared else {}) as (process, events):
+            with child(file, self.log, ONE_THREAD if shared else {}, number) as (process, events):
                 self.children.add(process)
-                try:
-                    for event in events:
-                        with self.lock:
-                            self.follow(event, running)
-                    code = process.wait()
-                except KeyboardInterrupt:
-                    process.wait()  # it had the same signal and ends by itself
-                    raise
-                finally:
-                    self.children.remove(process)
-        if code == launch.INTERRUPTED:
+                for event in events:
+                    with self.lock:
+                        said |= self.follow(event, running)
+                code = ends.code_of_child(process.wait())
+                self.children.remove(process)
+        if code in (ends.DONE, ends.INTERRUPTED):
             return code
-        if code == launch.REFUSED:
-            print(self.said()[-1], file=sys.stderr)
-            return code
-        if code:
-            with self.lock:
-                return self.after_crash(code, running)
-        return 0
+        if (code == ends.REFUSED and not running) or "refused" in said:
+            print(said.get("refused") or self.said()[-1], file=sys.stderr)
+            return ends.REFUSED
+        outside = code == ends.KILLED and kills >= 0 and states.oom_kills() == kills
+        for key, owner in running.values():
+            states.note_end(self.leases, key, owner, self.place["process"], code, outside=outside)
+        if code == ends.PREEMPTED:
+            return 0 if "lost" in said else code
+        with self.lock:
+            return self.after_crash(code, lonely=not running)
 
-    def follow(self, event: dict[str, Any], running: list[Cell]) -> None:
+    def stop_children(self) -> None:
+        """Gives the children notice, and waits until they have saved."""
+        for process in list(self.children):
+            process.send_signal(signal.SIGTERM)
+        for process in list(self.children):
+            process.wait()
+
+    def follow(self, event: dict[str, Any], running: dict[Cell, tuple[str, str]]) -> dict[str, Any]:
+        """Takes one event of a child to account; what it says of its own end is returned."""
         if event["event"] == "ready":
             self.place = {key: event[key] for key in event if key not in ("event", "cell")}
             if self.first:
                 self.describe()
-            return
+            return {}
+        if event["event"] in ("lost", "refused"):
+            return {event["event"]: event.get("why", "")}
         cell = Cell.from_dict(event["cell"])
         match event["event"]:
             case "started":
-                running.append(cell)
-                self.kinds[cell] = event["kind"]
+                running[cell] = (event["key"], event["owner"])
                 self.progress.started(cell)
             case "done":
-                running.remove(cell)
-                self.finished.add(cell)
+                del running[cell]
+                self.lonely = 0
                 self.progress.done(cell)
-            case "skipped":
-                self.finished.add(cell)
+            case "skipped" if cell not in self.over:  # another child has not told of it
                 self.progress.skipped(cell)
+        if event["event"] != "started":
+            self.over.add(cell)
+        return {}
 
-    def after_crash(self, code: int, running: list[Cell]) -> int:
-        """Counts the attempt; what was under way is tried again, and given up with an outcome after that."""
-        if not running:
-            print("\n".join(self.said()[-15:]), file=sys.stderr)
-            print(f"crossover: a child ended with {code} outside any cell; see {self.log}", file=sys.stderr)
-            return code
-        for cell in running:
-            self.crashes[cell] += 1
-            if self.crashes[cell] >= ATTEMPTS:
-                self.give_up(cell, code)
-        return 0
+    def after_crash(self, code: int, *, lonely: bool) -> int:
+        """An exit code where a child has crashed outside any cell once too often; what was under way is tried again."""
+        self.lonely += lonely
+        if self.lonely < LONELY_ENDS:
+            return 0
+        print("\n".join(self.said()[-15:]), file=sys.stderr)
+        print(f"crossover: a child ended with {code} outside any cell; see {self.log}", file=sys.stderr)
+        return code
 
     def said(self) -> list[str]:
         """The lines that children have printed."""
         return self.log.read_text().strip().splitlines()
 
-    def give_up(self, cell: Cell, code: int) -> None:
-        """Gives a cell that crashed too often its outcome."""
-        self.finished.add(cell)
-        self.progress.done(cell)
-        if not self.first:
-            return
-        run = store.run_path(self.out, cell.job)
-        conditions = {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group, "run_id": cell.job.id}
-        facts = {
-            "arm": cell.job.arm,
-            "placed": "@" in self.kinds[cell],
-            **{key: self.place[key] for key in ("place", "platform", "device_kind", "n_devices")},
-        }
-        store.append(run, self.kinds[cell], {"outcome": "crashed", "error": f"exit code {code}", **conditions, **facts})
-        store.mark_done(run, self.kinds[cell])
+    def path(self, cell: Cell) -> epath.Path:
+        return store.run_path(self.out, cell.job)
+
+    def stem(self, cell: Cell) -> str:
+        return states.stem(cell, self.place["place"])
 
     @property
     def first(self) -> bool:
@@ -360,12 +413,15 @@ class Comparison:
 
 @contextlib.contextmanager
 def child(
-    cells: pathlib.Path, log: pathlib.Path, variables: dict[str, str]
+    cells: pathlib.Path, log: pathlib.Path, variables: dict[str, str], number: int
 ) -> Iterator[tuple[subprocess.Popen, Iterator[dict[str, Any]]]]:
     """A fresh process that runs cells, and the events that it reports; what it prints goes to the log."""
     read, write = os.pipe()
-    passed = ["out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"]
-    argv = [sys.executable, "-m", "launch.job", *(f"--{name}={flags.FLAGS[name].value}" for name in passed)]
+    passed = {name: flags.FLAGS[name].value for name in PASSED}
+    if number and passed["coordinator_address"]:  # children of one number meet, each number at a port of its own
+        host, _, port = passed["coordinator_address"].rpartition(":")
+        passed["coordinator_address"] = f"{host}:{int(port) + number}"
+    argv = [sys.executable, "-m", "launch.job", *(f"--{name}={value}" for name, value in passed.items())]
     with open(log, "ab") as output, os.fdopen(read) as pipe:
         process = subprocess.Popen(
             [*argv, f"--cells={cells}", f"--seconds={CHILD_SECONDS}", f"--events={write}"],
@@ -375,12 +431,7 @@ def child(
             env=os.environ | KEEP_MEMORY | variables,
         )
         os.close(write)
-        try:
-            yield process, map(json.loads, pipe)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+        yield process, map(json.loads, pipe)
 
 
 def estimate_seconds(cell: Cell) -> float:

@@ -10,19 +10,27 @@ import contextlib
 import json
 import os
 import pathlib
+import select
+import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from absl import flags, logging
 from etils import epath
 
 import launch
+from suite import cells as states
+from suite import ends, faults, leases, parts, store
 from suite import job as jobs
-from suite import parts, store
 from suite.job import Cell
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
+
+    from suite.rig import Rig
 
 OUT = flags.DEFINE_string("out", "out/job", "directory of the records; shared by all processes of a job")
 MEASURES = flags.DEFINE_string("measures", "learning,size,step_time", "measures with knobs, separated by commas")
@@ -37,6 +45,15 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", -1, "rank of this process; -1: found in the environment", lower_bound=-1
 )
+PATIENCE = flags.DEFINE_float(
+    "patience", 300.0, "seconds without a step after which it ends with 124; a compilation has ten times as long"
+)
+SAVE_SECONDS = flags.DEFINE_float("save_seconds", 300.0, "seconds between checkpoints, where validations are rarer")
+LEASE_SECONDS = flags.DEFINE_float(
+    "lease_seconds", 30.0, "a worker that was silent for so long has lost its cell to another", lower_bound=1.0
+)
+FAULT = flags.DEFINE_string("fault", "", "kind@step:rank, for tests: what goes wrong on purpose")
+WAIT_SECONDS = 1.0  # between two looks at cells that other workers have
 CELLS = flags.DEFINE_string("cells", "", "file with the cells that launch.compare wants done here")
 SECONDS = flags.DEFINE_float("seconds", 0.0, "end after the cell under way when so many are over; 0: do all cells")
 EVENTS = flags.DEFINE_integer("events", -1, "file descriptor on which launch.compare reads what happens")
@@ -48,10 +65,15 @@ def main() -> int:
         cells = read_cells()
         for cell in cells:
             parts.knobs("suite.measures", cell.measure)
+        fault = faults.parse(FAULT.value) if FAULT.value else None
         store.check_writable(OUT.value)
     start_jax()
+    interrupted = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: notice(interrupted))
+    if EVENTS.value >= 0:
+        threading.Thread(target=follow_parent, args=(EVENTS.value,), name="parent", daemon=True).start()
     from suite import mesh as meshes
-    from suite import rig
+    from suite import processes, rig
 
     with launch.door():
         mesh = meshes.make(MESH.value)
@@ -63,13 +85,29 @@ def main() -> int:
             if shape not in checked:
                 rig.check(cell.job, mesh, rig.open_task(cell.job, DATA_DIR.value).vocab)
                 checked.add(shape)
-    with os.fdopen(EVENTS.value, "w") if EVENTS.value >= 0 else contextlib.nullcontext() as pipe:
-        worker = Worker(mesh, pipe)
-        if TRACE.value:
-            worker.trace(cells[0].job, TRACE.value)
-        else:
-            worker.run(cells)
-    return 0
+    worker = Worker(mesh, fault)
+    try:
+        code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
+    except ends.Preempted:
+        code = ends.INTERRUPTED if interrupted.is_set() else ends.PREEMPTED
+        print("stopped, and saved; the same command goes on from here", file=sys.stderr)
+    processes.part()
+    return code
+
+
+def notice(interrupted: threading.Event) -> None:
+    """Makes a Ctrl-C a notice of preemption, upon which all processes save and end; a second one ends at once."""
+    interrupted.set()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def follow_parent(events: int) -> None:
+    """Takes the end of the launch.compare that reads the events for a notice of preemption."""
+    poll = select.poll()
+    poll.register(events, 0)  # of a pipe's end for writing, an error alone: nobody reads any more
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def read_cells() -> list[Cell]:
@@ -84,16 +122,14 @@ def start_jax() -> None:
     """Imports JAX with the persistent cache under --out, and joins the other processes where there are any."""
     import jax
 
+    from suite import processes
+
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(OUT.value).expanduser() / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if COORDINATOR.value:
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        return
-    try:
-        jax.distributed.initialize()
-    except ValueError as error:  # how JAX says that it found no cluster: this process is alone
-        if "coordinator_address" not in str(error):
-            raise
+    coordinator = COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    number = NUM_PROCESSES.value or int(os.environ.get("JAX_NUM_PROCESSES", "0"))
+    rank = PROCESS_ID.value if PROCESS_ID.value >= 0 else int(os.environ.get("JAX_PROCESS_ID", "-1"))
+    processes.join(coordinator if number else "", number, rank)
 
 
 def with_needs(cells: list[Cell]) -> list[Cell]:
@@ -110,49 +146,121 @@ def with_needs(cells: list[Cell]) -> list[Cell]:
 class Worker:
     """Runs cells on a mesh and says what happens: on a pipe to launch.compare, or in plain lines."""
 
-    def __init__(self, mesh: "Mesh", pipe: Any):
+    def __init__(self, mesh: "Mesh", fault: faults.Fault | None):
         import jax
 
         from suite import rig
+        from suite.pulse import Pulse
 
         self.mesh = mesh
-        self.pipe = pipe
+        self.told = EVENTS.value >= 0  # to a launch.compare, and not to a person
         self.first = jax.process_index() == 0
-        self.place = rig.place(mesh)
+        self.leases = leases.Leases(OUT.value, LEASE_SECONDS.value, time.monotonic)
+        mine = fault if fault is not None and fault.rank == jax.process_index() else None
+        self.pulse = Pulse(PATIENCE.value, mine, self.leases.check)
         device = mesh.devices.flat[0]
-        self.say(
-            "ready",
-            place=self.place,
-            platform=device.platform,
-            device_kind=rig.device_kind(mesh),
-            n_devices=mesh.size,
-            n_processes=jax.process_count(),
-            process=jax.process_index(),
-        )
+        self.place = {
+            "place": rig.place(mesh),
+            "platform": device.platform,
+            "device_kind": rig.device_kind(mesh),
+            "n_devices": mesh.size,
+            "n_processes": jax.process_count(),
+        }
+        self.environment = json.dumps(store.environment(), indent=1) + "\n"
+        self.say("ready", **self.place, process=jax.process_index())
 
-    def run(self, cells: list[Cell]) -> None:
-        """Does the cells that are not done, group by group; those of a group take turns. Ends early when time is up."""
+    def run(self, cells: list[Cell]) -> int:
+        """Does the cells, those of a group in turns, until all are over, done by whom they may be, or time is up.
+
+        Several workers share the cells of one --out: each is done by the one that claims it. Returns an exit code.
+        """
+        from suite import processes
         from suite.clock import Stopwatch
 
-        done = self.agree([store.is_done(self.path(cell), self.kind(cell)) for cell in cells])
-        for cell, is_done in zip(cells, done, strict=True):
-            if is_done:
-                self.say("skipped", cell)
-        left = [cell for cell, is_done in zip(cells, done, strict=True) if not is_done]
-        watch = Stopwatch()
-        for group in grouped(left):
-            self.run_group(group)
-            if SECONDS.value and self.agree([watch.spent > SECONDS.value])[0]:
-                return
+        if self.first:
+            store.mark_schema(OUT.value)
+        wanted, watch = cells, Stopwatch()
+        with self.leases.renewed(), self.releasing():
+            while cells:
+                over, chosen = processes.agree(self.choose(cells) if self.first else None)
+                for index in over:
+                    self.say("skipped", cells[index])
+                group = {cells[index]: owner for index, owner in chosen}
+                cells = [cell for index, cell in enumerate(cells) if index not in over and cell not in group]
+                if group:
+                    self.run_group(group)
+                elif cells:  # what is left is with other workers
+                    self.pulse.beat(long=True)
+                    time.sleep(WAIT_SECONDS)
+                if SECONDS.value and processes.agree(watch.spent > SECONDS.value):
+                    break
+        failed = [cell.label for cell in wanted if states.is_failed(self.path(cell), self.stem(cell))]
+        if failed and not self.told:
+            print(f"crossover: {states.told(failed, OUT.value)}", file=sys.stderr)
+            return ends.REFUSED
+        return ends.DONE
 
-    def run_group(self, group: list[Cell]) -> None:
+    def choose(self, cells: list[Cell]) -> tuple[list[int], list[tuple[int, str]]]:
+        """By place, the cells that are over and those, of one group, that this worker now owns, and under what name."""
+        places = {cell: place for place, cell in enumerate(cells)}
+        over: list[int] = []
+        for group in grouped(cells):
+            left = [cell for cell in group if not self.is_over(cell)]
+            over += [places[cell] for cell in group if cell not in left]
+            if left and all(self.is_ready(cell) for cell in left):
+                claimed = self.claim(left)
+                if claimed:
+                    owners = [self.leases.held[self.key(cell)].record["owner"] for cell in claimed]
+                    return over, [(places[cell], owner) for cell, owner in zip(claimed, owners, strict=True)]
+        return over, []
+
+    def is_over(self, cell: Cell) -> bool:
+        return states.is_over(self.path(cell), self.stem(cell))
+
+    def is_ready(self, cell: Cell) -> bool:
+        """Whether the measures that a cell needs are over."""
+        module, _ = parts.load("suite.measures", cell.measure)
+        return all(self.is_over(Cell(cell.job, need)) for need in module.NEEDS)
+
+    def claim(self, group: list[Cell]) -> list[Cell]:
+        """Takes all cells of a group or none, and returns those that are to be run."""
+        for cell in sorted(group, key=self.key):  # in one order for every worker, so that one of them gets all
+            record = states.claim(self.leases, self.key(cell), self.progress(cell), self.place["n_processes"])
+            if not record:
+                for key in list(self.leases.held):
+                    states.withdraw(self.leases, key)
+                return []
+        return [cell for cell in group if not self.set_aside(cell)]
+
+    def set_aside(self, cell: Cell) -> bool:
+        """Gives a claimed cell its outcome without running it, where it was tried in vain."""
+        record = self.leases.held[self.key(cell)].record
+        module, _ = parts.load("suite.measures", cell.measure)
+        lost = [need for need in module.NEEDS if states.is_failed(self.path(cell), self.stem(Cell(cell.job, need)))]
+        outcome = "crashed" if lost else states.verdict(record)
+        if not outcome:
+            return False
+        tries = len(record["attempts"]) - 1
+        row = {"outcome": outcome, "error": f"no {lost[0]}" if lost else f"{tries} tries: {states.last_end(record)}"}
+        if outcome == "oom":
+            row |= self.build(cell).estimate()
+        facts = {key: self.place[key] for key in ("place", "platform", "device_kind", "n_devices")}
+        facts |= {"run_id": cell.job.id, "arm": cell.job.arm, "placed": module.PLACED}
+        run = store.open_run(OUT.value, cell.job)
+        store.append(run, self.stem(cell), row | of_cell(cell) | facts)
+        mark = store.mark_done if outcome == "oom" else states.mark_failed
+        mark(run, self.stem(cell))
+        states.release(self.leases, self.key(cell), ends.DONE)
+        return True
+
+    def run_group(self, group: dict[Cell, str]) -> None:
         turns = [(cell, self.measure(cell)) for cell in group]
-        for cell in group:
-            self.say("started", cell, kind=self.kind(cell))
+        for cell, owner in group.items():
+            self.say("started", cell, key=self.key(cell), owner=owner)
         while turns:
             for turn in list(turns):
                 cell, rows = turn
-                launch.check_interrupt()
+                self.pulse.beat(long=True)
                 if next(rows, None) is None:
                     turns.remove(turn)
                     self.say("done", cell)
@@ -161,32 +269,62 @@ class Worker:
         """Appends the rows of a cell one by one; what the hardware refuses is a row with its outcome."""
         import jax
 
-        from suite import rig
+        from suite import processes
 
-        run = store.open_run(OUT.value, cell.job) if self.first else self.path(cell)
-        kind = self.kind(cell)
+        stem = self.stem(cell)
         module, knobs = parts.load("suite.measures", cell.measure)
-        if self.first and not module.RESUMES:
-            store.keep(run, kind, lambda row: False)
-        built = rig.build(cell.job, self.mesh, run=run, data_dir=DATA_DIR.value)
         if self.first:
-            store.write(run / "env.json", json.dumps(store.environment(), indent=1) + "\n")
-        conditions = {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group}
-        conditions |= {"placed": module.PLACED, **built.facts}
+            run = store.open_run(OUT.value, cell.job)
+            if not module.RESUMES:
+                store.keep(run, stem, lambda row: False)
+            store.write(run / "env.json", self.environment)
+        built = self.build(cell)
+        conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts}
         try:
             for row in module.measure(built, **knobs):
-                yield self.append(run, kind, row, conditions)
-        except jax.errors.JaxRuntimeError as error:
-            refused = {"outcome": outcome_of(error), "error": str(error)[:500]}
-            yield self.append(run, kind, refused, conditions)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"{cell.job.id} {kind}")
+                yield self.append(cell, row, conditions)
+        except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+            refused = {"outcome": outcome_of(error), "error": str(error)[:500], **built.estimate()}
+            yield self.append(cell, refused, conditions)
+        if self.pulse.fault is not None:
+            self.pulse.fault.delay()
+        processes.barrier(f"{cell.job.id} {stem}", PATIENCE.value)
         if self.first:
-            store.mark_done(run, kind)
+            self.leases.check()
+            store.mark_done(self.path(cell), stem)
+            states.release(self.leases, self.key(cell), ends.DONE)
 
-    def trace(self, job: jobs.Job, steps: int) -> None:
+    def build(self, cell: Cell) -> "Rig":
+        from suite import rig
+
+        run, options = self.path(cell), {"pulse": self.pulse, "save_seconds": SAVE_SECONDS.value}
+        return rig.build(cell.job, self.mesh, run=run, data_dir=DATA_DIR.value, **options)
+
+    @contextlib.contextmanager
+    def releasing(self) -> Iterator[None]:
+        """Frees what is held when something goes wrong; whatever came of a lost lease, that it was lost is said."""
+        try:
+            yield
+        except Exception as error:
+            full = ends.is_disk_full(error)
+            lost = isinstance(error, ends.LeaseLost)
+            for key in list(self.leases.held):
+                try:
+                    # No cell is to blame for a full disk.
+                    states.release(self.leases, key, ends.PREEMPTED if full else ends.code_of(error))
+                except ends.LeaseLost:
+                    lost = True
+                except (ValueError, OSError) as unwritten:  # the disk, again: the lease lapses
+                    logging.debug("not released", exc_info=unwritten)
+            if lost:
+                self.say("lost")
+                raise ends.LeaseLost("another worker has taken the cell") from error
+            if full:
+                self.say("refused", why=str(error))
+                launch.refuse(error)
+            raise
+
+    def trace(self, job: jobs.Job, steps: int) -> int:
         """A profiler trace of `steps` training steps after a warm-up, for xprof or Perfetto."""
         import jax
 
@@ -203,42 +341,48 @@ class Worker:
                 _, state, _ = next(loop)
             jax.block_until_ready(state)
         print(f"trace of {steps} steps in {run / 'trace'}")
+        return ends.DONE
 
-    def append(self, run: epath.Path, kind: str, row: store.Row, conditions: store.Row) -> store.Row:
+    def append(self, cell: Cell, row: store.Row, conditions: store.Row) -> store.Row:
         if self.first:
-            store.append(run, kind, row | conditions)
-        if self.first and self.pipe is None:
+            self.leases.check()
+            store.append(self.path(cell), self.stem(cell), row | conditions)
+        if self.first and not self.told:
             shown = (
                 f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()
             )
             print(" ", *shown, flush=True)
         return row
 
-    def agree(self, done: list[bool]) -> list[bool]:
-        """What process 0 sees: the others may look at another file system."""
-        import jax
-
-        if jax.process_count() == 1:
-            return done
-        import numpy as np
-        from jax.experimental import multihost_utils
-
-        return [bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.asarray(done))]
+    def progress(self, cell: Cell) -> str:
+        """How far a cell has come: what another attempt at it would go on from."""
+        folder = self.path(cell) / "checkpoints"
+        if not parts.constant("suite.measures", cell.measure, "RESUMES") or not folder.exists():
+            return ""
+        return max((path.name.zfill(20) for path in folder.iterdir() if path.suffix == ".manifest"), default="")
 
     def path(self, cell: Cell) -> epath.Path:
         return store.run_path(OUT.value, cell.job)
 
-    def kind(self, cell: Cell) -> str:
-        module, _ = parts.load("suite.measures", cell.measure)
-        return store.kind(cell.measure, self.place if module.PLACED else "", cell.repeat, cell.group)
+    def stem(self, cell: Cell) -> str:
+        return states.stem(cell, self.place["place"])
+
+    def key(self, cell: Cell) -> str:
+        return states.key(cell, self.stem(cell))
 
     def say(self, event: str, cell: Cell | None = None, **facts: Any) -> None:
         """Every process tells the launch.compare that started it; a user is told by the first alone."""
-        if self.pipe is not None:
-            self.pipe.write(json.dumps({"event": event, "cell": cell and cell.to_dict(), **facts}) + "\n")
-            self.pipe.flush()
+        if self.told:
+            line = json.dumps({"event": event, "cell": cell and cell.to_dict(), **facts}) + "\n"
+            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: follow_parent gives notice
+                os.write(EVENTS.value, line.encode())
         elif self.first:
             print(event, cell.label if cell else " ".join(f"{key}={value}" for key, value in facts.items()), flush=True)
+
+
+def of_cell(cell: Cell) -> store.Row:
+    """What every row of a cell says of it."""
+    return {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group}
 
 
 def grouped(cells: list[Cell]) -> list[list[Cell]]:
@@ -252,9 +396,13 @@ def grouped(cells: list[Cell]) -> list[list[Cell]]:
 def outcome_of(error: Exception) -> str:
     """What a refusal of the runtime is called in a row; what it is not known to be is raised."""
     text = str(error)
+    if isinstance(error, NotImplementedError):
+        if "translation rule" in text:  # of a primitive that the platform has none for
+            return "did_not_compile"
+        raise error
     if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
         return "oom"
-    if "UNIMPLEMENTED" in text or "ompilation" in text:
+    if any(word in text for word in ("UNIMPLEMENTED", "NOT_FOUND", "ompilation")):
         return "did_not_compile"
     raise error
 

@@ -1,6 +1,7 @@
 """Warm up, fence, time: the only file that reads a clock around device work."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,6 +31,29 @@ class Stopwatch:
             yield
         finally:
             self._began, self._running = time.perf_counter(), True
+
+
+class Every:
+    """At which steps so many seconds are over, in every process alike: by the clock of process 0.
+
+    To ask it costs a message, so it is asked at steps that double, and then where its pace says that they are over.
+    """
+
+    def __init__(self, seconds: float, step: int, agree: Callable[[Any], Any]):
+        self._seconds = seconds
+        self._agree = agree
+        self.restart(step)
+
+    def is_over(self, step: int) -> bool:
+        if step < self._ask:
+            return False
+        spent, taken = time.perf_counter() - self._began, step - self._since
+        left = math.ceil((self._seconds - spent) * taken / spent)
+        over, self._ask = self._agree([spent >= self._seconds, step + max(1, min(taken, left))])
+        return over
+
+    def restart(self, step: int) -> None:
+        self._began, self._since, self._ask = time.perf_counter(), step, step + 1
 
 
 def time_calls(fn: Callable[..., Any], *args: Any, warmup: int, repeats: int) -> list[float]:

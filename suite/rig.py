@@ -13,16 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from suite import checkpoint, clock, matching, model, parts, store
+from suite import checkpoint, clock, matching, model, parts, processes, store
 from suite import mesh as meshes
 from suite import step as steps
 from suite.job import Job, slug
 from suite.model import Model
+from suite.pulse import Pulse
 from suite.step import Metrics, State
 from suite.tasks import Batch, corpora
+
+SAVE_SECONDS = 300.0  # between checkpoints, where validations are farther apart
 
 # Fields that reach no compiled program: jobs that differ in these alone share theirs.
 NOT_IN_A_PROGRAM = {
@@ -33,7 +35,10 @@ NOT_IN_A_PROGRAM = {
 
 @dataclasses.dataclass(frozen=True)
 class Rig:
-    """A job on a mesh. `run` is the directory of its records; `facts` are the conditions that go into every row."""
+    """A job on a mesh. `run` is the directory of its records; `facts` are the conditions that go into every row.
+
+    Training saves its state at every validation, and where `save_seconds` have gone by since.
+    """
 
     job: Job
     mesh: Mesh
@@ -42,6 +47,8 @@ class Rig:
     run: epath.Path | None
     facts: dict[str, Any]
     programs: "Programs"
+    pulse: Pulse
+    save_seconds: float
 
     @property
     def state(self) -> State:
@@ -52,7 +59,35 @@ class Rig:
     def trained(self) -> Model:
         """The parameters at the end of training: for measures that need `learning`."""
         assert self.run is not None, "trained parameters lie in a run directory"
-        return checkpoint.restore_final(self.run / "final", self.state.params)
+        params = checkpoint.restore_final(self.run / "final", self.state.params)
+        return self._rescued() if params is None else params
+
+    def _rescued(self) -> Model:
+        """The parameters at the end of training from its last checkpoint, kept apart once more."""
+        assert self.run is not None, "trained parameters lie in a run directory"
+        with checkpoint.Checkpoints(self.run / "checkpoints") as checkpoints:
+            found = checkpoints.restore(self.state)
+        if found is None or int(found[0].step) != self.job.steps:
+            raise ValueError(f"no trained parameters are left in {self.run}; remove learning.done there to train again")
+        checkpoint.save_final(self.run / "final", found[0].params)
+        return found[0].params
+
+    def estimate(self) -> dict[str, Any]:
+        """Bytes that a training step holds on a device: of the compiled program, or where there is none of its shapes.
+
+        From shapes they are too few: state, gradient and logits, without what the layers keep.
+        """
+        if "compiled_step" in self.programs.__dict__:
+            memory = self.programs.compiled_step[0].memory_analysis()
+            assert memory is not None, "the backend tells no memory of a compiled program"
+            held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            return {"estimate_bytes": held + memory.temp_size_in_bytes, "estimated_from": "the compiled step"}
+        state = jax.eval_shape(
+            self.programs.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.programs.job)
+        )
+        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.params)))
+        logits = 4 * self.job.batch * self.job.length * self.programs.vocab // self.mesh.size
+        return {"estimate_bytes": held + logits, "estimated_from": "shapes"}
 
     def at_length(self, length: int, changes: Mapping[str, parts.Value] | None = None) -> "Rig":
         """The same parameters on the same task at another length, with other values for these knobs of the mixer.
@@ -117,19 +152,32 @@ class Rig:
                 yield batch
 
     def train(self, state: State, first: int, last: int) -> Generator[tuple[int, State, Metrics], None, None]:
-        """The one training loop: steps first+1..last. What it yields may be under way, the step before is done."""
+        """The one training loop: steps first+1..last. What it yields may be under way, the step before is done.
+
+        Raises Preempted between two steps: what was yielded last is the newest state.
+        """
         before: Metrics | None = None
         for number, batch in enumerate(self.batches("train", first, last), first + 1):
-            state, metrics = self.step(state, batch)
+            self.pulse.beat(long=before is None)
+            state, metrics = self.step(state, self._struck(number, batch))
             if before is not None:
                 jax.block_until_ready(before)
             before = metrics
             yield number, state, metrics
 
+    def _struck(self, number: int, batch: Batch) -> Batch:
+        """The batch of a step, after the fault that a test has asked for there."""
+        fault = self.pulse.fault
+        if fault is None:
+            return batch
+        fault.strike(number)
+        return batch._replace(weights_BT=batch.weights_BT * np.float32("nan")) if fault.poisons(number) else batch
+
     def evaluate(self, params: Model, split: str, examples: int) -> dict[str, float]:
         """Loss in nats, accuracy and accuracy at final positions, over the first `examples` of a held-out split."""
         sums: collections.Counter[str] = collections.Counter()
-        for batch in self.batches(split, 0, math.ceil(examples / self.job.batch), end=examples):
+        for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / self.job.batch), end=examples)):
+            self.pulse.beat(long=number == 0)
             sums.update(steps.facts(self.programs.evaluate(params, batch)))
         return {
             "loss": sums["nats"] / sums["weights"],
@@ -141,6 +189,7 @@ class Rig:
         """Batches of at least `examples`: ids_B, and nats, correctness and weights of every target, (B, T) each."""
         size = self.job.batch
         for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / size))):
+            self.pulse.beat(long=number == 0)
             ids_B = np.arange(size) + number * size
             nats_BT, correct_BT = jax.device_get(self.programs.answers(params, batch))
             yield ids_B, nats_BT, correct_BT, self.task.batch(split, ids_B).weights_BT
@@ -216,13 +265,22 @@ class Programs:
         return steps.make_answers(self.static, self.mesh)
 
 
-def build(job: Job, mesh: Mesh, *, run: epath.Path | None = None, data_dir: str = corpora.DATA_DIR) -> Rig:
+def build(
+    job: Job,
+    mesh: Mesh,
+    *,
+    run: epath.Path | None = None,
+    data_dir: str = corpora.DATA_DIR,
+    pulse: Pulse | None = None,
+    save_seconds: float = SAVE_SECONDS,
+) -> Rig:
     """Everything of a job on a mesh; ValueError or LookupError where job, task and mesh do not fit together."""
     task = open_task(job, data_dir)
     check(job, mesh, task.vocab)
     solved = matching.solve(job, task.vocab)
     programs = _programs(solved.replace(**NOT_IN_A_PROGRAM), mesh, task.vocab)
-    return Rig(job, mesh, task, programs.static, run, _facts(job, solved, mesh, task), programs)
+    facts = _facts(job, solved, mesh, task)
+    return Rig(job, mesh, task, programs.static, run, facts, programs, pulse or Pulse(), save_seconds)
 
 
 def check(job: Job, mesh: Mesh, vocab: int) -> None:
@@ -244,7 +302,7 @@ def open_task(job: Job, data_dir: str) -> Any:
     if jax.process_count() == 1:
         return make()
     task = make() if jax.process_index() == 0 else None
-    multihost_utils.sync_global_devices(f"task {job.task}")
+    processes.barrier(f"task {job.task}", processes.AGREEING_SECONDS)
     return make() if task is None else task
 
 

@@ -1,11 +1,13 @@
 """The run directory: job.json, env.json, rows, done markers. Append-only, readable while it is written.
 
-    <out>/runs/<job id>/{job.json, job.flags, env.json, <measure>.jsonl, <measure>.done, checkpoints/}
+    <out>/schema.json
+    <out>/runs/<job id>/{job.json, job.flags, env.json, <measure>.jsonl, <measure>.done, checkpoints/, final/}
 
 What depends on the place where it was measured carries the place in its name: `step_time@<place>.jsonl`.
 """
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -26,6 +28,10 @@ from suite.job import Cell, Job, differences, slug
 
 Row = dict[str, Any]
 
+# Of the layout of a directory. 1, which had no schema.json, is read: its rolling checkpoints have no manifest, so
+# what was half trained begins again.
+SCHEMA = 2
+
 PACKAGE = pathlib.Path(__file__).parent.parent
 RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_", "NPROC")
 RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "absl-py")
@@ -41,6 +47,22 @@ def check_writable(root: epath.PathLike) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"cannot write to --out={root}: {error.strerror or error}; choose another directory") from error
+
+
+def check_schema(root: epath.PathLike) -> None:
+    """ValueError where the records under `root` were written by a newer version than this one can read."""
+    stored = epath.Path(root) / "schema.json"
+    found = json.loads(stored.read_text())["schema"] if stored.exists() else 1
+    if found > SCHEMA:
+        raise ValueError(
+            f"{root} holds records of schema {found} and this version reads up to {SCHEMA}; use the newer version"
+        )
+
+
+def mark_schema(root: epath.PathLike) -> None:
+    """Says under `root` what the layout of its records is."""
+    check_schema(root)
+    write(epath.Path(root) / "schema.json", json.dumps({"schema": SCHEMA}) + "\n")
 
 
 def open_run(root: epath.PathLike, job: Job) -> epath.Path:
@@ -82,16 +104,24 @@ def write(path: epath.Path, content: str | bytes) -> None:
 
 def append(run: epath.Path, kind: str, row: Row) -> None:
     """Adds one row, whole or not at all; NaN and infinity are refused: they are outcomes, not numbers."""
-    line = json.dumps(row, allow_nan=False) + "\n"
-    if _is_object(run):  # no append there: one immutable object a flush
+    line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    if _is_object(run):
         folder = run / f"{kind}.jsonl.d"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{len(list(folder.iterdir())):08d}.jsonl").write_text(line)
+        # One immutable object a row, by its place among them: with no append there, nothing is ever written twice.
+        newest = max((path.name for path in folder.iterdir()), default=f"{-1:08d}.jsonl")
+        (folder / f"{int(newest.partition('.')[0]) + 1:08d}.jsonl").write_bytes(line)
         return
-    with open(run / f"{kind}.jsonl", "ab+") as file:
-        if file.tell() and _last_byte(file) != b"\n":
-            line = "\n" + line  # a torn line ends here and is dropped by the reader
-        file.write(line.encode())
+    path = os.fspath(run / f"{kind}.jsonl")
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) != b"\n":
+            line = b"\n" + line  # a torn line ends here and is dropped by the reader
+        if os.write(file, line) < len(line):  # one call, so that lines of two processes never mix
+            raise OSError(errno.ENOSPC, "no room for a whole row", path)
+    finally:
+        os.close(file)
 
 
 def rows(run: epath.Path, kind: str) -> list[Row]:
@@ -109,18 +139,24 @@ def keep(run: epath.Path, kind: str, wanted: Callable[[Row], bool]) -> list[Row]
     """Drops the rows that are not wanted (those beyond a restored step) and returns the others."""
     before = rows(run, kind)
     after = [row for row in before if wanted(row)]
-    if len(after) < len(before):
-        text = "".join(json.dumps(row) + "\n" for row in after)
-        if _is_object(run):
-            for path in (run / f"{kind}.jsonl.d").iterdir():
+    if len(after) == len(before):
+        return after
+    if _is_object(run):
+        for path in sorted((run / f"{kind}.jsonl.d").iterdir(), reverse=True):  # the newest first, as if never written
+            row = _parse(path.read_text())
+            if row is None or not wanted(row):
                 path.unlink()
-            (run / f"{kind}.jsonl.d" / f"{0:08d}.jsonl").write_text(text)
-        else:
-            write(run / f"{kind}.jsonl", text)
+    else:
+        write(run / f"{kind}.jsonl", "".join(json.dumps(row) + "\n" for row in after))
     return after
 
 
 def mark_done(run: epath.Path, kind: str) -> None:
+    """Marks a cell done, after its rows have reached the disk: a marker that outlives them would lose them."""
+    rows = run / f"{kind}.jsonl"
+    if not _is_object(run) and rows.exists():
+        with open(rows, "rb") as file:
+            os.fsync(file.fileno())
     write(run / f"{kind}.done", "")
 
 
@@ -135,6 +171,7 @@ def kind(measure: str, place: str = "", repeat: int = 0, group: str = "") -> str
 
 def load(root: epath.PathLike) -> list[Row]:
     """Every row under `root`, joined with the fields of its job; the row's own facts (the solved width) win."""
+    check_schema(root)
     return [
         dataclasses.asdict(job) | {"reference_width": job.width} | row
         for job, run in all_runs(root)
@@ -235,11 +272,6 @@ def _parse(line: str) -> Row | None:
     except json.JSONDecodeError:
         return None
     return row if isinstance(row, dict) else None
-
-
-def _last_byte(file: Any) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)
 
 
 def _is_object(path: epath.Path) -> bool:

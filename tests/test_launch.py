@@ -1,25 +1,19 @@
 """The programs as a user meets them: what the command line gets wrong, what is killed, what is run on two processes."""
 
 import json
-import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
+from programs import TINY, assert_same, command, environment, ranks, training, wait, wait_for_step
 
-from suite import checkpoint, claims, rig, store
-from suite import mesh as meshes
+from suite import claims, store
 from suite.job import Job
 
-TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--rate=3e-3"]
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
-ENVIRONMENT |= {"JAX_PLATFORMS": "cpu"}
 MINE = '''"""Mean over the past: a mixer from outside this project (2026)."""
 
 import equinox as eqx
@@ -58,15 +52,6 @@ def launch(program: str, *flags: str, devices: int = 1, seconds: float = 280, **
     return subprocess.run(
         command(program, *flags), capture_output=True, text=True, timeout=seconds, env=environment(devices), **options
     )
-
-
-def command(program: str, *flags: str) -> list[str]:
-    return [sys.executable, "-m", f"launch.{program}", *flags]
-
-
-def environment(devices: int) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(store.PACKAGE), os.environ.get("PYTHONPATH", "")]))
-    return ENVIRONMENT | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": path}
 
 
 # flags, devices, a word of the answer
@@ -141,33 +126,8 @@ def test_a_plan_is_printed_and_nothing_run(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def training(out: pathlib.Path, *flags: str) -> list[str]:
-    lengths = ["--steps=120", "--validate_every=20", "--validation_examples=16", "--test_examples=16"]
-    return command("job", "--mixer=lstm", *TINY, *lengths, "--measures=learning", f"--out={out}", *flags)
-
-
-def rows_of(out: pathlib.Path) -> list[dict]:
-    dropped = ("seconds", "commit", "source")
-    return [{key: value for key, value in row.items() if key not in dropped} for row in store.load(out)]
-
-
-def final_of(out: pathlib.Path, devices: list) -> list[np.ndarray]:
-    [(job, run)] = store.all_runs(out)
-    like = rig.build(job, meshes.make(devices=devices[:1])).state.params
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.restore_final(run / "final", like))]
-
-
-def wait_for_step(out: pathlib.Path, step: int, process: subprocess.Popen) -> None:
-    """Returns when a validation at `step` or later is recorded: its checkpoint comes next, or is under way."""
-    while True:
-        assert process.poll() is None, "it ended before it could be killed"
-        if any(row.get("phase") == "validation" and row["step"] >= step for row in store.load(out)):
-            return
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pathlib.Path, devices: list) -> None:
+def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pathlib.Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(training(whole), env=environment(1), check=True, capture_output=True, timeout=200)
     process = subprocess.Popen(training(killed), env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -178,9 +138,7 @@ def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pat
     assert not list(killed.glob("runs/*/learning.done"))
     again = subprocess.run(training(killed), env=environment(1), check=True, capture_output=True, timeout=200)
     assert again.returncode == 0
-    assert rows_of(killed) == rows_of(whole)
-    for mine, theirs in zip(final_of(killed, devices), final_of(whole, devices), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    assert_same(killed, whole)
     skipped = subprocess.run(training(killed), env=environment(1), check=True, capture_output=True, text=True)
     assert "skipped" in skipped.stdout
 
@@ -190,28 +148,8 @@ def test_two_processes_train_like_one(tmp_path: pathlib.Path) -> None:
     # Width 32: from there on LAPACK's QR uses threads, which once kept the devices of a process waiting for ever.
     flags = ["--width=32", "--steps=20", "--validate_every=10", "--record_every=1"]
     subprocess.run([*training(alone), *flags], env=environment(4), check=True, capture_output=True, timeout=200)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    ranks = [
-        subprocess.Popen(
-            [
-                *training(together),
-                *flags,
-                f"--coordinator_address={address}",
-                "--num_processes=2",
-                f"--process_id={rank}",
-            ],
-            env=environment(2),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        _, said = rank.communicate(timeout=120)
-        assert rank.returncode == 0, said
+    codes, said = wait(ranks([*training(together), *flags], devices=2), 120)
+    assert codes == [0, 0], said
     mine, theirs = store.load(together), store.load(alone)
     assert [row["phase"] for row in mine] == [row["phase"] for row in theirs]
     assert mine[-1]["fingerprint"] == theirs[-1]["fingerprint"]

@@ -18,8 +18,9 @@ JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
     *("suite.job", "suite.parts", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
     *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace"),
+    *("suite.ends", "suite.faults", "suite.leases", "suite.cells", "suite.manifest"),
 }
-ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops"}
+ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops", "suite.processes", "suite.pulse"}
 TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.matching", "suite.step", "suite.checkpoint"}
 
 # The first pattern that fits a file says what it may import besides the standard library, inside functions too.
@@ -35,7 +36,14 @@ MAY_IMPORT = {
     "suite/trials.py": PLAIN | ZERO,
     "suite/isoflop.py": PLAIN | ZERO,
     "suite/pace.py": PLAIN | ZERO,
+    "suite/ends.py": PLAIN | ZERO,
+    "suite/faults.py": PLAIN | ZERO,
+    "suite/leases.py": PLAIN | ZERO | {"tensorstore"},
+    "suite/cells.py": PLAIN | ZERO,
+    "suite/manifest.py": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
+    "suite/processes.py": JAX | ZERO,
+    "suite/pulse.py": JAX | ZERO,
     "suite/flops.py": JAX | ZERO,
     "suite/paths.py": JAX | {"suite.flops"},
     "suite/clock.py": JAX | ZERO,

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import threading
 
 import pytest
 from etils import epath
@@ -167,3 +168,63 @@ def test_a_users_own_file_changes_the_hash_of_the_sources(tmp_path: pathlib.Path
     first = store.provenance([mine])["source"]
     mine.write_text("b")
     assert len({first, store.provenance([mine])["source"], store.provenance([])["source"]}) == 3
+
+
+def test_records_of_a_newer_schema_are_refused_with_the_reason(tmp_path: pathlib.Path):
+    store.mark_schema(tmp_path)
+    assert store.load(tmp_path) == []
+    (tmp_path / "schema.json").write_text(json.dumps({"schema": store.SCHEMA + 1}))
+    for read in (store.load, store.mark_schema):
+        with pytest.raises(ValueError, match=rf"schema {store.SCHEMA + 1} and this version reads up to {store.SCHEMA}"):
+            read(tmp_path)
+
+
+def test_records_of_the_first_schema_are_read(run: epath.Path, tmp_path: pathlib.Path):
+    store.append(run, "learning", {"step": 0})
+    assert not (tmp_path / "schema.json").exists()
+    assert [row["step"] for row in store.load(tmp_path)] == [0]
+
+
+def test_lines_of_several_writers_never_mix(run: epath.Path):
+    long = "x" * 20_000
+    writers = [
+        threading.Thread(target=lambda: [store.append(run, "k", {"t": long}) for _ in range(20)]) for _ in "abcd"
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert store.rows(run, "k") == [{"t": long}] * 80
+
+
+@pytest.fixture
+def as_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout for object stores, on files: what is asked of the store is there too."""
+    monkeypatch.setattr(store, "_is_object", lambda path: True)
+
+
+def test_objects_are_written_once_and_read_in_their_order(as_objects: None, run: epath.Path):
+    for step in range(12):
+        store.append(run, "learning", {"step": step})
+    objects = {path.name: path.stat().mtime for path in (run / "learning.jsonl.d").iterdir()}
+    assert len(objects) == 12
+    assert store.rows(run, "learning") == store.all_rows(run) == [{"step": step} for step in range(12)]
+    assert len(store.keep(run, "learning", lambda row: row["step"] < 10)) == 10
+    kept = {path.name: path.stat().mtime for path in (run / "learning.jsonl.d").iterdir()}
+    assert kept.items() < objects.items(), "what is kept is not touched"
+    store.append(run, "learning", {"step": 10})
+    assert [row["step"] for row in store.rows(run, "learning")] == list(range(11))
+
+
+def test_a_drop_of_objects_that_is_cut_short_loses_nothing_that_is_wanted(as_objects: None, run: epath.Path):
+    for step in range(6):
+        store.append(run, "learning", {"step": step})
+
+    def wanted(row: store.Row) -> bool:
+        if row["step"] == 4 and len(list((run / "learning.jsonl.d").iterdir())) < 6:
+            raise InterruptedError
+        return row["step"] < 3
+
+    with pytest.raises(InterruptedError):
+        store.keep(run, "learning", wanted)
+    assert [row["step"] for row in store.rows(run, "learning")] == list(range(5)), "the newest goes first"

@@ -5,6 +5,8 @@ import importlib.metadata
 import itertools
 import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -400,3 +402,12 @@ def test_a_catalogue_set_with_three_splits_keeps_them(tmp_path: pathlib.Path):
     prepare(tmp_path, tales, key="story")
     build("text:corpus=tiny_tales", tmp_path)
     assert {split: sorted(documents) for split, documents in written("tiny_tales", tmp_path).items()} == tales
+
+
+@pytest.mark.timeout(200)
+def test_workers_that_prepare_one_corpus_at_once_all_get_it(tmp_path: pathlib.Path):
+    code = f"from suite.tasks import corpora; print(corpora.open_tokens('sources', {str(tmp_path)!r}).sha256)"
+    workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [worker.communicate()[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert len(set(said)) == 1

@@ -1,11 +1,15 @@
 """Training from start to test: loss by tokens and by seconds, checkpoints on the way, the test set read once."""
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
-from suite import checkpoint, store
+from suite import checkpoint, clock, ends, processes, store
 from suite import step as steps
 from suite.clock import Stopwatch
 from suite.rig import Rig
@@ -16,6 +20,9 @@ NEEDS = ()
 PLACED = False
 RESUMES = True
 KIND = "learning"
+# What is known with a state before the first step: its step, the last one in a row of training, how many rows there
+# are, seconds, and the metrics of the steps that are in no row yet.
+NOTHING = {"step": 0, "recorded": 0, "rows": 0, "seconds": 0.0, "window": []}
 
 
 def measure(rig: Rig) -> Iterator[Row]:
@@ -25,36 +32,57 @@ def measure(rig: Rig) -> Iterator[Row]:
     """
     assert rig.run is not None, "learning keeps checkpoints: build the rig with a run directory"
     job = rig.job
-    with checkpoint.opened(rig.run / "checkpoints") as checkpointer:
-        state = rig.state
-        restored = checkpoint.restore_latest(checkpointer, state)
-        state = state if restored is None else restored
-        first = int(state.step)
-        if jax.process_index() == 0:
-            kept = store.keep(rig.run, KIND, lambda row: row.get("step", 0) <= first and row["outcome"] == "ok")
-        else:
-            kept = store.rows(rig.run, KIND)
-        watch = _warm(rig, max((row["seconds"] for row in kept if row.get("step", 0) <= first), default=0.0))
-        window: list[Metrics] = []
-        loop = rig.train(state, first, job.steps)
-        for number, state, metrics in loop:
-            window.append(metrics)
-            validate = number % job.validate_every == 0 or number == job.steps
-            if validate:
-                jax.block_until_ready(state)
-            # All but the newest are done: reading them stops nothing.
-            while len(window) > (0 if validate else job.record_every):
-                ready, window = window[: job.record_every], window[job.record_every :]
-                row = _training_row(rig, number - len(window), watch.spent, ready)
-                yield row
-                if row["outcome"] != "ok":
-                    return
-            if validate:
-                with watch.paused():
-                    yield _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
-                    checkpoint.save(checkpointer, number, state)
-        with watch.paused():
-            yield _held_out_row(rig, state, "test", job.test_examples, watch.spent)
+    with checkpoint.Checkpoints(rig.run / "checkpoints") as checkpoints:
+        state, known = checkpoints.restore(rig.state, functools.partial(_has_rows, rig.run)) or (rig.state, NOTHING)
+        number = int(state.step)
+        n_rows, validated = _keep_rows(rig, number, known)
+        window: list[Metrics] = [jax.tree.map(np.asarray, metrics) for metrics in known["window"]]  # not in a row yet
+        watch = _warm(rig, known["seconds"])
+        due = clock.Every(rig.save_seconds, number, processes.agree)
+
+        def save() -> None:
+            rig.pulse.expect(long=True)
+            with watch.paused():
+                pending = [steps.facts(metrics) for metrics in window]
+                if all(fact["finite"] for fact in pending):  # of what has diverged a row comes, and no checkpoint
+                    known = {"step": number, "recorded": number - len(window), "rows": n_rows}
+                    known |= {"seconds": watch.spent, "window": pending}
+                    checkpoints.save(number, state, known)
+                due.restart(number)
+
+        try:
+            if not validated:  # it was preempted just there
+                yield _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
+                n_rows += 1
+            loop = rig.train(state, number, job.steps)
+            for number, state, metrics in loop:
+                window.append(metrics)
+                validate = _validates(rig, number)
+                if validate:
+                    jax.block_until_ready(state)
+                # All but the newest are done: reading them stops nothing.
+                while len(window) > (0 if validate else job.record_every):
+                    ready, window = window[: job.record_every], window[job.record_every :]
+                    row = _training_row(rig, number - len(window), watch.spent, ready)
+                    yield row
+                    n_rows += 1
+                    if row["outcome"] != "ok":
+                        return
+                if validate:
+                    with watch.paused():
+                        row = _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
+                        yield row
+                    n_rows += 1
+                    if row["outcome"] != "ok":
+                        return
+                if validate or due.is_over(number):
+                    save()
+            with watch.paused():
+                yield _held_out_row(rig, state, "test", job.test_examples, watch.spent)
+        except ends.Preempted:
+            save()
+            checkpoints.wait()
+            raise
     checkpoint.save_final(rig.run / "final", state.params)
 
 
@@ -62,6 +90,30 @@ def outcome(rig: Rig) -> str:
     """How the training of a rig ended: what measures of trained parameters ask first."""
     assert rig.run is not None, "trained parameters lie in a run directory"
     return store.rows(rig.run, KIND)[-1]["outcome"]
+
+
+def _keep_rows(rig: Rig, number: int, known: Mapping[str, Any]) -> tuple[int, bool]:
+    """Drops the rows beyond a restored step; how many are left, and whether a validation due there has its row."""
+    assert rig.run is not None
+    first = jax.process_index() == 0
+    kept = store.keep(rig.run, KIND, functools.partial(_is_before, known)) if first else []
+    found = any(row["phase"] == "validation" and row["step"] == number for row in kept)
+    return tuple(processes.agree([len(kept), found or number == 0 or not _validates(rig, number)]))
+
+
+def _has_rows(run: epath.Path, known: Mapping[str, Any]) -> bool:
+    """Whether all rows that were written when a state was saved are there: one that was torn is made again."""
+    return sum(_is_before(known, row) for row in store.rows(run, KIND)) >= known["rows"]
+
+
+def _is_before(known: Mapping[str, Any], row: Row) -> bool:
+    """Whether training that goes on from a saved state does not make a row again."""
+    last = {"train": known["recorded"], "validation": known["step"]}.get(row.get("phase", ""), -1)
+    return row["outcome"] == "ok" and row["step"] <= last
+
+
+def _validates(rig: Rig, number: int) -> bool:
+    return number % rig.job.validate_every == 0 or number == rig.job.steps
 
 
 def _warm(rig: Rig, spent: float) -> Stopwatch:
@@ -82,13 +134,9 @@ def _training_row(rig: Rig, number: int, seconds: float, window: list[Metrics]) 
 
 
 def _held_out_row(rig: Rig, state: State, split: str, examples: int, seconds: float) -> Row:
-    return {
-        "phase": split,
-        "step": int(state.step),
-        "tokens": int(state.step) * rig.job.batch * rig.job.length,
-        "seconds": seconds,
-        "examples": examples,
-        "fingerprint": int(state.fingerprint),
-        **rig.evaluate(state.params, split, examples),
-        "outcome": "ok",
-    }
+    step = int(state.step)
+    row = {"phase": split, "step": step, "tokens": step * rig.job.batch * rig.job.length, "seconds": seconds}
+    found = rig.evaluate(state.params, split, examples)
+    if not math.isfinite(found["loss"]):
+        return {**row, "outcome": "diverged"}
+    return {**row, "examples": examples, "fingerprint": int(state.fingerprint), **found, "outcome": "ok"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from suite import clock
+from suite import clock, processes
 from suite.rig import Rig
 from suite.store import Row
 
@@ -42,7 +42,7 @@ def measure(rig: Rig, *, blocks: int = 10, warmup: int = 5) -> Iterator[Row]:
 
     warm = clock.time_calls(call, warmup=warmup, repeats=2)
     # All processes of a job must make the same number of steps, so the count is process 0's.
-    burst = _agreed(min(LONGEST_BURST, max(1, math.ceil(BLOCK_SECONDS / min(warm)))))
+    burst = processes.agree(min(LONGEST_BURST, max(1, math.ceil(BLOCK_SECONDS / min(warm)))))
     for turn in range(blocks):
         [fenced] = clock.time_calls(call, warmup=0, repeats=1)
         yield {
@@ -73,11 +73,3 @@ def measure(rig: Rig, *, blocks: int = 10, warmup: int = 5) -> Iterator[Row]:
         "burst_seconds": clock.time_burst(call, steps),
         "outcome": "ok",
     }
-
-
-def _agreed(steps: int) -> int:
-    if jax.process_count() == 1:
-        return steps
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(steps))

@@ -12,6 +12,7 @@ from suite.report.document import Banner, Block, Commands, Document, Facts, Head
 from suite.report.fairness import environment, fairness
 from suite.report.field import extent, field, resemblance
 from suite.report.learning import learning
+from suite.report.outcomes import outcomes
 from suite.report.records import Gathered, Judged
 from suite.report.utilisation import utilisation
 from suite.statistics import holm
@@ -35,6 +36,7 @@ def document(found: Gathered) -> Document:
         *_overview(found),
         *field(found, trained),
         *(block for judged in found.judged for block in _claim(found, judged)),
+        *outcomes(found),
         *learning(found, trained),
         *utilisation(found),
         *fairness(found, trained),

@@ -1,6 +1,7 @@
 """Python sources of packages that constraints.txt pins to one version on every Python: real text on every machine."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -38,9 +39,13 @@ def prepare(data_dir: str) -> tfds.core.DatasetBuilder:
     versions = [f"{name}-{importlib.metadata.version(name)}" for name in PACKAGES]
     config = tfds.core.BuilderConfig(name=hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12])
     root = data_dir if "://" in data_dir else str(pathlib.Path(data_dir).expanduser())
-    builder = Sources(data_dir=root, file_format="array_record", config=config)
+    make = functools.partial(Sources, data_dir=root, file_format="array_record", config=config)
+    builder = make()
     with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads, and it does not
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except FileExistsError:  # another worker was first; what it wrote is the same
+            return make()
     return builder
 
 

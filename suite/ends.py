@@ -1,0 +1,73 @@
+"""How a process ends: the exit codes that every engine understands, and what is raised to end with one of them.
+
+0    done; an out-of-memory or diverged cell is done, its outcome is a result
+70   cannot succeed: a bad flag, an unknown part, records of another job, a cell that failed too often
+75   preempted, state saved: start again
+124  the watchdog saw no progress: start again
+130  interrupted by the user, state saved; the same command goes on
+134  a process of the same job died (137 and 143: killed, terminated before the save): start again
+"""
+
+import errno
+from collections.abc import Iterator
+
+DONE = 0
+REFUSED = 70
+PREEMPTED = 75
+STUCK = 124
+INTERRUPTED = 130
+PEER_DIED = 134
+KILLED = 137
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# How JAX, its coordination service and the collectives of each platform say that it was not this process.
+OF_A_PEER = (
+    *("Gloo", "Connection closed by peer", "Connection reset", "coordination service", "coordination_service"),
+    *("CoordinationService", "heartbeat", "UNAVAILABLE", "DEADLINE_EXCEEDED", "NCCL", "ncclRemoteError"),
+)
+
+
+class Preempted(Exception):
+    """Every process of the job stops here, together, to save what it has."""
+
+
+class LeaseLost(Exception):
+    """Another worker has taken this cell for abandoned: nothing more may be written of it."""
+
+
+class PeerLate(Exception):
+    """Processes of the job did not come to a barrier in time."""
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code that an exception ends a process with."""
+    if isinstance(error, Preempted | LeaseLost):
+        return PREEMPTED
+    return PEER_DIED if any(_is_of_a_peer(cause) for cause in _causes(error)) else REFUSED
+
+
+def code_of_child(returncode: int) -> int:
+    """The exit code of a child as a shell gives it: 128 more than the signal that ended it."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def is_disk_full(error: BaseException) -> bool:
+    return any(
+        (isinstance(cause, OSError) and cause.errno in FULL) or "No space left on device" in str(cause)
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those that it came from: who saves in the background wraps what went wrong."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is_of_a_peer(error: BaseException) -> bool:
+    if isinstance(error, PeerLate | ConnectionError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in OF_A_PEER)

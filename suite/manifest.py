@@ -1,0 +1,67 @@
+"""What a directory held when it was complete, size and crc32 of each file: a flipped bit or a cut file is found."""
+
+import json
+import os
+import zlib
+from typing import Any
+
+from etils import epath
+
+from suite import store
+
+PIECE = 1 << 24
+
+
+def write(directory: epath.Path, facts: dict[str, Any]) -> None:
+    """Writes down beside a complete directory what is in it, with `facts` about it."""
+    files = {name: [path.stat().length, _checksum(path)] for name, path in _files(directory).items()}
+    store.write(path_of(directory), json.dumps({"files": files, "facts": facts}) + "\n")
+
+
+def facts(directory: epath.Path) -> dict[str, Any]:
+    return json.loads(path_of(directory).read_text())["facts"]
+
+
+def damage(directory: epath.Path) -> str:
+    """What is wrong with a directory that has a manifest, or nothing."""
+    wanted = json.loads(path_of(directory).read_text())["files"]
+    found = _files(directory) if directory.exists() else {}
+    for name, (size, checksum) in wanted.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name].stat().length != size:
+            return f"{name} has {found[name].stat().length} bytes instead of {size}"
+        if _checksum(found[name]) != checksum:
+            return f"{name} has other bytes than were written"
+    return ""
+
+
+def quarantine(directory: epath.Path) -> epath.Path:
+    """Moves a damaged directory out of the way, its manifest too, for a person to look at; returns where it lies."""
+    number = sum(path.name.startswith(f"{directory.name}.bad") for path in directory.parent.iterdir())
+    aside = directory.with_name(f"{directory.name}.bad{number}")
+    path_of(directory).rename(path_of(aside))
+    if directory.exists():
+        directory.rename(aside)
+    return aside
+
+
+def path_of(directory: epath.Path) -> epath.Path:
+    return directory.with_name(f"{directory.name}.manifest")
+
+
+def _files(directory: epath.Path) -> dict[str, epath.Path]:
+    """Every file under a directory, by its path in it."""
+    return {
+        os.fspath((epath.Path(folder) / name).relative_to(directory)): epath.Path(folder) / name
+        for folder, _, names in directory.walk()
+        for name in names
+    }
+
+
+def _checksum(path: epath.Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum

@@ -1,0 +1,50 @@
+"""What saving in the background costs: a burst of training steps in which a save is under way, beside one without."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from suite import checkpoint, clock
+from suite.rig import Rig
+from suite.store import Row
+
+NEEDS = ()
+PLACED = True
+RESUMES = False
+
+
+def measure(rig: Rig, *, blocks: int = 10, steps: int = 100) -> Iterator[Row]:
+    """One row a block; bursts with and without a save take turns, since a machine's speed drifts.
+
+    `left_seconds` is what of a save was not over with its burst: at 0 the save has cost what the burst shows.
+    """
+    assert rig.run is not None, "what is saved lies in a run directory"
+    folder = rig.run / "save_overhead"
+    state = rig.state
+    batch = rig.resident_batch()
+    saved = 0
+
+    with checkpoint.Checkpoints(folder) as checkpoints:
+
+        def call() -> Any:
+            nonlocal state
+            state, metrics = rig.step(state, batch)
+            return metrics
+
+        def call_and_save() -> Any:
+            nonlocal saved
+            if saved < turn:
+                saved = turn
+                checkpoints.save(turn, state, {})
+            return call()
+
+        clock.time_calls(call, warmup=5, repeats=1)
+        for turn in range(1, blocks + 1):
+            row = {"phase": "block", "turn": turn - 1, "calls": steps, "tokens": steps * rig.job.batch * rig.job.length}
+            row["bare_seconds"] = clock.time_burst(call, steps)
+            row["saving_seconds"] = clock.time_burst(call_and_save, steps)
+            [row["left_seconds"]] = clock.time_calls(checkpoints.wait, warmup=0, repeats=1)
+            yield {**row, "saved_bytes": checkpoint.size(state), "outcome": "ok"}
+    if jax.process_index() == 0:
+        folder.rmtree()

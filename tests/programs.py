@@ -1,0 +1,104 @@
+"""The programs, started as a user starts them: commands, ranks of one job, and what they leave behind."""
+
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from suite import checkpoint, rig, store
+from suite import mesh as meshes
+
+TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--rate=3e-3"]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
+ENVIRONMENT |= {"JAX_PLATFORMS": "cpu"}
+
+
+def command(program: str, *flags: str) -> list[str]:
+    return [sys.executable, "-m", f"launch.{program}", *flags]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(store.PACKAGE), os.environ.get("PYTHONPATH", "")]))
+    return ENVIRONMENT | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": path}
+
+
+def training(out: pathlib.Path, *flags: str) -> list[str]:
+    """A training of 120 steps with a validation and a checkpoint at every twentieth."""
+    lengths = ["--steps=120", "--validate_every=20", "--validation_examples=16", "--test_examples=16"]
+    waiting = "--lease_seconds=3"  # for a claim whose holder was killed
+    return command("job", "--mixer=lstm", *TINY, *lengths, waiting, "--measures=learning", f"--out={out}", *flags)
+
+
+def run(argv: list[str], devices: int = 1, seconds: float = 400, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=seconds, env=environment(devices), **options)
+
+
+def start(argv: list[str], devices: int = 1, **options) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(argv, env=environment(devices), **pipes | options)
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def ranks(argv: list[str], number: int = 2, devices: int = 1) -> list[subprocess.Popen]:
+    """Starts the processes of one job."""
+    together = [f"--coordinator_address={free_address()}", f"--num_processes={number}"]
+    return [start([*argv, *together, f"--process_id={rank}"], devices) for rank in range(number)]
+
+
+@contextlib.contextmanager
+def ended(processes: list[subprocess.Popen]) -> Iterator[None]:
+    """Leaves none of them behind."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def wait(processes: list[subprocess.Popen], seconds: float = 400) -> tuple[list[int], list[str]]:
+    """Exit codes as a shell gives them, and what was said on stderr."""
+    with ended(processes):
+        said = [process.communicate(timeout=seconds)[1] for process in processes]
+    return [process.returncode if process.returncode >= 0 else 128 - process.returncode for process in processes], said
+
+
+def wait_for_step(out: pathlib.Path, step: int, process: subprocess.Popen) -> None:
+    """Returns when a validation at `step` or later is recorded: its checkpoint comes next, or is under way."""
+    while True:
+        assert process.poll() is None, "it ended before it could be disturbed"
+        if any(row.get("phase") == "validation" and row["step"] >= step for row in store.load(out)):
+            return
+        time.sleep(0.01)
+
+
+def rows_of(out: pathlib.Path) -> list[dict]:
+    """All that is recorded but what differs between any two runs."""
+    dropped = ("seconds", "commit", "source")
+    return [{key: value for key, value in row.items() if key not in dropped} for row in store.load(out)]
+
+
+def final_of(out: pathlib.Path) -> list[np.ndarray]:
+    """The trained parameters of the one job there."""
+    [(job, run)] = store.all_runs(out)
+    like = rig.build(job, meshes.make(devices=jax.devices()[:1])).state.params
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.restore_final(run / "final", like))]
+
+
+def assert_same(out: pathlib.Path, whole: pathlib.Path) -> None:
+    """Bit by bit: every row, every parameter."""
+    assert rows_of(out) == rows_of(whole)
+    for mine, theirs in zip(final_of(out), final_of(whole), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -1,0 +1,207 @@
+"""Who has a cell, what was tried, and when that was enough: leases by conditional writes, on real files."""
+
+import itertools
+import json
+import multiprocessing
+import pathlib
+import time
+from collections.abc import Callable
+
+import pytest
+
+from suite import cells, ends, store
+from suite.job import Cell, Job
+from suite.leases import LeaseLost, Leases
+
+CELL = Cell(Job(), "size")
+KEY = cells.key(CELL, "size")
+KEYS = [f"runs/cell-{number}/size.cell" for number in range(40)]
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def take_all(root: str, start: float) -> list[str]:
+    """What one of several workers gets of all keys."""
+    leases = Leases(root, 30, time.monotonic)
+    while time.time() < start:
+        pass
+    return [key for key in KEYS if cells.claim(leases, key, "")]
+
+
+@pytest.mark.timeout(120)
+def test_of_four_workers_at_once_each_cell_has_one(tmp_path: pathlib.Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as workers:
+        taken = workers.starmap(take_all, [(str(tmp_path), time.time() + 5)] * 4)
+    assert sorted(itertools.chain(*taken)) == sorted(KEYS)
+    assert sum(map(bool, taken)) > 1, "one that had come first to all would have tested nothing"
+
+
+def test_a_lease_that_is_renewed_is_not_taken_and_one_that_is_not_is(tmp_path: pathlib.Path) -> None:
+    mine, theirs = Clock(), Clock()
+    holder, watcher = Leases(tmp_path, 30, mine), Leases(tmp_path, 30, theirs)
+    assert cells.claim(holder, KEY, "")
+    for _ in range(5):
+        assert not cells.claim(watcher, KEY, "")
+        theirs.now += 29
+        holder.held[KEY].renew()
+    assert not cells.claim(watcher, KEY, ""), "it was renewed between the looks"
+    theirs.now += 31
+    record = cells.claim(watcher, KEY, "")
+    assert [attempt["ended"] for attempt in record["attempts"]] == [{}, {}]
+
+
+def test_no_two_clocks_need_to_agree(tmp_path: pathlib.Path) -> None:
+    mine, theirs = Clock(), Clock()
+    mine.now, theirs.now = 1e9, -1e9
+    holder, watcher = Leases(tmp_path, 30, mine), Leases(tmp_path, 30, theirs)
+    assert cells.claim(holder, KEY, "")
+    assert not cells.claim(watcher, KEY, "")
+    theirs.now += 29
+    assert not cells.claim(watcher, KEY, "")
+
+
+def test_who_was_stopped_too_long_writes_no_more(tmp_path: pathlib.Path) -> None:
+    mine, theirs = Clock(), Clock()
+    holder, watcher = Leases(tmp_path, 30, mine), Leases(tmp_path, 30, theirs)
+    cells.claim(holder, KEY, "")
+    cells.claim(watcher, KEY, "")
+    mine.now = theirs.now = 31
+    assert cells.claim(watcher, KEY, "")
+    with pytest.raises(LeaseLost):
+        holder.check()
+    with pytest.raises(LeaseLost):
+        cells.release(holder, KEY, ends.DONE)
+    watcher.check()
+
+
+def test_who_was_stopped_while_nobody_waited_goes_on(tmp_path: pathlib.Path) -> None:
+    clock = Clock()
+    holder = Leases(tmp_path, 30, clock)
+    cells.claim(holder, KEY, "")
+    clock.now = 1000
+    holder.check()
+    cells.release(holder, KEY, ends.DONE)
+    assert not holder.held
+
+
+def test_a_lease_is_renewed_in_the_background(tmp_path: pathlib.Path) -> None:
+    holder, watcher = (Leases(tmp_path, 1, time.monotonic) for _ in range(2))
+    with holder.renewed():
+        cells.claim(holder, KEY, "")
+        began = time.monotonic()
+        while time.monotonic() < began + 2.5:
+            assert not cells.claim(watcher, KEY, "")
+            time.sleep(0.05)
+    while not cells.claim(watcher, KEY, ""):
+        assert time.monotonic() < began + 10
+        time.sleep(0.05)
+
+
+def attempts(root: pathlib.Path, *ended: Callable[[Leases, str], None] | int, progress: str = "") -> str:
+    """The verdict on a cell after attempts that ended so: by a code, or as a function does it."""
+    clock = Clock()
+    leases = Leases(root, 30, clock)
+    for end in ended:
+        owner = cells.claim(leases, KEY, progress)["owner"]
+        leases.held.clear()
+        if isinstance(end, int):
+            cells.note_end(leases, KEY, owner, 0, end, outside=False)
+        else:
+            end(leases, owner)
+    verdict = cells.verdict(cells.claim(leases, KEY, progress))
+    cells.withdraw(leases, KEY)
+    return verdict
+
+
+def from_outside(leases: Leases, owner: str) -> None:
+    cells.note_end(leases, KEY, owner, 0, ends.KILLED, outside=True)
+
+
+def silently(leases: Leases, owner: str) -> None:
+    """As where machine and all are gone: nobody says anything, and the lease lapses."""
+    cells.claim(leases, KEY, "")
+    leases.clock.now += 31  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("ended", "verdict"),
+    [
+        ((), ""),
+        ((ends.KILLED,), ""),
+        ((ends.KILLED, ends.KILLED), "oom"),
+        ((ends.KILLED, ends.PREEMPTED, ends.KILLED), "oom"),
+        ((from_outside,) * 9, ""),
+        ((ends.PREEMPTED,) * 9, ""),
+        ((ends.STUCK, ends.PEER_DIED), ""),
+        ((ends.STUCK, ends.PEER_DIED, ends.KILLED), "crashed"),
+        ((silently,) * 9, ""),
+        ((silently,) * 10, "crashed"),
+        ((ends.REFUSED,), "crashed"),
+    ],
+)
+def test_what_attempts_come_to(ended: tuple, verdict: str, tmp_path: pathlib.Path) -> None:
+    assert attempts(tmp_path, *ended) == verdict
+
+
+def test_an_attempt_that_came_further_begins_the_count_anew(tmp_path: pathlib.Path) -> None:
+    assert attempts(tmp_path, ends.KILLED, progress="20") == ""
+    assert attempts(tmp_path, ends.KILLED, progress="40") == ""
+    assert attempts(tmp_path, progress="60") == ""
+
+
+def test_whose_peer_is_gone_has_not_failed_by_itself(tmp_path: pathlib.Path) -> None:
+    leases = Leases(tmp_path, 30, time.monotonic)
+    verdicts = []
+    for _ in range(cells.ALL_TRIES + 1):
+        record = cells.claim(leases, KEY, "", processes=2)
+        verdicts.append(cells.verdict(record))
+        cells.release(leases, KEY, ends.PEER_DIED)
+    assert verdicts == [""] * cells.ALL_TRIES + ["crashed"]
+
+
+def test_the_end_of_one_rank_is_added_to_the_other(tmp_path: pathlib.Path) -> None:
+    leases = Leases(tmp_path, 30, time.monotonic)
+    owner = cells.claim(leases, KEY, "")["owner"]
+    cells.note_end(leases, KEY, owner, 0, ends.PEER_DIED, outside=False)
+    cells.note_end(leases, KEY, owner, 1, ends.KILLED, outside=False)
+    record, _ = leases.read(KEY)
+    assert record["attempts"][0]["ended"] == {"0": ends.PEER_DIED, "1": ends.KILLED}
+    assert cells.last_end(record) == "134,137"
+    assert not record["owner"]
+
+
+def test_the_table_says_of_every_cell_how_it_stands(tmp_path: pathlib.Path) -> None:
+    leases = Leases(tmp_path, 30, time.monotonic)
+    run = store.open_run(tmp_path, CELL.job)
+    for stem in ("done", "failed", "running", "waiting"):
+        cells.claim(leases, cells.key(CELL, stem), "")
+    store.mark_done(run, "done")
+    cells.mark_failed(run, "failed")
+    for stem, code in (("done", ends.DONE), ("failed", ends.REFUSED), ("waiting", ends.PREEMPTED)):
+        cells.release(leases, cells.key(CELL, stem), code)
+    (tmp_path / cells.WANTED).write_text(f"{run.name}/wanted\n{run.name}/done\n")
+    table = {line[-1].rpartition("/")[2]: line for line in cells.table(tmp_path)}
+    states = {stem: (line[0], line[1], line[2]) for stem, line in table.items()}
+    assert states == {
+        "done": ("done", "1", "0"),
+        "failed": ("failed", "1", "70"),
+        "running": ("running", "1", ""),
+        "waiting": ("waiting", "1", "75"),
+        "wanted": ("waiting", "0", ""),
+    }
+    assert table["running"][3]
+
+
+def test_a_record_is_json_that_a_person_can_read(tmp_path: pathlib.Path) -> None:
+    leases = Leases(tmp_path, 30, time.monotonic)
+    cells.claim(leases, KEY, "20")
+    record = json.loads((tmp_path / KEY).read_text())
+    assert record["attempts"][0]["progress"] == "20"
