@@ -1,11 +1,15 @@
 """Which form of an operation runs where: the one table of choices, overridden by a mixer's knob `form`."""
 
-import jax
 import jax.numpy as jnp
+
+from suite import mesh as meshes
 
 # The first of a family is its reference parallel form: what sequential depth is counted on.
 FORMS = {
     "attention": ("dense", "blocked", "cudnn"),
+    "elman": ("scan", "factors"),
+    "gru": ("scan", "factors"),
+    "lstm": ("scan", "factors", "pallas"),
     "linear": ("parallel", "sequential"),
     "complex": ("parallel", "sequential"),
     "matrix": ("chunked", "sequential"),
@@ -16,6 +20,15 @@ FASTEST = {
     ("attention", "cpu"): "blocked",
     ("attention", "gpu"): "cudnn",
     ("attention", "tpu"): "dense",
+    ("elman", "cpu"): "factors",
+    ("elman", "gpu"): "factors",
+    ("elman", "tpu"): "factors",
+    ("gru", "cpu"): "factors",
+    ("gru", "gpu"): "factors",
+    ("gru", "tpu"): "factors",
+    ("lstm", "cpu"): "factors",
+    ("lstm", "gpu"): "factors",
+    ("lstm", "tpu"): "pallas",
     ("linear", "cpu"): "sequential",
     ("linear", "gpu"): "parallel",
     ("linear", "tpu"): "parallel",
@@ -56,7 +69,7 @@ def choose(family: str, form: str, dtype: jnp.dtype) -> str:
         return FORMS[family][0]
     if form != "auto":
         return form
-    fastest = FASTEST[family, jax.default_backend()]
+    fastest = FASTEST[family, meshes.platform()]
     if fastest == "cudnn" and jnp.dtype(dtype).itemsize != 2:
         return "dense"  # cuDNN's attention takes half precision only
     return fastest
@@ -64,4 +77,4 @@ def choose(family: str, form: str, dtype: jnp.dtype) -> str:
 
 def chunk(family: str, length: int) -> int:
     """Tokens of a chunk on this platform; no more than the next power of two above the length."""
-    return min(CHUNKS[family, jax.default_backend()], 1 << max(0, length - 1).bit_length())
+    return min(CHUNKS[family, meshes.platform()], 1 << max(0, length - 1).bit_length())

@@ -1,0 +1,170 @@
+"""The GRU's loop: by JAX's own gradient, or with a backward pass whose factors the forward one leaves behind.
+
+With dh the gradient that comes back to h_t from later tokens and the output, and a = R_n h_{t-1} + c what the reset
+gate r acts on, the changes of the gates before their nonlinearities are
+
+    d_n = dh (1 - z) n',   d_z = dh (h_{t-1} - n) z',   d_r = d_n a r'      where x' is the slope of gate x
+    dh_{t-1} = dh z + (d_r, d_z, d_n r) R^T
+
+so all that the backward loop needs is five numbers a channel, which the forward loop has at hand, and one matrix
+product. The gradient of R is one product of all tokens, after the loop.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from suite.ops import recurrent
+
+GATES = 3  # order: reset, update, new
+
+
+def loop(
+    u_TBG: Float[Array, "T B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    reset_bias_K: Float[Array, " K"],
+    h_BK: Float[Array, "B K"],
+    form: str,
+) -> tuple[Float[Array, "T B K"], Float[Array, "B K"]]:
+    """Outputs of all tokens in the dtype of their inputs, and the last state."""
+    if form == "scan":
+        return _scan(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+    return _by_factors(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+
+
+def cell(
+    u_BG: Float[Array, "B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    reset_bias_K: Float[Array, " K"],
+    h_BK: Float[Array, "B K"],
+) -> Float[Array, "B K"]:
+    """One token."""
+    _, update_BK, new_BK, _ = _gates(u_BG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+    return (1 - update_BK) * new_BK + update_BK * h_BK
+
+
+def _gates(
+    u_BG: Float[Array, "B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    reset_bias_K: Float[Array, " K"],
+    h_BK: Float[Array, "B K"],
+) -> tuple[Float[Array, "B K"], ...]:
+    """Reset, update, new, and what the reset gate acts on."""
+    at_x_BG = u_BG.astype(h_BK.dtype) + bias_G[None]
+    at_h_BG = recurrent.product(h_BK, recurrent_KG, u_BG.dtype)
+    reset_x_BK, update_x_BK, new_x_BK = jnp.split(at_x_BG, GATES, axis=-1)
+    reset_h_BK, update_h_BK, new_h_BK = jnp.split(at_h_BG, GATES, axis=-1)
+    reset_BK = jax.nn.sigmoid(reset_x_BK + reset_h_BK)
+    update_BK = jax.nn.sigmoid(update_x_BK + update_h_BK)
+    inner_BK = new_h_BK + reset_bias_K[None]
+    return reset_BK, update_BK, jnp.tanh(new_x_BK + reset_BK * inner_BK), inner_BK
+
+
+def _scan(
+    u_TBG: Float[Array, "T B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    reset_bias_K: Float[Array, " K"],
+    h_BK: Float[Array, "B K"],
+) -> tuple[Float[Array, "T B K"], Float[Array, "B K"]]:
+    def step(h_BK: Float[Array, "B K"], u_BG: Float[Array, "B G"]) -> tuple[Float[Array, "B K"], Float[Array, "B K"]]:
+        h_BK = cell(u_BG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+        return h_BK, h_BK.astype(u_BG.dtype)
+
+    h_BK, h_TBK = jax.lax.scan(step, h_BK, u_TBG)
+    return h_TBK, h_BK
+
+
+Residuals = tuple[Array, ...]
+
+
+@jax.custom_vjp
+def _by_factors(
+    u_TBG: Float[Array, "T B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    reset_bias_K: Float[Array, " K"],
+    h_BK: Float[Array, "B K"],
+) -> tuple[Float[Array, "T B K"], Float[Array, "B K"]]:
+    # Without a gradient nothing need be left behind.
+    return _scan(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+
+
+def _forward(
+    u_TBG: Float[Array, "T B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    reset_bias_K: Float[Array, " K"],
+    h_BK: Float[Array, "B K"],
+) -> tuple[tuple[Float[Array, "T B K"], Float[Array, "B K"]], Residuals]:
+    length, batch, _ = u_TBG.shape
+    narrow_TBK = jnp.zeros((length, batch, recurrent_KG.shape[0]), u_TBG.dtype)
+    # In bfloat16 an update gate above 1 - 1/512 would be 1, and a product of many of them would not fall.
+    wide_TBK = narrow_TBK.astype(h_BK.dtype)
+
+    def step(token: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        h_BK, factor_TBG, h_TBK, new_TBK, update_TBK = carry
+        u_BG = recurrent.at(factor_TBG, token)
+        reset_BK, update_BK, new_BK, inner_BK = _gates(u_BG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+        to_new_BK = (1 - update_BK) * (1 - new_BK * new_BK)
+        factors = [
+            to_new_BK * inner_BK * reset_BK * (1 - reset_BK),
+            (h_BK - new_BK) * update_BK * (1 - update_BK),
+            to_new_BK * reset_BK,
+        ]
+        h_BK = (1 - update_BK) * new_BK + update_BK * h_BK
+        return (
+            h_BK,
+            recurrent.put(factor_TBG, jnp.concatenate(factors, axis=-1), token),
+            recurrent.put(h_TBK, h_BK, token),
+            recurrent.put(new_TBK, to_new_BK, token),
+            recurrent.put(update_TBK, update_BK, token),
+        )
+
+    carry = (h_BK, u_TBG, narrow_TBK, narrow_TBK, wide_TBK)
+    last_BK, factor_TBG, h_TBK, new_TBK, update_TBK = jax.lax.fori_loop(0, length, step, carry)
+    return (h_TBK, last_BK), (recurrent_KG, h_BK, h_TBK, factor_TBG, new_TBK, update_TBK)
+
+
+def _backward(
+    residuals: Residuals, changes: tuple[Float[Array, "T B K"], Float[Array, "B K"]]
+) -> tuple[
+    Float[Array, "T B G"],
+    Float[Array, "K G"],
+    Float[Array, " G"],
+    Float[Array, " K"],
+    Float[Array, "B K"],
+]:
+    recurrent_KG, first_BK, h_TBK, factor_TBG, new_TBK, update_TBK = residuals
+    from_output_TBK, dh_BK = changes
+    length, size, dtype, wide = h_TBK.shape[0], h_TBK.shape[-1], h_TBK.dtype, first_BK.dtype
+    turned_GK = recurrent_KG.T
+
+    def step(done: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        dh_BK, change_TBG, new_TBK = carry
+        token = length - 1 - done
+        at = functools.partial(recurrent.at, token=token)
+        dh_BK = dh_BK + at(from_output_TBK).astype(wide)
+        change_BG = (jnp.concatenate([dh_BK] * GATES, axis=-1) * at(change_TBG).astype(wide)).astype(dtype)
+        new_TBK = recurrent.put(new_TBK, dh_BK * at(new_TBK).astype(wide), token)
+        dh_BK = dh_BK * at(update_TBK) + recurrent.product(change_BG, turned_GK, dtype)
+        return dh_BK, recurrent.put(change_TBG, change_BG, token), new_TBK
+
+    # The third of the changes has come through the reset gate: it is the product's, and not that of what comes in.
+    dh_BK, change_TBG, new_TBK = jax.lax.fori_loop(0, length, step, (dh_BK, factor_TBG, new_TBK))
+    outside_TBG = jnp.concatenate([change_TBG[..., : 2 * size], new_TBK], axis=-1)
+    return (
+        outside_TBG,
+        recurrent.weight_gradient(first_BK, h_TBK, change_TBG),
+        jnp.sum(outside_TBG, axis=(0, 1), dtype=wide),
+        jnp.sum(change_TBG[..., 2 * size :], axis=(0, 1), dtype=wide),
+        dh_BK,
+    )
+
+
+_by_factors.defvjp(_forward, _backward)
