@@ -4,6 +4,7 @@ The reset gate acts after the product, as in cuDNN.
 """
 
 import functools
+import math
 
 import equinox as eqx
 import jax
@@ -43,7 +44,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("gru", self.form, dtype)
+        return forms.choose("gru", self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

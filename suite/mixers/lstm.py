@@ -1,6 +1,7 @@
 """LSTM: Hochreiter and Schmidhuber 1997, "Long Short-Term Memory", with the forget gate of Gers et al. 2000."""
 
 import functools
+import math
 
 import equinox as eqx
 import jax
@@ -41,7 +42,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("lstm", self.form, dtype)
+        return forms.choose("lstm", self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # two vectors, whatever the context

@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from suite import mesh as meshes
 from suite.ops import recurrent
+from suite.ops.kernels import gru as kernel
 
 GATES = 3  # order: reset, update, new
 
@@ -32,7 +34,7 @@ def loop(
     """Outputs of all tokens in the dtype of their inputs, and the last state."""
     if form == "scan":
         return _scan(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
-    return _by_factors(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+    return _by_factors(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK, form)
 
 
 def cell(
@@ -80,17 +82,17 @@ def _scan(
     return h_TBK, h_BK
 
 
-Residuals = tuple[Array, ...]
-
-
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _by_factors(
     u_TBG: Float[Array, "T B G"],
     recurrent_KG: Float[Array, "K G"],
     bias_G: Float[Array, " G"],
     reset_bias_K: Float[Array, " K"],
     h_BK: Float[Array, "B K"],
+    form: str,
 ) -> tuple[Float[Array, "T B K"], Float[Array, "B K"]]:
+    if form == "pallas":
+        return _forward(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK, form)[0]
     # Without a gradient nothing need be left behind.
     return _scan(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
 
@@ -101,9 +103,54 @@ def _forward(
     bias_G: Float[Array, " G"],
     reset_bias_K: Float[Array, " K"],
     h_BK: Float[Array, "B K"],
-) -> tuple[tuple[Float[Array, "T B K"], Float[Array, "B K"]], Residuals]:
-    length, batch, _ = u_TBG.shape
-    narrow_TBK = jnp.zeros((length, batch, recurrent_KG.shape[0]), u_TBG.dtype)
+    form: str,
+) -> tuple[tuple[Float[Array, "T B K"], Float[Array, "B K"]], tuple[Array, ...]]:
+    run = _forward_loop
+    if form == "pallas":
+        run = meshes.sharded(kernel.forward, (1, None, None, None, 0), (0, 1, 1, 1, 1))
+    last_BK, factor_TBG, h_TBK, new_TBK, update_TBK = run(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+    return (h_TBK, last_BK), (recurrent_KG, h_BK, h_TBK, factor_TBG, new_TBK, update_TBK)
+
+
+def _backward(
+    form: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "T B K"], Float[Array, "B K"]]
+) -> tuple[
+    Float[Array, "T B G"],
+    Float[Array, "K G"],
+    Float[Array, " G"],
+    Float[Array, " K"],
+    Float[Array, "B K"],
+]:
+    recurrent_KG, first_BK, h_TBK, factor_TBG, new_TBK, update_TBK = kept
+    from_output_TBK, dh_BK = changes
+    run = _backward_loop
+    if form == "pallas":
+        run = meshes.sharded(kernel.backward, (1, 1, 1, None, 1, 0), (0, 1, 1))
+    dh_BK, change_TBG, new_TBK = run(factor_TBG, new_TBK, update_TBK, recurrent_KG, from_output_TBK, dh_BK)
+    # The third of the changes has come through the reset gate: it is the product's, and not that of what comes in.
+    size, wide = h_TBK.shape[-1], first_BK.dtype
+    outside_TBG = jnp.concatenate([change_TBG[..., : 2 * size], new_TBK], axis=-1)
+    return (
+        outside_TBG,
+        recurrent.weight_gradient(first_BK, h_TBK, change_TBG),
+        jnp.sum(outside_TBG, axis=(0, 1), dtype=wide),
+        jnp.sum(change_TBG[..., 2 * size :], axis=(0, 1), dtype=wide),
+        dh_BK,
+    )
+
+
+_by_factors.defvjp(_forward, _backward)
+
+
+def _forward_loop(
+    u_TBG: Float[Array, "T B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    reset_bias_K: Float[Array, " K"],
+    h_BK: Float[Array, "B K"],
+) -> tuple[Array, ...]:
+    """Last state; then of every token the factors of its gates, h, the factor of what is new, the update gate."""
+    narrow_TBK = jnp.zeros((*u_TBG.shape[:2], recurrent_KG.shape[0]), u_TBG.dtype)
     # In bfloat16 an update gate above 1 - 1/512 would be 1, and a product of many of them would not fall.
     wide_TBK = narrow_TBK.astype(h_BK.dtype)
 
@@ -126,23 +173,19 @@ def _forward(
             recurrent.put(update_TBK, update_BK, token),
         )
 
-    carry = (h_BK, u_TBG, narrow_TBK, narrow_TBK, wide_TBK)
-    last_BK, factor_TBG, h_TBK, new_TBK, update_TBK = jax.lax.fori_loop(0, length, step, carry)
-    return (h_TBK, last_BK), (recurrent_KG, h_BK, h_TBK, factor_TBG, new_TBK, update_TBK)
+    return jax.lax.fori_loop(0, u_TBG.shape[0], step, (h_BK, u_TBG, narrow_TBK, narrow_TBK, wide_TBK))
 
 
-def _backward(
-    residuals: Residuals, changes: tuple[Float[Array, "T B K"], Float[Array, "B K"]]
-) -> tuple[
-    Float[Array, "T B G"],
-    Float[Array, "K G"],
-    Float[Array, " G"],
-    Float[Array, " K"],
-    Float[Array, "B K"],
-]:
-    recurrent_KG, first_BK, h_TBK, factor_TBG, new_TBK, update_TBK = residuals
-    from_output_TBK, dh_BK = changes
-    length, size, dtype, wide = h_TBK.shape[0], h_TBK.shape[-1], h_TBK.dtype, first_BK.dtype
+def _backward_loop(
+    factor_TBG: Float[Array, "T B G"],
+    new_TBK: Float[Array, "T B K"],
+    update_TBK: Float[Array, "T B K"],
+    recurrent_KG: Float[Array, "K G"],
+    from_output_TBK: Float[Array, "T B K"],
+    dh_BK: Float[Array, "B K"],
+) -> tuple[Array, ...]:
+    """Change of the first state; then of every token those that the product and what is new have made."""
+    length, dtype, wide = factor_TBG.shape[0], factor_TBG.dtype, dh_BK.dtype
     turned_GK = recurrent_KG.T
 
     def step(done: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -155,16 +198,4 @@ def _backward(
         dh_BK = dh_BK * at(update_TBK) + recurrent.product(change_BG, turned_GK, dtype)
         return dh_BK, recurrent.put(change_TBG, change_BG, token), new_TBK
 
-    # The third of the changes has come through the reset gate: it is the product's, and not that of what comes in.
-    dh_BK, change_TBG, new_TBK = jax.lax.fori_loop(0, length, step, (dh_BK, factor_TBG, new_TBK))
-    outside_TBG = jnp.concatenate([change_TBG[..., : 2 * size], new_TBK], axis=-1)
-    return (
-        outside_TBG,
-        recurrent.weight_gradient(first_BK, h_TBK, change_TBG),
-        jnp.sum(outside_TBG, axis=(0, 1), dtype=wide),
-        jnp.sum(change_TBG[..., 2 * size :], axis=(0, 1), dtype=wide),
-        dh_BK,
-    )
-
-
-_by_factors.defvjp(_forward, _backward)
+    return jax.lax.fori_loop(0, length, step, (dh_BK, factor_TBG, new_TBK))

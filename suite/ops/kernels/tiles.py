@@ -11,13 +11,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from suite import mesh as meshes
+from suite.ops import forms
 
 LANES = 128  # of a vector register; the last axis of a block is a multiple of it, or the whole axis
 ROWS = 256  # examples of a piece
 TOKENS = 64  # the most of them in a piece
 ON_CHIP = 100 << 20  # bytes that a kernel may take; v5e, v5p and v6e have 128 MiB of vector memory
-FOR_WEIGHTS = 64 << 20  # of them for what stays over the whole sequence
-FOR_TOKENS = 16 << 20  # and for what passes through: each piece twice, as one is fetched while the other is used
+FOR_TOKENS = 16 << 20  # of them for what passes through: each piece twice, as one is fetched while the other is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +113,10 @@ def widen_weight(weight_KG: Float[Array, "K G"], gates: int) -> Float[Array, "P 
     """A recurrent matrix with both axes filled up; ValueError where it does not stay on chip."""
     size = weight_KG.shape[0]
     weight_KG = widen(jnp.pad(weight_KG, ((0, padded(size) - size), (0, 0))), gates)
-    if weight_KG.nbytes > FOR_WEIGHTS:
+    n_bytes = weight_KG.size * weight_KG.dtype.itemsize
+    if n_bytes > forms.ON_CHIP:
         raise ValueError(
-            f"recurrent weights of {weight_KG.nbytes:,} bytes a head do not stay on chip, where {FOR_WEIGHTS:,} do; "
+            f"recurrent weights of {n_bytes:,} bytes a head do not stay on chip, where {forms.ON_CHIP:,} do; "
             "take more heads, or form=factors"
         )
     return weight_KG
