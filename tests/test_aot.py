@@ -1,4 +1,4 @@
-"""Ahead of time, by the real TPU compiler: every kernel, and the whole step of every mixer. Nothing runs, none is timed.
+"""By the real TPU compiler, ahead of time: every kernel, and the whole step of every mixer. Nothing runs.
 
 `libtpu` brings the compiler, for machines without a TPU too; `make test-aot` installs it beside this suite.
 """

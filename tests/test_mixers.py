@@ -266,6 +266,7 @@ def test_the_first_line_names_the_paper(name: str):
         ("attention:ntk=0.5", 32, "ntk 0.5 want at least 1"),
         ("attention:positions=alibi,interpolation=2", 32, "interpolation 2.0 and ntk 1.0 want at least 1, and are for"),
         ("lstm:heads=5", 32, "width 32 is not a multiple of heads 5"),
+        ("lstm:heads=2,form=cudnn", 32, "cuDNN's LSTM has one head and not 2"),
         ("gru:heads=0", 32, "width 32 is not a multiple of heads 0"),
         ("elman:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, scan"),
         ("mingru:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, parallel"),

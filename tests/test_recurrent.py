@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import rnn
 
 from suite import parts
-from suite.ops import forms
+from suite.ops import cudnn, forms
 
 NAMES = ("elman", "gru", "lstm")
 FORMS = [(name, form) for name in NAMES for form in forms.FORMS[name][1:] if form != "cudnn"]  # which wants its GPU
@@ -24,11 +25,8 @@ def build(spec: str, width: int) -> Any:
 
 def random(tree: Any, seed: int) -> Any:
     """Normal numbers in the shapes and dtypes of a tree."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return structure.unflatten(
-        [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
-    )
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), tree)
 
 
 def gradients(mixer: Any, batch: int, length: int, dtype: str) -> Any:
@@ -42,8 +40,13 @@ def gradients(mixer: Any, batch: int, length: int, dtype: str) -> Any:
     def extend(arrays: Any, x_BTD: jax.Array, state: Any) -> Any:
         return eqx.combine(arrays, static).extend(x_BTD, state)
 
-    found, pull_back = jax.vjp(extend, arrays, x_BTD, state)
-    return found, pull_back(random(found, 4))
+    @jax.jit
+    def both(arguments: Any, probe: Any) -> Any:
+        found, pull_back = jax.vjp(extend, *arguments)
+        return found, pull_back(probe)
+
+    arguments = (arrays, x_BTD, state)
+    return both(arguments, random(jax.eval_shape(extend, *arguments), 4))
 
 
 def assert_close(actual: Any, wanted: Any, close: float) -> None:
@@ -74,6 +77,21 @@ def test_factors_are_exact_in_float64(name: str, heads: int) -> None:
             for form in ("scan", "factors")
         )
         assert_close(other, plain, 1e-13)
+
+
+def test_weights_are_laid_out_as_cudnn_has_them() -> None:
+    """By JAX's own reading of that layout, and its own LSTM: cuDNN itself wants its GPU."""
+    mixer = build("lstm", WIDTH)
+    mixer = jax.tree.map(lambda leaf: leaf + 0.3 * random(leaf, 1) if eqx.is_array(leaf) else leaf, mixer)
+    x_BTD = random(jax.ShapeDtypeStruct((2, 19, WIDTH), "float32"), 2)
+    state = random(mixer.start(2, 19, x_BTD.dtype), 3)
+    weights = rnn.unpack_lstm_weights(
+        cudnn.flat(mixer.input_DG, mixer.recurrent_HKG[0], mixer.bias_G), WIDTH, WIDTH, 1, False
+    )
+    h_1BN, c_1BN = (leaf[None] for leaf in state)
+    lengths_B = jnp.full(2, 19, jnp.int32)
+    y_BTN, h_1BN, c_1BN = rnn.lstm_ref(x_BTD, h_1BN, c_1BN, *weights, lengths_B, WIDTH, WIDTH, 1, 0.0, False)
+    assert_close((y_BTN, (h_1BN[0], c_1BN[0])), mixer.extend(x_BTD, state), 1e-5)
 
 
 @functools.cache

@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.ops import elman, forms, initial, precision, recurrent
 
+FAMILY = "elman"
+
 
 class Mixer(eqx.Module):
     """h_t = tanh(W x_t + R h_{t-1} + b); the output is h.
@@ -26,7 +28,7 @@ class Mixer(eqx.Module):
 
     def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, form: str = "auto"):
         recurrent.check_heads(width, heads)
-        forms.check("elman", form)
+        forms.check(FAMILY, form)
         self.heads, self.remat, self.form = heads, remat, form
         input_key, recurrent_key = jax.random.split(key)
         self.input_DN = initial.dense(input_key, width, width, width)
@@ -38,7 +40,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("elman", self.form, dtype)
+        return forms.choose(FAMILY, self.form, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.ops import forms, gru, initial, precision, recurrent
 
+FAMILY = "gru"
+
 
 class Mixer(eqx.Module):
     """h_t = (1 - z) n + z h_{t-1} with n = tanh(W x_t + b + r (R h_{t-1} + c)); the output is h.
@@ -31,7 +33,7 @@ class Mixer(eqx.Module):
 
     def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, form: str = "auto"):
         recurrent.check_heads(width, heads)
-        forms.check("gru", form)
+        forms.check(FAMILY, form)
         self.heads, self.remat, self.form = heads, remat, form
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, gru.GATES * width)
@@ -44,7 +46,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("gru", self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
+        return forms.choose(FAMILY, self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import forms, initial, lstm, precision, recurrent
+from suite.ops import cudnn, forms, initial, lstm, precision, recurrent
 
+FAMILY = "lstm"
 State = tuple[Float[Array, "B N"], Float[Array, "B N"]]
 
 
@@ -29,7 +30,9 @@ class Mixer(eqx.Module):
 
     def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, form: str = "auto"):
         recurrent.check_heads(width, heads)
-        forms.check("lstm", form)
+        forms.check(FAMILY, form)
+        if form == "cudnn" and heads > 1:
+            raise ValueError(f"cuDNN's LSTM has one head and not {heads}; take form=factors")
         self.heads, self.remat, self.form = heads, remat, form
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, lstm.GATES * width)
@@ -42,7 +45,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("lstm", self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
+        return forms.choose(FAMILY, self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # two vectors, whatever the context
@@ -59,7 +62,10 @@ class Mixer(eqx.Module):
         return h_BN.astype(x_BD.dtype), (h_BN, recurrent.join(c_HBK))
 
     def _extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
-        loop = recurrent.each_head(functools.partial(lstm.loop, form=self.ran(x_BTD.dtype)))
+        form = self.ran(x_BTD.dtype)
+        if form == "cudnn":
+            return cudnn.lstm(x_BTD, self.input_DG, self.recurrent_HKG[0], self.bias_G, state)
+        loop = recurrent.each_head(functools.partial(lstm.loop, form=form))
         h_HTBK, (h_HBK, c_HBK) = loop(self._project(x_BTD), *self._weights(), self._by_head(state))
         return recurrent.join_all(h_HTBK), (recurrent.join(h_HBK), recurrent.join(c_HBK))
 

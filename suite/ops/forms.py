@@ -9,7 +9,7 @@ FORMS = {
     "attention": ("dense", "blocked", "cudnn", "splash"),
     "elman": ("scan", "factors"),
     "gru": ("scan", "factors", "pallas"),
-    "lstm": ("scan", "factors", "pallas"),
+    "lstm": ("scan", "factors", "pallas", "cudnn"),
     "linear": ("parallel", "sequential", "pallas"),
     "complex": ("parallel", "sequential"),
     "matrix": ("chunked", "sequential"),
@@ -41,6 +41,15 @@ FASTEST = {
     ("matrix", "cpu"): ("chunked",),
     ("matrix", "gpu"): ("chunked",),
     ("matrix", "tpu"): ("chunked",),
+}
+# The form whose chain of dependent operations a kernel shares, which no jaxpr shows.
+SAME_CHAIN = {
+    ("attention", "cudnn"): "dense",
+    ("attention", "splash"): "dense",
+    ("gru", "pallas"): "scan",
+    ("lstm", "cudnn"): "scan",
+    ("lstm", "pallas"): "scan",
+    ("linear", "pallas"): "sequential",
 }
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
