@@ -1,7 +1,5 @@
 """Elman network: Elman 1990, "Finding Structure in Time"."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -62,8 +60,8 @@ class Mixer(eqx.Module):
     def _extend(
         self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
-        loop = recurrent.each_head(functools.partial(elman.loop, form=self.ran(x_BTD.dtype)))
-        h_HTBK, h_HBK = loop(self._project(x_BTD), *self._weights(), recurrent.split(h_BN, self.heads))
+        h_HBK, form = recurrent.split(h_BN, self.heads), self.ran(x_BTD.dtype)
+        h_HTBK, h_HBK = elman.loop(self._project(x_BTD), *self._weights(), h_HBK, form)
         return recurrent.join_all(h_HTBK), recurrent.join(h_HBK)
 
     def _project(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "H T B K"]:

@@ -3,7 +3,6 @@
 The reset gate acts after the product, as in cuDNN.
 """
 
-import functools
 import math
 
 import equinox as eqx
@@ -68,8 +67,8 @@ class Mixer(eqx.Module):
     def _extend(
         self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
-        loop = recurrent.each_head(functools.partial(gru.loop, form=self.ran(x_BTD.dtype)))
-        h_HTBK, h_HBK = loop(self._project(x_BTD), *self._weights(), recurrent.split(h_BN, self.heads))
+        h_HBK, form = recurrent.split(h_BN, self.heads), self.ran(x_BTD.dtype)
+        h_HTBK, h_HBK = gru.loop(self._project(x_BTD), *self._weights(), h_HBK, form)
         return recurrent.join_all(h_HTBK), recurrent.join(h_HBK)
 
     def _project(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "H T B G"]:

@@ -1,6 +1,5 @@
 """LSTM: Hochreiter and Schmidhuber 1997, "Long Short-Term Memory", with the forget gate of Gers et al. 2000."""
 
-import functools
 import math
 
 import equinox as eqx
@@ -65,8 +64,7 @@ class Mixer(eqx.Module):
         form = self.ran(x_BTD.dtype)
         if form == "cudnn":
             return cudnn.lstm(x_BTD, self.input_DG, self.recurrent_HKG[0], self.bias_G, state)
-        loop = recurrent.each_head(functools.partial(lstm.loop, form=form))
-        h_HTBK, (h_HBK, c_HBK) = loop(self._project(x_BTD), *self._weights(), self._by_head(state))
+        h_HTBK, (h_HBK, c_HBK) = lstm.loop(self._project(x_BTD), *self._weights(), self._by_head(state), form)
         return recurrent.join_all(h_HTBK), (recurrent.join(h_HBK), recurrent.join(c_HBK))
 
     def _project(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "H T B G"]:

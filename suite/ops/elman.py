@@ -14,16 +14,16 @@ from suite.ops import recurrent
 
 
 def loop(
-    u_TBK: Float[Array, "T B K"],
-    recurrent_KK: Float[Array, "K K"],
-    bias_K: Float[Array, " K"],
-    h_BK: Float[Array, "B K"],
+    u_HTBK: Float[Array, "H T B K"],
+    recurrent_HKK: Float[Array, "H K K"],
+    bias_HK: Float[Array, "H K"],
+    h_HBK: Float[Array, "H B K"],
     form: str,
-) -> tuple[Float[Array, "T B K"], Float[Array, "B K"]]:
+) -> tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]:
     """Outputs of all tokens in the dtype of their inputs, and the last state."""
     if form == "scan":
-        return _scan(u_TBK, recurrent_KK, bias_K, h_BK)
-    return _by_factors(u_TBK, recurrent_KK, bias_K, h_BK)
+        return recurrent.each_head(_scan)(u_HTBK, recurrent_HKK, bias_HK, h_HBK)
+    return _by_factors(u_HTBK, recurrent_HKK, bias_HK, h_HBK)
 
 
 def cell(
@@ -53,35 +53,63 @@ def _scan(
 
 @jax.custom_vjp
 def _by_factors(
+    u_HTBK: Float[Array, "H T B K"],
+    recurrent_HKK: Float[Array, "H K K"],
+    bias_HK: Float[Array, "H K"],
+    h_HBK: Float[Array, "H B K"],
+) -> tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]:
+    return recurrent.each_head(_scan)(u_HTBK, recurrent_HKK, bias_HK, h_HBK)
+
+
+def _forward(
+    u_HTBK: Float[Array, "H T B K"],
+    recurrent_HKK: Float[Array, "H K K"],
+    bias_HK: Float[Array, "H K"],
+    h_HBK: Float[Array, "H B K"],
+) -> tuple[tuple[Float[Array, "H T B K"], Float[Array, "H B K"]], tuple[Array, ...]]:
+    h_HTBK, last_HBK = recurrent.each_head(_forward_loop)(u_HTBK, recurrent_HKK, bias_HK, h_HBK)
+    return (h_HTBK, last_HBK), (recurrent_HKK, h_HBK, h_HTBK)
+
+
+def _backward(
+    kept: tuple[Array, ...], changes: tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]
+) -> tuple[Float[Array, "H T B K"], Float[Array, "H K K"], Float[Array, "H K"], Float[Array, "H B K"]]:
+    recurrent_HKK, first_HBK, h_HTBK = kept
+    dh_HBK, change_HTBK = recurrent.each_head(_backward_loop)(h_HTBK, recurrent_HKK, *changes)
+    return (
+        change_HTBK,
+        recurrent.each_head(recurrent.weight_gradient)(first_HBK, h_HTBK, change_HTBK),
+        jnp.sum(change_HTBK, axis=(1, 2), dtype=first_HBK.dtype),
+        dh_HBK,
+    )
+
+
+_by_factors.defvjp(_forward, _backward)
+
+
+def _forward_loop(
     u_TBK: Float[Array, "T B K"],
     recurrent_KK: Float[Array, "K K"],
     bias_K: Float[Array, " K"],
     h_BK: Float[Array, "B K"],
 ) -> tuple[Float[Array, "T B K"], Float[Array, "B K"]]:
-    return _scan(u_TBK, recurrent_KK, bias_K, h_BK)
-
-
-def _forward(
-    u_TBK: Float[Array, "T B K"],
-    recurrent_KK: Float[Array, "K K"],
-    bias_K: Float[Array, " K"],
-    h_BK: Float[Array, "B K"],
-) -> tuple[tuple[Float[Array, "T B K"], Float[Array, "B K"]], tuple[Array, ...]]:
     def step(token: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
         h_BK, h_TBK = carry
         h_BK = cell(recurrent.at(h_TBK, token), recurrent_KK, bias_K, h_BK)
         return h_BK, recurrent.put(h_TBK, h_BK, token)
 
     last_BK, h_TBK = jax.lax.fori_loop(0, u_TBK.shape[0], step, (h_BK, u_TBK))
-    return (h_TBK, last_BK), (recurrent_KK, h_BK, h_TBK)
+    return h_TBK, last_BK
 
 
-def _backward(
-    residuals: tuple[Array, ...], changes: tuple[Float[Array, "T B K"], Float[Array, "B K"]]
-) -> tuple[Float[Array, "T B K"], Float[Array, "K K"], Float[Array, " K"], Float[Array, "B K"]]:
-    recurrent_KK, first_BK, h_TBK = residuals
-    from_output_TBK, dh_BK = changes
-    length, dtype, wide = h_TBK.shape[0], h_TBK.dtype, first_BK.dtype
+def _backward_loop(
+    h_TBK: Float[Array, "T B K"],
+    recurrent_KK: Float[Array, "K K"],
+    from_output_TBK: Float[Array, "T B K"],
+    dh_BK: Float[Array, "B K"],
+) -> tuple[Float[Array, "B K"], Float[Array, "T B K"]]:
+    """Change of the first state; then those of what every token took in."""
+    length, dtype, wide = h_TBK.shape[0], h_TBK.dtype, dh_BK.dtype
     turned_KK = recurrent_KK.T
 
     def step(done: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -92,13 +120,4 @@ def _backward(
         change_TBK = recurrent.put(change_TBK, change_BK, length - 1 - done)
         return recurrent.product(change_BK, turned_KK, dtype), change_TBK
 
-    dh_BK, change_TBK = jax.lax.fori_loop(0, length, step, (dh_BK, from_output_TBK))
-    return (
-        change_TBK,
-        recurrent.weight_gradient(first_BK, h_TBK, change_TBK),
-        jnp.sum(change_TBK, axis=(0, 1), dtype=wide),
-        dh_BK,
-    )
-
-
-_by_factors.defvjp(_forward, _backward)
+    return jax.lax.fori_loop(0, length, step, (dh_BK, from_output_TBK))

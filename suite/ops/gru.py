@@ -24,17 +24,17 @@ GATES = 3  # order: reset, update, new
 
 
 def loop(
-    u_TBG: Float[Array, "T B G"],
-    recurrent_KG: Float[Array, "K G"],
-    bias_G: Float[Array, " G"],
-    reset_bias_K: Float[Array, " K"],
-    h_BK: Float[Array, "B K"],
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    reset_bias_HK: Float[Array, "H K"],
+    h_HBK: Float[Array, "H B K"],
     form: str,
-) -> tuple[Float[Array, "T B K"], Float[Array, "B K"]]:
+) -> tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]:
     """Outputs of all tokens in the dtype of their inputs, and the last state."""
     if form == "scan":
-        return _scan(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
-    return _by_factors(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK, form)
+        return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK)
+    return _by_factors(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK, form)
 
 
 def cell(
@@ -84,58 +84,62 @@ def _scan(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _by_factors(
-    u_TBG: Float[Array, "T B G"],
-    recurrent_KG: Float[Array, "K G"],
-    bias_G: Float[Array, " G"],
-    reset_bias_K: Float[Array, " K"],
-    h_BK: Float[Array, "B K"],
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    reset_bias_HK: Float[Array, "H K"],
+    h_HBK: Float[Array, "H B K"],
     form: str,
-) -> tuple[Float[Array, "T B K"], Float[Array, "B K"]]:
+) -> tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]:
     if form == "pallas":
-        return _forward(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK, form)[0]
+        return _forward(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK, form)[0]
     # Without a gradient nothing need be left behind.
-    return _scan(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
+    return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK)
 
 
 def _forward(
-    u_TBG: Float[Array, "T B G"],
-    recurrent_KG: Float[Array, "K G"],
-    bias_G: Float[Array, " G"],
-    reset_bias_K: Float[Array, " K"],
-    h_BK: Float[Array, "B K"],
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    reset_bias_HK: Float[Array, "H K"],
+    h_HBK: Float[Array, "H B K"],
     form: str,
-) -> tuple[tuple[Float[Array, "T B K"], Float[Array, "B K"]], tuple[Array, ...]]:
+) -> tuple[tuple[Float[Array, "H T B K"], Float[Array, "H B K"]], tuple[Array, ...]]:
     run = _forward_loop
     if form == "pallas":
         run = meshes.sharded(kernel.forward, (1, None, None, None, 0), (0, 1, 1, 1, 1))
-    last_BK, factor_TBG, h_TBK, new_TBK, update_TBK = run(u_TBG, recurrent_KG, bias_G, reset_bias_K, h_BK)
-    return (h_TBK, last_BK), (recurrent_KG, h_BK, h_TBK, factor_TBG, new_TBK, update_TBK)
+    last_HBK, factor_HTBG, h_HTBK, new_HTBK, update_HTBK = recurrent.each_head(run)(
+        u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK
+    )
+    return (h_HTBK, last_HBK), (recurrent_HKG, h_HBK, h_HTBK, factor_HTBG, new_HTBK, update_HTBK)
 
 
 def _backward(
-    form: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "T B K"], Float[Array, "B K"]]
+    form: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]
 ) -> tuple[
-    Float[Array, "T B G"],
-    Float[Array, "K G"],
-    Float[Array, " G"],
-    Float[Array, " K"],
-    Float[Array, "B K"],
+    Float[Array, "H T B G"],
+    Float[Array, "H K G"],
+    Float[Array, "H G"],
+    Float[Array, "H K"],
+    Float[Array, "H B K"],
 ]:
-    recurrent_KG, first_BK, h_TBK, factor_TBG, new_TBK, update_TBK = kept
-    from_output_TBK, dh_BK = changes
+    recurrent_HKG, first_HBK, h_HTBK, factor_HTBG, new_HTBK, update_HTBK = kept
+    from_output_HTBK, dh_HBK = changes
     run = _backward_loop
     if form == "pallas":
         run = meshes.sharded(kernel.backward, (1, 1, 1, None, 1, 0), (0, 1, 1))
-    dh_BK, change_TBG, new_TBK = run(factor_TBG, new_TBK, update_TBK, recurrent_KG, from_output_TBK, dh_BK)
+    dh_HBK, change_HTBG, new_HTBK = recurrent.each_head(run)(
+        factor_HTBG, new_HTBK, update_HTBK, recurrent_HKG, from_output_HTBK, dh_HBK
+    )
     # The third of the changes has come through the reset gate: it is the product's, and not that of what comes in.
-    size, wide = h_TBK.shape[-1], first_BK.dtype
-    outside_TBG = jnp.concatenate([change_TBG[..., : 2 * size], new_TBK], axis=-1)
+    size, wide = h_HTBK.shape[-1], first_HBK.dtype
+    outside_HTBG = jnp.concatenate([change_HTBG[..., : 2 * size], new_HTBK], axis=-1)
     return (
-        outside_TBG,
-        recurrent.weight_gradient(first_BK, h_TBK, change_TBG),
-        jnp.sum(outside_TBG, axis=(0, 1), dtype=wide),
-        jnp.sum(change_TBG[..., 2 * size :], axis=(0, 1), dtype=wide),
-        dh_BK,
+        outside_HTBG,
+        recurrent.each_head(recurrent.weight_gradient)(first_HBK, h_HTBK, change_HTBG),
+        jnp.sum(outside_HTBG, axis=(1, 2), dtype=wide),
+        jnp.sum(change_HTBG[..., 2 * size :], axis=(1, 2), dtype=wide),
+        dh_HBK,
     )
 
 

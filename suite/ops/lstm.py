@@ -22,19 +22,20 @@ from suite.ops.kernels import lstm as kernel
 
 GATES = 4  # order: input, forget, cell, output
 State = tuple[Float[Array, "B K"], Float[Array, "B K"]]
+States = tuple[Float[Array, "H B K"], Float[Array, "H B K"]]
 
 
 def loop(
-    u_TBG: Float[Array, "T B G"],
-    recurrent_KG: Float[Array, "K G"],
-    bias_G: Float[Array, " G"],
-    state: State,
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    state: States,
     form: str,
-) -> tuple[Float[Array, "T B K"], State]:
+) -> tuple[Float[Array, "H T B K"], States]:
     """Outputs of all tokens in the dtype of their inputs, and the last state (h, c)."""
     if form == "scan":
-        return _scan(u_TBG, recurrent_KG, bias_G, state)
-    return _by_factors(u_TBG, recurrent_KG, bias_G, state, form)
+        return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, state)
+    return _by_factors(u_HTBG, recurrent_HKG, bias_HG, state, form)
 
 
 def cell(
@@ -75,45 +76,50 @@ def _scan(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _by_factors(
-    u_TBG: Float[Array, "T B G"],
-    recurrent_KG: Float[Array, "K G"],
-    bias_G: Float[Array, " G"],
-    state: State,
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    state: States,
     form: str,
-) -> tuple[Float[Array, "T B K"], State]:
+) -> tuple[Float[Array, "H T B K"], States]:
     if form == "pallas":
-        return _forward(u_TBG, recurrent_KG, bias_G, state, form)[0]
-    return _scan(u_TBG, recurrent_KG, bias_G, state)  # without a gradient nothing need be left behind
+        return _forward(u_HTBG, recurrent_HKG, bias_HG, state, form)[0]
+    # Without a gradient nothing need be left behind.
+    return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, state)
 
 
 def _forward(
-    u_TBG: Float[Array, "T B G"],
-    recurrent_KG: Float[Array, "K G"],
-    bias_G: Float[Array, " G"],
-    state: State,
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    state: States,
     form: str,
-) -> tuple[tuple[Float[Array, "T B K"], State], tuple[Array, ...]]:
+) -> tuple[tuple[Float[Array, "H T B K"], States], tuple[Array, ...]]:
     run = _forward_loop
     if form == "pallas":
         run = meshes.sharded(kernel.forward, (1, None, None, 0, 0), (0, 0, 1, 1, 1, 1))
-    h_BK, c_BK, factor_TBG, h_TBK, open_TBK, forget_TBK = run(u_TBG, recurrent_KG, bias_G, *state)
-    return (h_TBK, (h_BK, c_BK)), (recurrent_KG, state[0], h_TBK, factor_TBG, open_TBK, forget_TBK)
+    h_HBK, c_HBK, factor_HTBG, h_HTBK, open_HTBK, forget_HTBK = recurrent.each_head(run)(
+        u_HTBG, recurrent_HKG, bias_HG, *state
+    )
+    return (h_HTBK, (h_HBK, c_HBK)), (recurrent_HKG, state[0], h_HTBK, factor_HTBG, open_HTBK, forget_HTBK)
 
 
 def _backward(
-    form: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "T B K"], State]
-) -> tuple[Float[Array, "T B G"], Float[Array, "K G"], Float[Array, " G"], State]:
-    recurrent_KG, first_BK, h_TBK, factor_TBG, open_TBK, forget_TBK = kept
-    from_output_TBK, state = changes
+    form: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "H T B K"], States]
+) -> tuple[Float[Array, "H T B G"], Float[Array, "H K G"], Float[Array, "H G"], States]:
+    recurrent_HKG, first_HBK, h_HTBK, factor_HTBG, open_HTBK, forget_HTBK = kept
+    from_output_HTBK, state = changes
     run = _backward_loop
     if form == "pallas":
         run = meshes.sharded(kernel.backward, (1, 1, 1, None, 1, 0, 0), (0, 0, 1))
-    dh_BK, dc_BK, change_TBG = run(factor_TBG, open_TBK, forget_TBK, recurrent_KG, from_output_TBK, *state)
+    dh_HBK, dc_HBK, change_HTBG = recurrent.each_head(run)(
+        factor_HTBG, open_HTBK, forget_HTBK, recurrent_HKG, from_output_HTBK, *state
+    )
     return (
-        change_TBG,
-        recurrent.weight_gradient(first_BK, h_TBK, change_TBG),
-        jnp.sum(change_TBG, axis=(0, 1), dtype=first_BK.dtype),
-        (dh_BK, dc_BK),
+        change_HTBG,
+        recurrent.each_head(recurrent.weight_gradient)(first_HBK, h_HTBK, change_HTBG),
+        jnp.sum(change_HTBG, axis=(1, 2), dtype=first_HBK.dtype),
+        (dh_HBK, dc_HBK),
     )
 
 

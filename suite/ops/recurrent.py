@@ -65,7 +65,11 @@ def join_all(h_HTBK: Float[Array, "H T B K"]) -> Float[Array, "B T N"]:
 
 
 def each_head(loop: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """A function of one head as one of all, whose arrays have heads as their first axis."""
+    """A function of one head as one of all, whose arrays have heads as their first axis.
+
+    Not for a custom_vjp: under vmap in a scan, JAX 0.10 to 0.12 puts the axis of its forward rule's results elsewhere
+    than that of its own.
+    """
 
     def of_all(*arrays: PyTree) -> PyTree:
         if jax.tree.leaves(arrays)[0].shape[0] > 1:
