@@ -46,8 +46,8 @@ def mesh_of(topology: str, n_devices: int) -> Mesh:
     return meshes.make(devices=list(found.devices)[:n_devices])
 
 
-def compile_gradient(spec: str, mesh: Mesh, shape: tuple[int, int, int], dtype: str) -> jax.stages.Compiled:
-    """The gradient of a mixer by its parameters and inputs, (batch, length, width)."""
+def compiled_gradient(spec: str, mesh: Mesh, shape: tuple[int, int, int], dtype: str) -> str:
+    """The program of the gradient of a mixer by its parameters and inputs, (batch, length, width)."""
     module, knobs = parts.load("suite.mixers", spec)
     mixer = eqx.filter_eval_shape(lambda: module.Mixer(shape[-1], key=jax.random.key(0), **knobs))
     arrays, static = eqx.partition(mixer, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
@@ -61,23 +61,28 @@ def compile_gradient(spec: str, mesh: Mesh, shape: tuple[int, int, int], dtype: 
 
     shardings = (meshes.replicated(mesh), meshes.over_batch(mesh))
     traced = jax.jit(gradient, in_shardings=shardings).trace(arrays, jax.ShapeDtypeStruct(shape, dtype))
-    return traced.lower(lowering_platforms=("tpu",)).compile()
+    return text_of(traced.lower(lowering_platforms=("tpu",)).compile())
+
+
+def text_of(compiled: jax.stages.Compiled) -> str:
+    text = compiled.as_text()
+    assert text is not None
+    return text
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_kernel_compiles_on_one_chip(spec: str, dtype: str) -> None:
     # 300 tokens, 3 examples and 192 channels: no multiples of a tile.
-    compiled = compile_gradient(spec, mesh_of("v5e:2x4", 1), (3, 300, 192), dtype)
-    assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 2
+    text = compiled_gradient(spec, mesh_of("v5e:2x4", 1), (3, 300, 192), dtype)
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_kernel_compiles_on_every_chip_of_a_mesh(spec: str, topology: str) -> None:
     n_devices = TOPOLOGIES[topology]
-    compiled = compile_gradient(spec, mesh_of(topology, n_devices), (8 * n_devices, 512, 384), "bfloat16")
-    text = compiled.as_text()
+    text = compiled_gradient(spec, mesh_of(topology, n_devices), (8 * n_devices, 512, 384), "bfloat16")
     assert text.count('custom_call_target="tpu_custom_call"') == 2
     assert f"num_partitions={n_devices}" in text
 
@@ -93,4 +98,4 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str, top
     assert memory is not None
     assert memory.argument_size_in_bytes > 0
     assert memory.peak_memory_in_bytes > 0
-    assert ("tpu_custom_call" in compiled.as_text()) == (rig.form(job, mesh) in KERNELS)
+    assert ("tpu_custom_call" in text_of(compiled)) == (rig.form(job, mesh) in KERNELS)

@@ -330,7 +330,7 @@ def test_forget_gates_of_a_model_start_open():
     wanted_G = np.repeat([0.0, 1.0, 0.0, 0.0], WIDTH)
     np.testing.assert_array_equal(assembled()["lstm"].bias_G, [wanted_G, wanted_G])
     cut = model.build(Job(mixer="lstm+attention", width=WIDTH, depth=1), 64, key=jax.random.key(3))
-    np.testing.assert_array_equal(numbers(cut.rest[0].mixer)["bias_G"], wanted_G)
+    np.testing.assert_array_equal(cut.rest[0].mixer.bias_G, wanted_G)
 
 
 @pytest.mark.parametrize(

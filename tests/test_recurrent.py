@@ -106,6 +106,7 @@ def temporary_bytes(spec: str, width: int, length: int) -> int:
     step: Callable = jax.jit(jax.grad(loss, (0, 1)))
     shape = jax.ShapeDtypeStruct((1, length, width), jnp.float32)
     memory = step.lower(arrays, shape).compile().memory_analysis()
+    assert memory is not None
     return memory.temp_size_in_bytes
 
 

@@ -55,7 +55,7 @@ def ran_depth(job: Job, vocab: int, ran: str) -> int:
 def _counted(spec: str, form: str) -> str:
     if form not in KERNELS:
         return spec
-    family = parts.constant("suite.mixers", spec, "FAMILY")
+    family = str(parts.constant("suite.mixers", spec, "FAMILY"))
     return parts.with_knobs("suite.mixers", spec, {"form": forms.SAME_CHAIN[family, form]})
 
 

@@ -1,5 +1,7 @@
 """cuDNN's LSTM, by JAX's own binding: on NVIDIA GPUs, float32 only, all of the layer with its input projection."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax.experimental import rnn
 from jaxtyping import Array, Float
@@ -23,9 +25,8 @@ def lstm(
     def run(x_BTD: Array, weights: Array, h_BN: Array, c_BN: Array) -> tuple[Array, Array, Array]:
         batch, length, width = x_BTD.shape
         lengths_B = jnp.full(batch, length, jnp.int32)
-        y_BTN, h_1BN, c_1BN = rnn.lstm(
-            x_BTD, h_BN[None], c_BN[None], weights, lengths_B, width, h_BN.shape[-1], 1, 0.0, False
-        )
+        found: Any = rnn.lstm(x_BTD, h_BN[None], c_BN[None], weights, lengths_B, width, h_BN.shape[-1], 1, 0.0, False)
+        y_BTN, h_1BN, c_1BN = found
         return y_BTN, h_1BN[0], c_1BN[0]
 
     y_BTN, h_BN, c_BN = meshes.sharded(run, (0, None, 0, 0), (0, 0, 0))(
