@@ -10,12 +10,13 @@ VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version(
 VENV := .venv/made-$(VERSION)$(EXTRA:%=-%)
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-slow lint
+.PHONY: help compare test test-slow test-aot lint
 
 help:
 	@echo 'make compare   run the comparison and write its report to $(OUT)'
 	@echo 'make test      run the tests, but for the long ones'
 	@echo 'make test-slow run the long ones'
+	@echo 'make test-aot  compile kernels and steps with the real TPU compiler; no TPU is needed'
 	@echo 'make lint      check style, formatting and types'
 	@echo
 	@echo 'PYTHON=$(PYTHON)   the interpreter, 3.11 or later'
@@ -31,6 +32,15 @@ test: $(VENV)-dev
 
 test-slow: $(VENV)-dev
 	.venv/bin/python -m pytest -m slow
+
+# In an environment of its own: with libtpu in .venv every JAX program would look for a TPU.
+test-aot: .venv-aot/made-$(VERSION)
+	.venv-aot/bin/python -m pytest -m aot -n 2
+
+.venv-aot/made-$(VERSION): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-aot
+	.venv-aot/bin/python -m pip install -c constraints.txt -e '.[dev,tpu]'
+	touch $@
 
 lint: $(VENV)-dev
 	.venv/bin/ruff check .

@@ -3,8 +3,10 @@
 Mesh axis `data` splits the batch; parameters and optimiser state are replicated over it.
 """
 
+import contextlib
 import math
 import re
+from collections.abc import Callable
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -61,6 +63,36 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
         return jax.make_array_from_single_device_arrays(leaf.shape, replicated(mesh), copies)
 
     return jax.tree.map(copy, tree)
+
+
+def ambient(mesh: Mesh) -> contextlib.AbstractContextManager[None]:
+    """What is traced within is for this mesh: `platform` and `sharded` go by it."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def platform() -> str:
+    """Where what is traced now will run: on the ambient mesh, else on JAX's default devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
+
+
+def sharded(fn: Callable[..., PyTree], arguments: PyTree, results: PyTree) -> Callable[..., PyTree]:
+    """`fn` on each device of the ambient mesh by itself: for kernels, which cannot be partitioned automatically.
+
+    `arguments` and `results` say of every array which of its axes is split over `data`; None for those of which each
+    device has the whole.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return fn
+
+    def spec(axis: int | None) -> PartitionSpec:
+        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "data")
+
+    def specs(axes: PyTree) -> PyTree:
+        return jax.tree.map(spec, axes, is_leaf=lambda axis: axis is None)
+
+    # A kernel does not say what its results vary over.
+    return jax.shard_map(fn, in_specs=specs(arguments), out_specs=specs(results), check_vma=False)
 
 
 def check_batch(mesh: Mesh, batch: int, name: str = "batch") -> None:

@@ -331,14 +331,15 @@ def _cut(batch: Batch, kept_B: np.ndarray) -> Batch:
     return batch._replace(weights_BT=batch.weights_BT * kept_B[:, None].astype(np.float32))
 
 
-def form(job: Job) -> str:
-    """The forms that the mixers of a job run here, one a part of its pattern."""
+def form(job: Job, mesh: Mesh) -> str:
+    """The forms that the mixers of a job run on a mesh, one a part of its pattern."""
     ran = []
     for spec in parts.pattern(job.mixer):
         module, knobs = parts.load("suite.mixers", spec)
         if "form" in knobs:
             shape = eqx.filter_eval_shape(lambda m=module, k=knobs: m.Mixer(job.width, key=jax.random.key(0), **k))
-            ran.append(shape.ran(jnp.dtype(job.dtype)))
+            with meshes.ambient(mesh):
+                ran.append(shape.ran(jnp.dtype(job.dtype)))
         else:
             ran.append("reference")
     return "+".join(ran)
@@ -363,7 +364,7 @@ def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
         "params_mismatch": params / target - 1,
         **({"mismatch": matching.mismatch(job, task.vocab)} if job.match_to and job.match in matching.SOLVED else {}),
         "solved": parts.short("suite.mixers", solved.mixer),
-        "form": form(solved),
+        "form": form(solved, mesh),
         "place": place(mesh),
         "device_kind": device_kind(mesh),
         "platform": mesh.devices.flat[0].platform,

@@ -88,7 +88,8 @@ def make_step(
             nats_BT = token_loss(eqx.combine(params, static), batch)
             return jnp.sum(nats_BT * batch.weights_BT) / jnp.sum(batch.weights_BT)
 
-        loss, gradient = jax.value_and_grad(objective)(state.params)
+        with meshes.ambient(mesh):
+            loss, gradient = jax.value_and_grad(objective)(state.params)
         norm = optax.tree.norm(gradient)
         params: Any = state.params  # as in start
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
@@ -107,7 +108,8 @@ def make_evaluate(static: Model, mesh: Mesh) -> Callable[[Model, Batch], Metrics
 
     @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
     def evaluate(params: Model, batch: Batch) -> Metrics:
-        nats_BT, correct_BT = answer(eqx.combine(params, static), batch)
+        with meshes.ambient(mesh):
+            nats_BT, correct_BT = answer(eqx.combine(params, static), batch)
         final_BT = final_targets(batch.weights_BT)
         return {
             "nats": jnp.sum(nats_BT * batch.weights_BT),
@@ -126,7 +128,8 @@ def make_answers(static: Model, mesh: Mesh) -> Callable[[Model, Batch], tuple[Ar
 
     @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
     def answers(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-        return answer(eqx.combine(params, static), batch)
+        with meshes.ambient(mesh):
+            return answer(eqx.combine(params, static), batch)
 
     return answers
 

@@ -25,6 +25,9 @@ SPECS = [
     "attention:positions=learned,max_length=12,window=40",
     "attention:positions=rope,interpolation=4",
     "attention:positions=rope,ntk=4",
+    "elman:heads=4,form=scan",
+    "gru:heads=2,remat=true",
+    "lstm:heads=4,remat=true",
     "mingru:form=parallel",
     "lru:form=parallel,d_hidden=20",
     "rglru:heads=3,d_rnn=20",
@@ -106,6 +109,12 @@ def test_three_forms_agree_in_value_and_gradient(spec: str):
         ("attention", "attention:kv_heads=2"),
         ("attention", "attention:window=200"),
         ("attention", "attention:positions=alibi,window=5"),
+        ("elman", "elman:heads=2"),
+        ("gru", "gru"),
+        ("gru", "gru:heads=4"),
+        ("lstm", "lstm"),
+        ("lstm", "lstm:heads=4"),
+        ("lstm", "lstm:remat=true"),
         ("linear", "mingru"),
         ("linear", "minlstm"),
         ("linear", "rglru"),
@@ -122,10 +131,11 @@ def test_all_forms_of_an_operation_agree_in_value_and_gradient(family: str, spec
     # 300 tokens: more than a block, and no multiple of one.
     x_BTD, probe_BTD = (jax.random.normal(jax.random.key(seed), (1, 300, WIDTH), jnp.float32) for seed in (1, 2))
     join = "," if ":" in spec else ":"
+    cannot = {"cudnn", "splash"} if "alibi" in spec else {"cudnn"}  # cuDNN wants its GPU, splash attention no bias
     reference, *others = (
         run(in_parallel, build(f"{spec}{join}form={form}"), x_BTD, probe_BTD)
         for form in forms.FORMS[family]
-        if form != "cudnn"  # wants its GPU
+        if form not in cannot
     )
     assert others
     for other in others:
@@ -252,8 +262,13 @@ def test_the_first_line_names_the_paper(name: str):
         ("attention:positions=sine", 32, "positions 'sine' is not known; wanted one of rope, alibi, learned, none"),
         ("attention:heads=4", 20, "rope wants an even head size"),
         ("attention:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, dense"),
+        ("attention:positions=alibi,form=splash", 32, "splash attention knows no distance bias"),
         ("attention:ntk=0.5", 32, "ntk 0.5 want at least 1"),
         ("attention:positions=alibi,interpolation=2", 32, "interpolation 2.0 and ntk 1.0 want at least 1, and are for"),
+        ("lstm:heads=5", 32, "width 32 is not a multiple of heads 5"),
+        ("lstm:heads=2,form=cudnn", 32, "cuDNN's LSTM has one head and not 2"),
+        ("gru:heads=0", 32, "width 32 is not a multiple of heads 0"),
+        ("elman:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, scan"),
         ("mingru:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, parallel"),
         ("lru:r_min=0.5,r_max=0.4", 32, "r_min 0.5 and r_max 0.4 want 0 < r_min < r_max < 1"),
         ("lru:d_hidden=-1", 32, "d_hidden -1 wants at least 0"),
@@ -325,9 +340,13 @@ def test_forget_gates_of_a_model_start_open():
 
 
 @pytest.mark.parametrize(
-    ("name", "leaf", "gates"), [("elman", "recurrent_NN", 1), ("gru", "recurrent_NG", 3), ("lstm", "recurrent_NG", 4)]
+    ("name", "leaf", "gates"),
+    [("elman", "recurrent_HKK", 1), ("gru", "recurrent_HKG", 3), ("lstm", "recurrent_HKG", 4)],
 )
 def test_recurrent_matrices_of_a_model_start_orthogonal(name: str, leaf: str, gates: int):
-    for weight_NG in np.asarray(getattr(assembled()[name], leaf), np.float64):
-        for gate_NN in np.split(weight_NG, gates, axis=1):
-            np.testing.assert_allclose(gate_NN @ gate_NN.T, np.eye(WIDTH), atol=1e-5)  # float32, 32 products
+    headed_HKG = getattr(build(f"{name}:heads=4"), leaf)
+    layers_HKG = np.concatenate(getattr(assembled()[name], leaf)).astype(np.float64)
+    for weight_KG in (*layers_HKG, *np.asarray(headed_HKG, np.float64)):
+        for gate_KK in np.split(weight_KG, gates, axis=-1):
+            size = gate_KK.shape[0]
+            np.testing.assert_allclose(gate_KK @ gate_KK.T, np.eye(size), atol=1e-5)  # float32, 32 products

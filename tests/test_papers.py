@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from suite import parts
 from suite.ops import attention
@@ -60,10 +61,16 @@ def rms(x, epsilon: float = 1e-6):
     return x / np.sqrt(np.mean(x**2) + epsilon)
 
 
+def whole(blocks_HKG: np.ndarray, gates: int) -> np.ndarray:
+    """The matrix with the blocks of each gate on its diagonal, gates side by side."""
+    by_gate = np.split(blocks_HKG, gates, axis=2)
+    return np.concatenate([np.asarray(scipy.linalg.block_diag(*blocks_HKK)) for blocks_HKK in by_gate], axis=1)
+
+
 def elman(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     h_N, outputs = np.zeros(WIDTH), []
     for x_D in x_TD:
-        h_N = np.tanh(x_D @ weights["input_DN"] + h_N @ weights["recurrent_NN"] + weights["bias_N"])
+        h_N = np.tanh(x_D @ weights["input_DN"] + h_N @ whole(weights["recurrent_HKK"], 1) + weights["bias_N"])
         outputs.append(h_N)
     return np.stack(outputs)
 
@@ -72,7 +79,7 @@ def lstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     h_N, c_N, outputs = np.zeros(WIDTH), np.zeros(WIDTH), []
     for x_D in x_TD:
         into_N, forget_N, cell_N, out_N = np.split(
-            x_D @ weights["input_DG"] + h_N @ weights["recurrent_NG"] + weights["bias_G"], 4
+            x_D @ weights["input_DG"] + h_N @ whole(weights["recurrent_HKG"], 4) + weights["bias_G"], 4
         )
         c_N = sigmoid(forget_N) * c_N + sigmoid(into_N) * np.tanh(cell_N)
         h_N = sigmoid(out_N) * np.tanh(c_N)
@@ -83,7 +90,7 @@ def lstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def gru(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     h_N, outputs = np.zeros(WIDTH), []
     w_r, w_z, w_n = np.split(weights["input_DG"], 3, axis=1)
-    u_r, u_z, u_n = np.split(weights["recurrent_NG"], 3, axis=1)
+    u_r, u_z, u_n = np.split(whole(weights["recurrent_HKG"], 3), 3, axis=1)
     b_r, b_z, b_n = np.split(weights["bias_G"], 3)
     for x_D in x_TD:
         reset_N = sigmoid(x_D @ w_r + h_N @ u_r + b_r)
@@ -285,6 +292,7 @@ RECURRENCES = {
     **{paper.__name__: paper for paper in (elman, lstm, gru, mingru, minlstm, lru, rglru, slstm, mlstm, mamba2, gla)},
     **{paper.__name__: paper for paper in (deltanet, gated_deltanet, rwkv7)},
     "deltanet:allow_neg_eigval=true": reflecting,
+    **{"elman:heads=4": elman, "lstm:heads=4": lstm, "gru:heads=2": gru},
 }
 
 

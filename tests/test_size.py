@@ -10,6 +10,7 @@ import pytest
 
 from suite import flops, matching, model, parts
 from suite.job import Job
+from suite.measures import size
 
 WIDTH, VOCAB = 32, 50
 
@@ -111,3 +112,19 @@ def test_sequential_depth_is_that_counted_by_hand(mixer: str, length: int) -> No
 @pytest.mark.parametrize("counts", [STATE_BYTES, DEPTH])
 def test_every_mixer_of_the_folder_has_counts_by_hand(counts: dict) -> None:
     assert {parts.split(mixer)[0] for mixer in counts} == set(parts.names("suite.mixers"))
+
+
+@pytest.mark.parametrize(
+    ("mixer", "ran", "same"),
+    [
+        ("attention", "splash", "attention:form=dense"),
+        ("gru", "pallas", "gru:form=scan"),
+        ("lstm+mingru", "pallas+pallas", "lstm:form=scan+mingru:form=sequential"),
+        ("lstm", "factors", "lstm"),
+    ],
+)
+def test_a_kernel_is_as_deep_as_the_form_that_has_its_chain(mixer: str, ran: str, same: str) -> None:
+    job = Job(mixer=mixer, width=WIDTH, depth=2, length=64)
+    alike = Job(mixer=same, width=WIDTH, depth=2, length=64)
+    others = "+".join(["scan"] * len(ran.split("+")))  # no kernels: the forms of the job are counted as they are
+    assert size.ran_depth(job, VOCAB, ran) == size.ran_depth(alike, VOCAB, others)

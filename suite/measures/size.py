@@ -7,12 +7,14 @@ import jax.numpy as jnp
 
 from suite import flops, matching, model, parts
 from suite.job import Job
+from suite.ops import forms
 from suite.rig import Rig
 from suite.store import Row
 
 NEEDS = ()
 PLACED = False
 RESUMES = False
+KERNELS = {form for _, form in forms.SAME_CHAIN}
 CONTEXTS = (256, 1024, 2048, 4096, 8192, 16384)
 
 
@@ -27,7 +29,7 @@ def measure(rig: Rig) -> Iterator[Row]:
         "elementwise_per_token": elementwise / job.length,
         "flops_per_token_square": matching.step_count(built, job, job.length).matmul,
         "sequential_depth": reference_depth(job, rig.task.vocab),
-        "sequential_depth_ran": _depth(job, rig.task.vocab),
+        "sequential_depth_ran": ran_depth(job, rig.task.vocab, rig.facts["form"]),
         "outcome": "ok",
     }
     for context in sorted({job.length, *CONTEXTS}):
@@ -42,6 +44,19 @@ def measure(rig: Rig) -> Iterator[Row]:
 def reference_depth(job: Job, vocab: int) -> int:
     """Longest chain of dependent operations of the forward pass, every mixer in its reference parallel form."""
     return _depth(job.replace(mixer="+".join(_reference(spec) for spec in parts.pattern(job.mixer))), vocab)
+
+
+def ran_depth(job: Job, vocab: int, ran: str) -> int:
+    """The same in the forms that ran, one a part of the pattern; a kernel's in a form with the same chain."""
+    specs = zip(parts.pattern(job.mixer), ran.split("+"), strict=True)
+    return _depth(job.replace(mixer="+".join(_counted(spec, form) for spec, form in specs)), vocab)
+
+
+def _counted(spec: str, form: str) -> str:
+    if form not in KERNELS:
+        return spec
+    family = str(parts.constant("suite.mixers", spec, "FAMILY"))
+    return parts.with_knobs("suite.mixers", spec, {"form": forms.SAME_CHAIN[family, form]})
 
 
 def _reference(spec: str) -> str:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from suite.ops import attention, forms, initial
 
+FAMILY = "attention"
 STATE_KNOB = "window"
 POSITIONS = ("rope", "alibi", "learned", "none")
 
@@ -67,7 +68,9 @@ class Mixer(eqx.Module):
             raise ValueError(
                 f"interpolation {interpolation} and ntk {ntk} want at least 1, and are for rope, not {positions}"
             )
-        forms.check("attention", form)
+        forms.check(FAMILY, form)
+        if positions == "alibi" and form == "splash":
+            raise ValueError("splash attention knows no distance bias; positions=alibi wants form=dense")
         self.heads, self.kv_heads, self.head_size = heads, kv_heads or heads, width // heads
         self.window, self.positions, self.form = window, positions, form
         self.interpolation, self.ntk = interpolation, ntk
@@ -87,7 +90,7 @@ class Mixer(eqx.Module):
         return self._merge(y_BTHK)
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("attention", self.form, dtype)
+        return forms.choose(FAMILY, self.form, dtype, biased=self.positions == "alibi")
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
         """An empty cache for `length` tokens; more must not be read into it, which a traced position cannot check."""

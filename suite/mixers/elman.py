@@ -5,25 +5,40 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import initial, precision, recurrent
+from suite.ops import elman, forms, initial, precision, recurrent
+
+FAMILY = "elman"
 
 
 class Mixer(eqx.Module):
-    """h_t = tanh(W x_t + R h_{t-1} + b); the output is h."""
+    """h_t = tanh(W x_t + R h_{t-1} + b); the output is h.
 
+    R has one block on its diagonal for each of the heads. `remat` computes the insides of chunks again for the
+    gradient, for long sequences.
+    """
+
+    heads: int = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
+    form: str = eqx.field(static=True)
     input_DN: Float[Array, "D N"]
-    recurrent_NN: Float[Array, "N N"]
+    recurrent_HKK: Float[Array, "H K K"]
     bias_N: Float[Array, " N"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray):
+    def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, form: str = "auto"):
+        recurrent.check_heads(width, heads)
+        forms.check(FAMILY, form)
+        self.heads, self.remat, self.form = heads, remat, form
         input_key, recurrent_key = jax.random.split(key)
         self.input_DN = initial.dense(input_key, width, width, width)
-        self.recurrent_NN = initial.orthogonal(recurrent_key, width, 1)
+        self.recurrent_HKK = initial.orthogonal(recurrent_key, width // heads, heads, 1)
         self.bias_N = jnp.zeros(width, jnp.float32)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
         return y_BTD
+
+    def ran(self, dtype: jnp.dtype) -> str:
+        return forms.choose(FAMILY, self.form, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context
@@ -32,19 +47,25 @@ class Mixer(eqx.Module):
     def extend(
         self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
-        dtype = x_BTD.dtype
-
-        def cell(
-            input_BN: Float[Array, "B N"], h_BN: Float[Array, "B N"]
-        ) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
-            recurrent_BN = recurrent.product(h_BN, self.recurrent_NN, dtype)
-            h_BN = jnp.tanh(input_BN.astype(h_BN.dtype) + recurrent_BN + self.bias_N[None])
-            return h_BN.astype(dtype), h_BN
-
-        return recurrent.scan(cell, x_BTD @ self.input_DN.astype(dtype), h_BN)
+        return recurrent.rematerialised(self._extend, x_BTD, h_BN) if self.remat else self._extend(x_BTD, h_BN)
 
     def step(
         self, x_BD: Float[Array, "B D"], h_BN: Float[Array, "B N"]
     ) -> tuple[Float[Array, "B D"], Float[Array, "B N"]]:
-        y_BTD, h_BN = self.extend(x_BD[:, None], h_BN)
-        return y_BTD[:, 0], h_BN
+        cell = recurrent.each_head(elman.cell)
+        h_HBK = cell(self._project(x_BD[:, None])[:, 0], *self._weights(), recurrent.split(h_BN, self.heads))
+        h_BN = recurrent.join(h_HBK)
+        return h_BN.astype(x_BD.dtype), h_BN
+
+    def _extend(
+        self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
+        h_HBK, form = recurrent.split(h_BN, self.heads), self.ran(x_BTD.dtype)
+        h_HTBK, h_HBK = elman.loop(self._project(x_BTD), *self._weights(), h_HBK, form)
+        return recurrent.join_all(h_HTBK), recurrent.join(h_HBK)
+
+    def _project(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "H T B K"]:
+        return recurrent.project(x_BTD, recurrent.by_head(self.input_DN, self.heads, 1))
+
+    def _weights(self) -> tuple[Float[Array, "H K K"], Float[Array, "H K"]]:
+        return self.recurrent_HKK, self.bias_N.reshape(self.heads, -1)

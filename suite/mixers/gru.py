@@ -3,59 +3,77 @@
 The reset gate acts after the product, as in cuDNN.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import initial, precision, recurrent
+from suite.ops import forms, gru, initial, precision, recurrent
+
+FAMILY = "gru"
 
 
 class Mixer(eqx.Module):
-    """h_t = (1 - z) n + z h_{t-1} with n = tanh(W x_t + b + r (R h_{t-1} + c)); the output is h."""
+    """h_t = (1 - z) n + z h_{t-1} with n = tanh(W x_t + b + r (R h_{t-1} + c)); the output is h.
 
+    R has one block on its diagonal for each of the heads. `remat` computes the insides of chunks again for the
+    gradient, for long sequences.
+    """
+
+    heads: int = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
+    form: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]
-    recurrent_NG: Float[Array, "N G"]
+    recurrent_HKG: Float[Array, "H K G"]
     bias_G: Float[Array, " G"]
     reset_bias_N: Float[Array, " N"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray):
+    def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, form: str = "auto"):
+        recurrent.check_heads(width, heads)
+        forms.check(FAMILY, form)
+        self.heads, self.remat, self.form = heads, remat, form
         input_key, recurrent_key = jax.random.split(key)
-        self.input_DG = initial.dense(input_key, width, width, 3 * width)
-        self.recurrent_NG = initial.orthogonal(recurrent_key, width, 3)
-        self.bias_G = jnp.zeros(3 * width, jnp.float32)  # order: reset, update, new
+        self.input_DG = initial.dense(input_key, width, width, gru.GATES * width)
+        self.recurrent_HKG = initial.orthogonal(recurrent_key, width // heads, heads, gru.GATES)
+        self.bias_G = jnp.zeros(gru.GATES * width, jnp.float32)  # order: reset, update, new
         self.reset_bias_N = jnp.zeros(width, jnp.float32)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
         return y_BTD
 
+    def ran(self, dtype: jnp.dtype) -> str:
+        return forms.choose(FAMILY, self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
+
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context
-        return jnp.zeros((batch, self.recurrent_NG.shape[0]), precision.wide(dtype))
+        return jnp.zeros((batch, self.reset_bias_N.shape[0]), precision.wide(dtype))
 
     def extend(
         self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
-        dtype = x_BTD.dtype
-
-        def cell(
-            input_BG: Float[Array, "B G"], h_BN: Float[Array, "B N"]
-        ) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
-            at_x_BG = input_BG.astype(h_BN.dtype) + self.bias_G[None]
-            at_h_BG = recurrent.product(h_BN, self.recurrent_NG, dtype)
-            reset_x_BN, update_x_BN, new_x_BN = jnp.split(at_x_BG, 3, axis=-1)
-            reset_h_BN, update_h_BN, new_h_BN = jnp.split(at_h_BG, 3, axis=-1)
-            reset_BN = jax.nn.sigmoid(reset_x_BN + reset_h_BN)
-            update_BN = jax.nn.sigmoid(update_x_BN + update_h_BN)
-            new_BN = jnp.tanh(new_x_BN + reset_BN * (new_h_BN + self.reset_bias_N[None]))
-            h_BN = (1 - update_BN) * new_BN + update_BN * h_BN
-            return h_BN.astype(dtype), h_BN
-
-        return recurrent.scan(cell, x_BTD @ self.input_DG.astype(dtype), h_BN)
+        return recurrent.rematerialised(self._extend, x_BTD, h_BN) if self.remat else self._extend(x_BTD, h_BN)
 
     def step(
         self, x_BD: Float[Array, "B D"], h_BN: Float[Array, "B N"]
     ) -> tuple[Float[Array, "B D"], Float[Array, "B N"]]:
-        y_BTD, h_BN = self.extend(x_BD[:, None], h_BN)
-        return y_BTD[:, 0], h_BN
+        cell = recurrent.each_head(gru.cell)
+        h_HBK = cell(self._project(x_BD[:, None])[:, 0], *self._weights(), recurrent.split(h_BN, self.heads))
+        h_BN = recurrent.join(h_HBK)
+        return h_BN.astype(x_BD.dtype), h_BN
+
+    def _extend(
+        self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
+        h_HBK, form = recurrent.split(h_BN, self.heads), self.ran(x_BTD.dtype)
+        h_HTBK, h_HBK = gru.loop(self._project(x_BTD), *self._weights(), h_HBK, form)
+        return recurrent.join_all(h_HTBK), recurrent.join(h_HBK)
+
+    def _project(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "H T B G"]:
+        return recurrent.project(x_BTD, recurrent.by_head(self.input_DG, self.heads, gru.GATES))
+
+    def _weights(self) -> tuple[Float[Array, "H K G"], Float[Array, "H G"], Float[Array, "H K"]]:
+        bias_HG = recurrent.by_head(self.bias_G, self.heads, gru.GATES)
+        return self.recurrent_HKG, bias_HG, self.reset_bias_N.reshape(self.heads, -1)

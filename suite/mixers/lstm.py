@@ -1,52 +1,78 @@
 """LSTM: Hochreiter and Schmidhuber 1997, "Long Short-Term Memory", with the forget gate of Gers et al. 2000."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import initial, precision, recurrent
+from suite.ops import cudnn, forms, initial, lstm, precision, recurrent
 
+FAMILY = "lstm"
 State = tuple[Float[Array, "B N"], Float[Array, "B N"]]
 
 
 class Mixer(eqx.Module):
-    """c_t = f c_{t-1} + i g and h_t = o tanh(c_t), gates from W x_t + R h_{t-1} + b; the output is h."""
+    """c_t = f c_{t-1} + i g and h_t = o tanh(c_t), gates from W x_t + R h_{t-1} + b; the output is h.
 
+    R has one block on its diagonal for each of the heads. `remat` computes the insides of chunks again for the
+    gradient, for long sequences.
+    """
+
+    heads: int = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
+    form: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]
-    recurrent_NG: Float[Array, "N G"]
+    recurrent_HKG: Float[Array, "H K G"]
     bias_G: Float[Array, " G"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray):
+    def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, form: str = "auto"):
+        recurrent.check_heads(width, heads)
+        forms.check(FAMILY, form)
+        if form == "cudnn" and heads > 1:
+            raise ValueError(f"cuDNN's LSTM has one head and not {heads}; take form=factors")
+        self.heads, self.remat, self.form = heads, remat, form
         input_key, recurrent_key = jax.random.split(key)
-        self.input_DG = initial.dense(input_key, width, width, 4 * width)
-        self.recurrent_NG = initial.orthogonal(recurrent_key, width, 4)
+        self.input_DG = initial.dense(input_key, width, width, lstm.GATES * width)
+        self.recurrent_HKG = initial.orthogonal(recurrent_key, width // heads, heads, lstm.GATES)
         # A forget bias of 1 keeps memory open at first (Jozefowicz et al. 2015). Order: input, forget, cell, output.
-        self.bias_G = jnp.zeros(4 * width, jnp.float32).at[width : 2 * width].set(1.0)
+        self.bias_G = jnp.zeros(lstm.GATES * width, jnp.float32).at[width : 2 * width].set(1.0)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
         return y_BTD
 
+    def ran(self, dtype: jnp.dtype) -> str:
+        return forms.choose(FAMILY, self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
+
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # two vectors, whatever the context
-        zero_BN = jnp.zeros((batch, self.recurrent_NG.shape[0]), precision.wide(dtype))
+        zero_BN = jnp.zeros((batch, self.bias_G.shape[0] // lstm.GATES), precision.wide(dtype))
         return zero_BN, zero_BN
 
     def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
-        dtype = x_BTD.dtype
-
-        def cell(input_BG: Float[Array, "B G"], state: State) -> tuple[Float[Array, "B N"], State]:
-            h_BN, c_BN = state
-            recurrent_BG = recurrent.product(h_BN, self.recurrent_NG, dtype)
-            gates_BG = input_BG.astype(h_BN.dtype) + recurrent_BG + self.bias_G[None]
-            in_BN, forget_BN, cell_BN, out_BN = jnp.split(gates_BG, 4, axis=-1)
-            c_BN = jax.nn.sigmoid(forget_BN) * c_BN + jax.nn.sigmoid(in_BN) * jnp.tanh(cell_BN)
-            h_BN = jax.nn.sigmoid(out_BN) * jnp.tanh(c_BN)
-            return h_BN.astype(dtype), (h_BN, c_BN)
-
-        return recurrent.scan(cell, x_BTD @ self.input_DG.astype(dtype), state)
+        return recurrent.rematerialised(self._extend, x_BTD, state) if self.remat else self._extend(x_BTD, state)
 
     def step(self, x_BD: Float[Array, "B D"], state: State) -> tuple[Float[Array, "B D"], State]:
-        y_BTD, state = self.extend(x_BD[:, None], state)
-        return y_BTD[:, 0], state
+        cell = recurrent.each_head(lstm.cell)
+        h_HBK, c_HBK = cell(self._project(x_BD[:, None])[:, 0], *self._weights(), self._by_head(state))
+        h_BN = recurrent.join(h_HBK)
+        return h_BN.astype(x_BD.dtype), (h_BN, recurrent.join(c_HBK))
+
+    def _extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
+        form = self.ran(x_BTD.dtype)
+        if form == "cudnn":
+            return cudnn.lstm(x_BTD, self.input_DG, self.recurrent_HKG[0], self.bias_G, state)
+        h_HTBK, (h_HBK, c_HBK) = lstm.loop(self._project(x_BTD), *self._weights(), self._by_head(state), form)
+        return recurrent.join_all(h_HTBK), (recurrent.join(h_HBK), recurrent.join(c_HBK))
+
+    def _project(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "H T B G"]:
+        return recurrent.project(x_BTD, recurrent.by_head(self.input_DG, self.heads, lstm.GATES))
+
+    def _weights(self) -> tuple[Float[Array, "H K G"], Float[Array, "H G"]]:
+        return self.recurrent_HKG, recurrent.by_head(self.bias_G, self.heads, lstm.GATES)
+
+    def _by_head(self, state: State) -> tuple[Float[Array, "H B K"], Float[Array, "H B K"]]:
+        h_BN, c_BN = state
+        return recurrent.split(h_BN, self.heads), recurrent.split(c_BN, self.heads)

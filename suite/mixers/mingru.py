@@ -7,6 +7,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.ops import forms, initial, linear, precision
 
+FAMILY = "linear"
+
 
 class Mixer(eqx.Module):
     """h_t = (1 - z_t) h_{t-1} + z_t W x_t with z_t = sigmoid(U x_t + b): a GRU whose gates do not see h."""
@@ -16,7 +18,7 @@ class Mixer(eqx.Module):
     bias_N: Float[Array, " N"]
 
     def __init__(self, width: int, *, key: PRNGKeyArray, form: str = "auto"):
-        forms.check("linear", form)
+        forms.check(FAMILY, form)
         self.form = form
         self.input_DG = initial.dense(key, width, width, 2 * width)  # order: update, new
         self.bias_N = jnp.zeros(width, jnp.float32)
@@ -26,7 +28,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("linear", self.form, dtype)
+        return forms.choose(FAMILY, self.form, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

@@ -7,6 +7,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.ops import forms, initial, linear, precision
 
+FAMILY = "linear"
+
 
 class Mixer(eqx.Module):
     """h_t = f h_{t-1} + i W x_t with f and i divided by their sum: an LSTM whose gates do not see h."""
@@ -16,7 +18,7 @@ class Mixer(eqx.Module):
     bias_G: Float[Array, " G"]
 
     def __init__(self, width: int, *, key: PRNGKeyArray, form: str = "auto"):
-        forms.check("linear", form)
+        forms.check(FAMILY, form)
         self.form = form
         self.input_DG = initial.dense(key, width, width, 3 * width)  # order: forget, input, new
         # A forget bias of 1 keeps memory open at first, as for the LSTM (Jozefowicz et al. 2015).
@@ -27,7 +29,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("linear", self.form, dtype)
+        return forms.choose(FAMILY, self.form, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.ops import forms, initial, linear, multihead, precision
 
+FAMILY = "linear"
 STATE_KNOB = "d_rnn"
 SHARPNESS = 8.0  # c of the paper
 
@@ -31,7 +32,7 @@ class Mixer(eqx.Module):
     def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 4, d_rnn: int = 0, form: str = "auto"):
         if d_rnn < 0:
             raise ValueError(f"d_rnn {d_rnn} wants at least 0")
-        forms.check("linear", form)
+        forms.check(FAMILY, form)
         self.n_heads, self.form = heads, form
         size = multihead.size(d_rnn or 4 * width / 3, heads)
         inner = heads * size
@@ -50,7 +51,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("linear", self.form, dtype)
+        return forms.choose(FAMILY, self.form, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from suite.ops import precision
+from suite.ops.kernels import splash
 
 
 def causal(
@@ -22,11 +23,14 @@ def causal(
     """Attention of a whole sequence to itself; `window` tokens back including its own, 0 for all.
 
     cuDNN is asked for by name and by a causal flag: left to itself JAX runs the dense form, and so does a mask.
+    Splash attention knows no distance bias.
     """
     if form == "blocked":
         return _blocked(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
     if q_BTHK.dtype == jnp.float64:  # JAX's own softmax is float32, whatever comes in
         return _attend(q_BTHK, k_BTHK, v_BTHK, first=0, low=0, window=window, slope_H=slope_H)
+    if form == "splash":
+        return splash.causal(q_BTHK, k_BTHK, v_BTHK, window)
     at_T = jnp.arange(q_BTHK.shape[1])
     bias_HTS = None if slope_H is None else distance_bias(slope_H, at_T, at_T, precision.wide(q_BTHK.dtype))
     with jax.numpy_dtype_promotion("standard"):  # JAX's own code adds a float32 mask to bfloat16 scores

@@ -1,31 +1,57 @@
 """Which form of an operation runs where: the one table of choices, overridden by a mixer's knob `form`."""
 
-import jax
 import jax.numpy as jnp
+
+from suite import mesh as meshes
 
 # The first of a family is its reference parallel form: what sequential depth is counted on.
 FORMS = {
-    "attention": ("dense", "blocked", "cudnn"),
-    "linear": ("parallel", "sequential"),
+    "attention": ("dense", "blocked", "cudnn", "splash"),
+    "elman": ("scan", "factors"),
+    "gru": ("scan", "factors", "pallas"),
+    "lstm": ("scan", "factors", "pallas", "cudnn"),
+    "linear": ("parallel", "sequential", "pallas"),
     "complex": ("parallel", "sequential"),
     "matrix": ("chunked", "sequential"),
 }
-# Fastest known. On two CPU cores the dense form took 3 to 6 times the blocked one's time (256 to 4,096 tokens, heads of
-# 16, gradients included), and an associative scan, which makes log2 T passes over memory, loses to a plain loop.
+# Fastest known, and what runs where that one cannot. On two CPU cores the dense form took 3 to 6 times the blocked
+# one's time (256 to 4,096 tokens, heads of 16, gradients included), an associative scan, which makes log2 T passes over
+# memory, loses to a plain loop, and the gradient of a loop takes two thirds of the time, and half of the memory, where
+# the forward pass leaves its factors behind (LSTM of 16 x 512 x 256). On accelerators nothing was measured here: what
+# others found stands in the files of the kernels.
 FASTEST = {
-    ("attention", "cpu"): "blocked",
-    ("attention", "gpu"): "cudnn",
-    ("attention", "tpu"): "dense",
-    ("linear", "cpu"): "sequential",
-    ("linear", "gpu"): "parallel",
-    ("linear", "tpu"): "parallel",
-    ("complex", "cpu"): "sequential",
-    ("complex", "gpu"): "parallel",
-    ("complex", "tpu"): "parallel",
-    ("matrix", "cpu"): "chunked",
-    ("matrix", "gpu"): "chunked",
-    ("matrix", "tpu"): "chunked",
+    ("attention", "cpu"): ("blocked",),
+    ("attention", "gpu"): ("cudnn", "dense"),
+    ("attention", "tpu"): ("splash", "dense"),
+    ("elman", "cpu"): ("factors",),
+    ("elman", "gpu"): ("factors",),
+    ("elman", "tpu"): ("factors",),
+    ("gru", "cpu"): ("factors",),
+    ("gru", "gpu"): ("factors",),
+    ("gru", "tpu"): ("pallas", "factors"),
+    ("lstm", "cpu"): ("factors",),
+    ("lstm", "gpu"): ("factors",),
+    ("lstm", "tpu"): ("pallas", "factors"),
+    ("linear", "cpu"): ("sequential",),
+    ("linear", "gpu"): ("parallel",),
+    ("linear", "tpu"): ("pallas", "parallel"),
+    ("complex", "cpu"): ("sequential",),
+    ("complex", "gpu"): ("parallel",),
+    ("complex", "tpu"): ("parallel",),
+    ("matrix", "cpu"): ("chunked",),
+    ("matrix", "gpu"): ("chunked",),
+    ("matrix", "tpu"): ("chunked",),
 }
+# The form whose chain of dependent operations a kernel shares, which no jaxpr shows.
+SAME_CHAIN = {
+    ("attention", "cudnn"): "dense",
+    ("attention", "splash"): "dense",
+    ("gru", "pallas"): "scan",
+    ("lstm", "cudnn"): "scan",
+    ("lstm", "pallas"): "scan",
+    ("linear", "pallas"): "sequential",
+}
+ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
 CHUNKS = {
     ("scalar", "cpu"): 32,
@@ -50,18 +76,24 @@ def check(family: str, form: str) -> None:
         raise ValueError(f"form {form!r} is not known; wanted one of {', '.join(known)}")
 
 
-def choose(family: str, form: str, dtype: jnp.dtype) -> str:
-    """The form that runs: `auto` is the fastest known on this platform, `reference` the family's first."""
+def choose(family: str, form: str, dtype: jnp.dtype, *, resident: int = 0, biased: bool = False) -> str:
+    """The form that runs: `auto` is the fastest known on this platform that can, `reference` the family's first.
+
+    `resident` is the size of the weights that a kernel would keep on chip; `biased` says that attention has a bias.
+    """
     if form == "reference":
         return FORMS[family][0]
     if form != "auto":
         return form
-    fastest = FASTEST[family, jax.default_backend()]
-    if fastest == "cudnn" and jnp.dtype(dtype).itemsize != 2:
-        return "dense"  # cuDNN's attention takes half precision only
-    return fastest
+    n_bytes = jnp.dtype(dtype).itemsize
+    cannot = {
+        "cudnn": n_bytes != 2,  # half precision only
+        "splash": n_bytes == 8 or biased,
+        "pallas": n_bytes == 8 or resident * n_bytes > ON_CHIP,
+    }
+    return next(fast for fast in FASTEST[family, meshes.platform()] if not cannot.get(fast, False))
 
 
 def chunk(family: str, length: int) -> int:
     """Tokens of a chunk on this platform; no more than the next power of two above the length."""
-    return min(CHUNKS[family, jax.default_backend()], 1 << max(0, length - 1).bit_length())
+    return min(CHUNKS[family, meshes.platform()], 1 << max(0, length - 1).bit_length())

@@ -12,10 +12,10 @@ def dense(key: PRNGKeyArray, fan_in: int, *shape: int) -> Float[Array, "..."]:
     return jax.random.normal(key, shape, jnp.float32) / fan_in**0.5
 
 
-def orthogonal(key: PRNGKeyArray, size: int, blocks: int) -> Float[Array, "N GN"]:
-    """`blocks` orthogonal matrices side by side (Saxe et al. 2014): what keeps a recurrence's scale at the start."""
-    matrices_GNN = jax.random.orthogonal(key, size, (blocks,), jnp.float32)
-    return jnp.concatenate(list(matrices_GNN), axis=-1)
+def orthogonal(key: PRNGKeyArray, size: int, heads: int, gates: int) -> Float[Array, "H K G"]:
+    """For each head `gates` orthogonal matrices side by side (Saxe et al. 2014): they keep a recurrence's scale."""
+    matrices_HGKK = jax.random.orthogonal(key, size, (heads, gates), jnp.float32)
+    return jnp.concatenate(jnp.unstack(matrices_HGKK, axis=1), axis=-1)
 
 
 def time_step(key: PRNGKeyArray, size: int) -> Float[Array, " N"]:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from suite.ops.kernels import diagonal
+
 
 def recurrence(
     decay_BTN: Float[Array, "B T N"],
@@ -13,10 +15,12 @@ def recurrence(
 ) -> Float[Array, "B T N"]:
     """All states h_1..h_T of the recurrence from h_0 = `h_BN`, in the dtype of all three: a wide one.
 
-    `sequential` is a scan over time; `parallel` an associative scan of log2 T depth (Blelloch 1990).
+    `sequential` is a scan over time; `parallel` an associative scan of log2 T depth (Blelloch 1990); `pallas` a kernel.
     """
     if form == "sequential":
         return _sequential(decay_BTN, input_BTN, h_BN)
+    if form == "pallas":
+        return diagonal.scan(decay_BTN, input_BTN, h_BN)
     return _parallel(decay_BTN, input_BTN, h_BN)
 
 

@@ -1,0 +1,190 @@
+"""The LSTM's loop: by JAX's own gradient, or with a backward pass whose factors the forward one leaves behind.
+
+With dh and dc the gradients that come back to h_t and c_t from later tokens and the output,
+
+    dc = dc + dh o (1 - tanh^2 c)          the gates' changes, each before its own nonlinearity:
+    d = (dc g i', dc c_{t-1} f', dc i g', dh tanh(c) o')          where x' is the slope of gate x
+    dc_{t-1} = dc f,   dh_{t-1} = d R^T
+
+so all that the backward loop needs is a product of what it carries with six numbers a channel, which the forward loop
+has at hand, and one matrix product. The gradient of R is one product of all tokens, after the loop.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from suite import mesh as meshes
+from suite.ops import recurrent
+from suite.ops.kernels import lstm as kernel
+
+GATES = 4  # order: input, forget, cell, output
+State = tuple[Float[Array, "B K"], Float[Array, "B K"]]
+States = tuple[Float[Array, "H B K"], Float[Array, "H B K"]]
+
+
+def loop(
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    state: States,
+    form: str,
+) -> tuple[Float[Array, "H T B K"], States]:
+    """Outputs of all tokens in the dtype of their inputs, and the last state (h, c)."""
+    if form == "scan":
+        return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, state)
+    return _by_factors(u_HTBG, recurrent_HKG, bias_HG, state, form)
+
+
+def cell(
+    u_BG: Float[Array, "B G"], recurrent_KG: Float[Array, "K G"], bias_G: Float[Array, " G"], state: State
+) -> State:
+    """One token."""
+    h_BK, c_BK = state
+    in_BK, forget_BK, new_BK, out_BK = _gates(u_BG, recurrent_KG, bias_G, h_BK)
+    c_BK = forget_BK * c_BK + in_BK * new_BK
+    return out_BK * jnp.tanh(c_BK), c_BK
+
+
+def _gates(
+    u_BG: Float[Array, "B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    h_BK: Float[Array, "B K"],
+) -> tuple[Float[Array, "B K"], ...]:
+    at_h_BG = recurrent.product(h_BK, recurrent_KG, u_BG.dtype)
+    gates_BG = u_BG.astype(h_BK.dtype) + at_h_BG + bias_G[None]
+    in_BK, forget_BK, new_BK, out_BK = jnp.split(gates_BG, GATES, axis=-1)
+    return jax.nn.sigmoid(in_BK), jax.nn.sigmoid(forget_BK), jnp.tanh(new_BK), jax.nn.sigmoid(out_BK)
+
+
+def _scan(
+    u_TBG: Float[Array, "T B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    state: State,
+) -> tuple[Float[Array, "T B K"], State]:
+    def step(state: State, u_BG: Float[Array, "B G"]) -> tuple[State, Float[Array, "B K"]]:
+        state = cell(u_BG, recurrent_KG, bias_G, state)
+        return state, state[0].astype(u_BG.dtype)
+
+    state, h_TBK = jax.lax.scan(step, state, u_TBG)
+    return h_TBK, state
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _by_factors(
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    state: States,
+    form: str,
+) -> tuple[Float[Array, "H T B K"], States]:
+    if form == "pallas":
+        return _forward(u_HTBG, recurrent_HKG, bias_HG, state, form)[0]
+    # Without a gradient nothing need be left behind.
+    return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, state)
+
+
+def _forward(
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    state: States,
+    form: str,
+) -> tuple[tuple[Float[Array, "H T B K"], States], tuple[Array, ...]]:
+    run = _forward_loop
+    if form == "pallas":
+        run = meshes.sharded(kernel.forward, (1, None, None, 0, 0), (0, 0, 1, 1, 1, 1))
+    h_HBK, c_HBK, factor_HTBG, h_HTBK, open_HTBK, forget_HTBK = recurrent.each_head(run)(
+        u_HTBG, recurrent_HKG, bias_HG, *state
+    )
+    return (h_HTBK, (h_HBK, c_HBK)), (recurrent_HKG, state[0], h_HTBK, factor_HTBG, open_HTBK, forget_HTBK)
+
+
+def _backward(
+    form: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "H T B K"], States]
+) -> tuple[Float[Array, "H T B G"], Float[Array, "H K G"], Float[Array, "H G"], States]:
+    recurrent_HKG, first_HBK, h_HTBK, factor_HTBG, open_HTBK, forget_HTBK = kept
+    from_output_HTBK, state = changes
+    run = _backward_loop
+    if form == "pallas":
+        run = meshes.sharded(kernel.backward, (1, 1, 1, None, 1, 0, 0), (0, 0, 1))
+    dh_HBK, dc_HBK, change_HTBG = recurrent.each_head(run)(
+        factor_HTBG, open_HTBK, forget_HTBK, recurrent_HKG, from_output_HTBK, *state
+    )
+    return (
+        change_HTBG,
+        recurrent.each_head(recurrent.weight_gradient)(first_HBK, h_HTBK, change_HTBG),
+        jnp.sum(change_HTBG, axis=(1, 2), dtype=first_HBK.dtype),
+        (dh_HBK, dc_HBK),
+    )
+
+
+_by_factors.defvjp(_forward, _backward)
+
+
+def _forward_loop(
+    u_TBG: Float[Array, "T B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    h_BK: Float[Array, "B K"],
+    c_BK: Float[Array, "B K"],
+) -> tuple[Array, ...]:
+    """Last states h and c; then of every token the factors of its gates, h, what c gets of dh, the forget gate."""
+    narrow_TBK = jnp.zeros((*u_TBG.shape[:2], recurrent_KG.shape[0]), u_TBG.dtype)
+    # In bfloat16 a forget gate above 1 - 1/512 would be 1, and a product of many of them would not fall.
+    wide_TBK = narrow_TBK.astype(h_BK.dtype)
+
+    def step(token: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        h_BK, c_BK, factor_TBG, h_TBK, open_TBK, forget_TBK = carry
+        u_BG = recurrent.at(factor_TBG, token)
+        in_BK, forget_BK, new_BK, out_BK = _gates(u_BG, recurrent_KG, bias_G, h_BK)
+        factors = [
+            new_BK * in_BK * (1 - in_BK),
+            c_BK * forget_BK * (1 - forget_BK),
+            in_BK * (1 - new_BK * new_BK),
+        ]
+        c_BK = forget_BK * c_BK + in_BK * new_BK
+        tanh_BK = jnp.tanh(c_BK)
+        factors.append(tanh_BK * out_BK * (1 - out_BK))
+        h_BK = out_BK * tanh_BK
+        return (
+            h_BK,
+            c_BK,
+            recurrent.put(factor_TBG, jnp.concatenate(factors, axis=-1), token),
+            recurrent.put(h_TBK, h_BK, token),
+            recurrent.put(open_TBK, out_BK * (1 - tanh_BK * tanh_BK), token),
+            recurrent.put(forget_TBK, forget_BK, token),
+        )
+
+    carry = (h_BK, c_BK, u_TBG, narrow_TBK, narrow_TBK, wide_TBK)
+    return jax.lax.fori_loop(0, u_TBG.shape[0], step, carry)
+
+
+def _backward_loop(
+    factor_TBG: Float[Array, "T B G"],
+    open_TBK: Float[Array, "T B K"],
+    forget_TBK: Float[Array, "T B K"],
+    recurrent_KG: Float[Array, "K G"],
+    from_output_TBK: Float[Array, "T B K"],
+    dh_BK: Float[Array, "B K"],
+    dc_BK: Float[Array, "B K"],
+) -> tuple[Array, ...]:
+    """Changes of the first h and c; then those of every token's gates."""
+    length, dtype, wide = factor_TBG.shape[0], factor_TBG.dtype, dh_BK.dtype
+    turned_GK = recurrent_KG.T
+
+    def step(done: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        dh_BK, dc_BK, change_TBG = carry
+        at = functools.partial(recurrent.at, token=length - 1 - done)
+        dh_BK = dh_BK + at(from_output_TBK).astype(wide)
+        dc_BK = dc_BK + dh_BK * at(open_TBK).astype(wide)
+        carried_BG = jnp.concatenate([dc_BK, dc_BK, dc_BK, dh_BK], axis=-1)
+        change_BG = (carried_BG * at(change_TBG).astype(wide)).astype(dtype)
+        change_TBG = recurrent.put(change_TBG, change_BG, length - 1 - done)
+        return recurrent.product(change_BG, turned_GK, dtype), dc_BK * at(forget_TBK), change_TBG
+
+    return jax.lax.fori_loop(0, length, step, (dh_BK, dc_BK, factor_TBG))

@@ -1,0 +1,101 @@
+"""By the real TPU compiler, ahead of time: every kernel, and the whole step of every mixer. Nothing runs.
+
+`libtpu` brings the compiler, for machines without a TPU too; `make test-aot` installs it beside this suite.
+"""
+
+import functools
+import importlib.util
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from suite import mesh as meshes
+from suite import parts, rig
+from suite.job import Job
+
+pytestmark = [
+    pytest.mark.aot,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: make test-aot"),
+]
+TOPOLOGIES = {"v5e:2x4": 8, "v6e:4x4": 16}
+# What becomes a custom call of the compiled program: one for the forward pass and one for the backward.
+KERNELS = {"pallas", "splash"}
+SPECS = [
+    "lstm:form=pallas",
+    "lstm:form=pallas,heads=3",  # lanes that are filled up, and a grid with one axis more
+    "gru:form=pallas",
+    "gru:form=pallas,heads=3",
+    "mingru:form=pallas",
+    "minlstm:form=pallas",
+    "rglru:form=pallas",
+    "attention:form=splash",
+    "attention:form=splash,kv_heads=2,window=100",
+]
+
+
+@functools.cache
+def mesh_of(topology: str, n_devices: int) -> Mesh:
+    found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    assert len(found.devices) == TOPOLOGIES[topology]
+    return meshes.make(devices=list(found.devices)[:n_devices])
+
+
+def compiled_gradient(spec: str, mesh: Mesh, shape: tuple[int, int, int], dtype: str) -> str:
+    """The program of the gradient of a mixer by its parameters and inputs, (batch, length, width)."""
+    module, knobs = parts.load("suite.mixers", spec)
+    mixer = eqx.filter_eval_shape(lambda: module.Mixer(shape[-1], key=jax.random.key(0), **knobs))
+    arrays, static = eqx.partition(mixer, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+    def loss(arrays: Any, x_BTD: jax.Array) -> jax.Array:
+        return jnp.sum(eqx.combine(arrays, static)(x_BTD).astype(jnp.float32))
+
+    def gradient(arrays: Any, x_BTD: jax.Array) -> Any:
+        with meshes.ambient(mesh):
+            return jax.grad(loss, (0, 1))(arrays, x_BTD)
+
+    shardings = (meshes.replicated(mesh), meshes.over_batch(mesh))
+    traced = jax.jit(gradient, in_shardings=shardings).trace(arrays, jax.ShapeDtypeStruct(shape, dtype))
+    return text_of(traced.lower(lowering_platforms=("tpu",)).compile())
+
+
+def text_of(compiled: jax.stages.Compiled) -> str:
+    text = compiled.as_text()
+    assert text is not None
+    return text
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_kernel_compiles_on_one_chip(spec: str, dtype: str) -> None:
+    # 300 tokens, 3 examples and 192 channels: no multiples of a tile.
+    text = compiled_gradient(spec, mesh_of("v5e:2x4", 1), (3, 300, 192), dtype)
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_kernel_compiles_on_every_chip_of_a_mesh(spec: str, topology: str) -> None:
+    n_devices = TOPOLOGIES[topology]
+    text = compiled_gradient(spec, mesh_of(topology, n_devices), (8 * n_devices, 512, 384), "bfloat16")
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert f"num_partitions={n_devices}" in text
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("name", parts.names("suite.mixers"))
+def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str, topology: str) -> None:
+    n_devices = TOPOLOGIES[topology]
+    mesh = mesh_of(topology, n_devices)
+    job = Job(mixer=name, width=256, depth=2, length=512, batch=4 * n_devices, dtype="bfloat16")
+    compiled = rig.Programs(job, mesh, 256).lowered_step.compile()
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    assert memory.argument_size_in_bytes > 0
+    assert memory.peak_memory_in_bytes > 0
+    assert ("tpu_custom_call" in text_of(compiled)) == (rig.form(job, mesh) in KERNELS)

@@ -1,0 +1,137 @@
+"""Loops over time: every form is the plain scan from any state, in value and gradient, and holds what it says."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import rnn
+
+from suite import parts
+from suite.ops import cudnn, forms
+
+NAMES = ("elman", "gru", "lstm")
+FORMS = [(name, form) for name in NAMES for form in forms.FORMS[name][1:] if form != "cudnn"]  # which wants its GPU
+
+
+def build(spec: str, width: int) -> Any:
+    module, knobs = parts.load("suite.mixers", spec)
+    return module.Mixer(width, key=jax.random.key(0), **knobs)
+
+
+def random(tree: Any, seed: int) -> Any:
+    """Normal numbers in the shapes and dtypes of a tree."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), tree)
+
+
+def gradients(mixer: Any, batch: int, length: int, dtype: str) -> Any:
+    """Outputs and last state from a random state, and the gradients of parameters, inputs and first state."""
+    arrays, static = eqx.partition(mixer, eqx.is_array)
+    arrays = jax.tree.map(lambda leaf: leaf.astype(dtype), arrays)
+    arrays = jax.tree.map(lambda leaf, noise: leaf + 0.3 * noise, arrays, random(arrays, 1))
+    x_BTD = random(jax.ShapeDtypeStruct((batch, length, WIDTH), dtype), 2)
+    state = random(mixer.start(batch, length, x_BTD.dtype), 3)
+
+    def extend(arrays: Any, x_BTD: jax.Array, state: Any) -> Any:
+        return eqx.combine(arrays, static).extend(x_BTD, state)
+
+    @jax.jit
+    def both(arguments: Any, probe: Any) -> Any:
+        found, pull_back = jax.vjp(extend, *arguments)
+        return found, pull_back(probe)
+
+    arguments = (arrays, x_BTD, state)
+    return both(arguments, random(jax.eval_shape(extend, *arguments), 4))
+
+
+def assert_close(actual: Any, wanted: Any, close: float) -> None:
+    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        assert left.dtype == right.dtype
+        np.testing.assert_allclose(left, right, rtol=0, atol=close * np.max(np.abs(right)))
+
+
+WIDTH = 24
+
+
+@pytest.mark.parametrize("shape", [(2, 19), (1, 1), (3, 33)])
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_every_form_is_the_plain_scan_from_any_state(name: str, form: str, heads: int, shape: tuple[int, int]) -> None:
+    plain, other = (
+        gradients(build(f"{name}:heads={heads},form={f}", WIDTH), *shape, "float32") for f in ("scan", form)
+    )
+    assert_close(other, plain, 1e-5)  # a few dozen roundings of 6e-8, some of them carried along
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_factors_are_exact_in_float64(name: str, heads: int) -> None:
+    with jax.enable_x64(True):
+        plain, other = (
+            gradients(build(f"{name}:heads={heads},form={form}", WIDTH), 2, 19, "float64")
+            for form in ("scan", "factors")
+        )
+        assert_close(other, plain, 1e-13)
+
+
+def test_weights_are_laid_out_as_cudnn_has_them() -> None:
+    """By JAX's own reading of that layout, and its own LSTM: cuDNN itself wants its GPU."""
+    mixer = build("lstm", WIDTH)
+    mixer = jax.tree.map(lambda leaf: leaf + 0.3 * random(leaf, 1) if eqx.is_array(leaf) else leaf, mixer)
+    x_BTD = random(jax.ShapeDtypeStruct((2, 19, WIDTH), "float32"), 2)
+    state = random(mixer.start(2, 19, x_BTD.dtype), 3)
+    weights = rnn.unpack_lstm_weights(
+        cudnn.flat(mixer.input_DG, mixer.recurrent_HKG[0], mixer.bias_G), WIDTH, WIDTH, 1, False
+    )
+    h_1BN, c_1BN = (leaf[None] for leaf in state)
+    lengths_B = jnp.full(2, 19, jnp.int32)
+    y_BTN, h_1BN, c_1BN = rnn.lstm_ref(x_BTD, h_1BN, c_1BN, *weights, lengths_B, WIDTH, WIDTH, 1, 0.0, False)
+    assert_close((y_BTN, (h_1BN[0], c_1BN[0])), mixer.extend(x_BTD, state), 1e-5)
+
+
+@functools.cache
+def temporary_bytes(spec: str, width: int, length: int) -> int:
+    """What a gradient step of a mixer holds at its worst beside its arguments and results."""
+    mixer = eqx.filter_eval_shape(build, spec, width)
+    arrays, static = eqx.partition(mixer, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+    def loss(arrays: Any, x_BTD: jax.Array) -> jax.Array:
+        return jnp.sum(eqx.combine(arrays, static)(x_BTD))
+
+    step: Callable = jax.jit(jax.grad(loss, (0, 1)))
+    shape = jax.ShapeDtypeStruct((1, length, width), jnp.float32)
+    memory = step.lower(arrays, shape).compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
+
+
+def numbers_held(spec: str, length: int) -> float:
+    """The same in float32 a channel and token."""
+    return temporary_bytes(spec, 64, length) / (4 * 64 * length)
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("elman", 3), ("gru", 10), ("lstm", 12)])
+def test_loops_overwrite_their_buffers(name: str, numbers: int) -> None:
+    # Inputs and outputs with time first, gates, and what the forward pass leaves: a copied buffer would be one more.
+    assert numbers_held(f"{name}:form=factors", 1024) < numbers + 0.5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rematerialised_chunks_are_the_whole(name: str) -> None:
+    for length in (1, 2, 30):  # 30: five chunks of five, and five tokens more
+        plain, other = (
+            gradients(build(f"{name}:remat={remat}", WIDTH), 2, length, "float32") for remat in ("false", "true")
+        )
+        assert_close(other, plain, 1e-5)
+
+
+def test_rematerialised_memory_grows_as_the_root() -> None:
+    # What is left is one array of outputs, or none; the insides of a chunk become fewer and fewer numbers a token.
+    short, middle, long = (numbers_held("lstm:remat=true", length) for length in (1024, 4096, 16384))
+    assert middle - long < 0.5 * (short - middle)
+    assert long < 1.5 < 0.2 * numbers_held("lstm", 4096)
