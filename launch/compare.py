@@ -77,7 +77,19 @@ CHILDREN = 2
 # What XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower.
 ONE_THREAD = {"NPROC": "1"}
 # Jobs that differ in other fields share their compiled programs: they go to one child.
-OF_A_PROGRAM = ("mixer", "task", "block", "conv", "width", "depth", "length", "batch", "optimizer", "dtype")
+OF_A_PROGRAM = (
+    "mixer",
+    "task",
+    "block",
+    "conv",
+    "width",
+    "depth",
+    "length",
+    "batch",
+    "microbatch",
+    "optimizer",
+    "dtype",
+)
 
 
 def main() -> int:

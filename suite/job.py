@@ -40,6 +40,9 @@ class Job:
     own_width: int = _field(0, "width of this arm where it is known, as after timing; 0 to solve --match", minimum=0)
     length: int = _field(256, "tokens in a training example", minimum=1)
     batch: int = _field(16, "examples in a step, over all devices", minimum=1)
+    microbatch: int = _field(
+        0, "examples in memory at once, over all devices, whose gradients are added up; 0 for the batch", minimum=0
+    )
     steps: int = _field(200, "optimiser steps", minimum=1)
     optimizer: str = _field("adamw", "update rule", choices=("adamw", "sgd", "lion"))
     rate: float = _field(1e-3, "peak learning rate", minimum=0.0)
@@ -61,6 +64,8 @@ class Job:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if self.batch % (self.microbatch or self.batch):
+            raise ValueError(f"batch {self.batch} is not a multiple of microbatch {self.microbatch}")
         if self.warmup > 1:
             raise ValueError(f"warmup is a fraction of the steps, at most 1; got {self.warmup}")
         # A spec is brought into its one canonical spelling.

@@ -76,6 +76,12 @@ def platform() -> str:
     return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
+def devices() -> int:
+    """Over how many devices the batch of what is traced now is split: those of the ambient mesh, or one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["data"]
+
+
 def sharded(fn: Callable[..., PyTree], arguments: PyTree, results: PyTree) -> Callable[..., PyTree]:
     """`fn` on each device of the ambient mesh by itself: for kernels, which cannot be partitioned automatically.
 

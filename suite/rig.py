@@ -243,7 +243,7 @@ class Programs:
 
     @functools.cached_property
     def lowered_step(self) -> jax.stages.Lowered:
-        jitted = steps.make_step(self.static, self.optimizer, self.mesh)
+        jitted = steps.make_step(self.static, self.optimizer, self.mesh, self.job.microbatch)
         state = jax.eval_shape(self.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.job))
         return jitted.lower(state, batch_shapes(self.job.batch, self.job.length))
 
@@ -286,6 +286,7 @@ def build(
 def check(job: Job, mesh: Mesh, vocab: int) -> None:
     """Raises what would fail later, before a device is touched."""
     meshes.check_batch(mesh, job.batch)
+    meshes.check_batch(mesh, job.microbatch, "microbatch")
     jax.eval_shape(
         lambda built, tokens_BT: built(tokens_BT),
         model.shapes(matching.solve(job, vocab), vocab),

@@ -17,6 +17,7 @@ from suite.model import Model
 from suite.tasks import Batch
 
 Metrics = dict[str, Array]
+LOGITS = 1 << 25  # scalars on a device at once: 128 MiB
 
 
 class State(eqx.Module):
@@ -74,22 +75,25 @@ def make_optimizer(job: Job, matrices: PyTree, schedule: Schedule | None = None)
 
 
 def make_step(
-    static: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+    static: Model, optimizer: optax.GradientTransformation, mesh: Mesh, microbatch: int = 0
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """One optimiser step over the mesh: the batch is split over `data`, everything else replicated.
 
+    With `microbatch`, a divisor of the batch, so many examples are in memory at once and their gradients are added up.
     Metrics: loss (nats a weighted target), gradient_norm, finite.
     """
     whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
 
     @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        def objective(params: Model) -> Float[Array, ""]:
-            nats_BT = token_loss(eqx.combine(params, static), batch)
-            return jnp.sum(nats_BT * batch.weights_BT) / jnp.sum(batch.weights_BT)
+        weights = jnp.sum(batch.weights_BT)
+
+        def objective(params: Model, batch: Batch) -> Float[Array, ""]:
+            nats_BT, _ = answer(eqx.combine(params, static), batch)
+            return jnp.sum(nats_BT * batch.weights_BT) / weights
 
         with meshes.ambient(mesh):
-            loss, gradient = jax.value_and_grad(objective)(state.params)
+            loss, gradient = _add_up(jax.value_and_grad(objective), state.params, batch, microbatch)
         norm = optax.tree.norm(gradient)
         params: Any = state.params  # as in start
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
@@ -134,11 +138,52 @@ def make_answers(static: Model, mesh: Mesh) -> Callable[[Model, Batch], tuple[Ar
     return answers
 
 
+def _add_up(
+    differentiate: Callable[[Model, Batch], tuple[Array, Model]], params: Model, batch: Batch, microbatch: int
+) -> tuple[Array, Model]:
+    """Value and gradient summed over microbatches of so many examples; 0 for the whole batch at once."""
+    count = batch.tokens_BT.shape[0] // (microbatch or batch.tokens_BT.shape[0])
+    if count == 1:
+        return differentiate(params, batch)
+    # Every microbatch takes every count-th example, so each device keeps the ones that it has.
+    pieces = jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1), batch)
+
+    def add(sums: tuple[Array, Model], piece: Batch) -> tuple[tuple[Array, Model], None]:
+        return jax.tree.map(jnp.add, sums, differentiate(params, piece)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), jnp.float32), params))
+    return jax.lax.scan(add, zeros, pieces)[0]
+
+
 def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Nats of every target, and 1 where the likeliest token is the target."""
-    logits_BTV = model(batch.tokens_BT)
-    correct_BT = (jnp.argmax(logits_BTV, axis=-1) == batch.targets_BT).astype(jnp.float32)
-    return cross_entropy(logits_BTV, batch.targets_BT), correct_BT
+    """Nats of every target, and 1 where the likeliest token is the target.
+
+    Where logits of all tokens are more than LOGITS a device they are made a few tokens at a time, and again for the
+    gradient: (B, T, V) is never whole.
+    """
+
+    @jax.checkpoint
+    def at_a_token(
+        x_BD: Float[Array, "B D"], targets_B: Int[Array, " B"]
+    ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+        return judge(model.logits(x_BD), targets_B)
+
+    x_BTD = model.through(model.embed(batch.tokens_BT))
+    batch_size, length = batch.tokens_BT.shape
+    tokens = max(1, LOGITS * meshes.devices() // (batch_size * model.embedding_VD.shape[0]))
+    if tokens >= length:
+        return judge(model.logits(x_BTD), batch.targets_BT)
+    by_token = (jnp.swapaxes(x_BTD, 0, 1), batch.targets_BT.T)
+    nats_TB, correct_TB = jax.lax.map(lambda token: at_a_token(*token), by_token, batch_size=tokens)
+    return nats_TB.T, correct_TB.T
+
+
+def judge(
+    logits_V: Float[Array, "... V"], targets: Int[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Cross-entropy of every target in nats, and 1 where the likeliest token is the target."""
+    correct = (jnp.argmax(logits_V, axis=-1) == targets).astype(jnp.float32)
+    return cross_entropy(logits_V, targets), correct
 
 
 def final_targets(weights_BT: Float[Array, "B T"]) -> Float[Array, "B T"]:
@@ -148,15 +193,10 @@ def final_targets(weights_BT: Float[Array, "B T"]) -> Float[Array, "B T"]:
     return (counts_BT & (left_BT == 1)).astype(jnp.float32)
 
 
-def token_loss(model: Model, batch: Batch) -> Float[Array, "B T"]:
-    """Cross-entropy of every target in nats, float32."""
-    return cross_entropy(model(batch.tokens_BT), batch.targets_BT)
-
-
-def cross_entropy(logits_BTV: Float[Array, "B T V"], targets_BT: Int[Array, "B T"]) -> Float[Array, "B T"]:
+def cross_entropy(logits_V: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
     """Minus the log-probability of each target, in nats."""
-    chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
+    chosen = jnp.take_along_axis(logits_V, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_V, axis=-1) - chosen
 
 
 def fingerprint_of(ids_B: Int[Array, " B"], tokens_BT: Int[Array, "B T"]) -> UInt32[Array, ""]:

@@ -40,6 +40,51 @@ def test_eight_devices_train_like_one(mixer: str, devices: list, data_dir: pathl
     np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
+@pytest.mark.parametrize("n_devices", [1, 8])
+def test_microbatches_train_like_the_whole_batch(n_devices: int, devices: list, data_dir: pathlib.Path) -> None:
+    job = JOB.replace(task="text", length=32, depth=1, steps=10, batch=32)
+    whole, whole_print = losses(job, devices[:1], data_dir)
+    pieces, pieces_print = losses(job.replace(microbatch=8), devices[:n_devices], data_dir)
+    assert whole_print == pieces_print
+    np.testing.assert_allclose(pieces, whole, rtol=1e-5)
+
+
+def test_a_microbatch_takes_less_memory(devices: list) -> None:
+    job = JOB.replace(batch=64, length=256)
+    mesh = meshes.make(devices=devices[:1])
+    whole, pieces = (
+        rig.Programs(job.replace(microbatch=size), mesh, 256).lowered_step.compile().memory_analysis()
+        for size in (0, 8)
+    )
+    assert whole is not None
+    assert pieces is not None
+    assert pieces.temp_size_in_bytes < whole.temp_size_in_bytes / 4
+
+
+def test_microbatches_that_do_not_fit_are_refused(devices: list) -> None:
+    with pytest.raises(ValueError, match="batch 16 is not a multiple of microbatch 6"):
+        JOB.replace(batch=16, microbatch=6)
+    with pytest.raises(ValueError, match="microbatch 4 is not a multiple of the 8 devices"):
+        rig.check(JOB.replace(batch=16, microbatch=4), meshes.make(devices=devices), 256)
+
+
+@pytest.mark.parametrize("n_devices", [1, 8])
+def test_logits_are_never_whole_where_they_are_many(
+    n_devices: int, devices: list, data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = JOB.replace(task="text", length=37, depth=1, steps=5, batch=16)
+    whole, _ = losses(job, devices[:1], data_dir)
+    monkeypatch.setattr(steps, "LOGITS", 16 * 256 * 5 // n_devices)  # 5 tokens at a time
+    rig._programs.cache_clear()
+    chunked, _ = losses(job, devices[:n_devices], data_dir)
+    np.testing.assert_allclose(chunked, whole, rtol=1e-5)
+    programs = rig.Programs(job, meshes.make(devices=devices[:n_devices]), 256)
+    lowered = programs.lowered_step.as_text()
+    rig._programs.cache_clear()
+    assert "tensor<16x37x256xf32>" not in lowered
+    assert "tensor<5x16x256xf32>" in lowered
+
+
 def test_the_fingerprint_sees_ids_and_tokens_and_not_their_order(devices: list) -> None:
     tokens_BT = jax.random.randint(jax.random.key(0), (4, 8), 0, 50)
     ids_B = jnp.arange(4)
