@@ -65,10 +65,6 @@ for field in dataclasses.fields(jobs.Job):
         flags.declare_key_flag(field.name)
 flags.set_default(worker.OUT, "out/compare")
 
-# JAX's CPU client takes its buffers from malloc, and glibc returns large ones to the system after every step: page
-# faults were a fifth of an attention step's processor time and a third of an LSTM's (1,024 tokens, two cores).
-# Accelerators and other C libraries do not notice.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
 CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
 REPORT_SECONDS = 300  # between two reports of what there is so far
@@ -440,7 +436,7 @@ def child(
             pass_fds=(write,),
             stdout=output,
             stderr=output,
-            env=os.environ | KEEP_MEMORY | variables,
+            env=os.environ | launch.KEEP_MEMORY | variables,
         )
         os.close(write)
         yield process, map(json.loads, pipe)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -65,6 +65,17 @@ def time_calls(fn: Callable[..., Any], *args: Any, warmup: int, repeats: int) ->
         began = time.perf_counter()
         jax.block_until_ready(fn(*args))
         seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def time_turns(calls: Mapping[str, Callable[[], Any]], *, warmup: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of calls that take turns, round by round: a machine whose speed drifts drifts for all of them."""
+    for fn in calls.values():
+        time_calls(fn, warmup=warmup, repeats=0)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, fn in calls.items():
+            seconds[name] += time_calls(fn, warmup=0, repeats=1)
     return seconds
 
 

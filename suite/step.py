@@ -140,7 +140,7 @@ def make_answers(static: Model, mesh: Mesh) -> Callable[[Model, Batch], tuple[Ar
 
 def _add_up(
     differentiate: Callable[[Model, Batch], tuple[Array, Model]], params: Model, batch: Batch, microbatch: int
-) -> tuple[Array, Model]:
+) -> tuple[Array, Any]:
     """Value and gradient summed over microbatches of so many examples; 0 for the whole batch at once."""
     count = batch.tokens_BT.shape[0] // (microbatch or batch.tokens_BT.shape[0])
     if count == 1:

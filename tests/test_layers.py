@@ -56,6 +56,8 @@ MAY_IMPORT = {
     "suite/checkpoint.py": JAX | PLAIN | {"orbax"} | ZERO | ONE | {"suite.step"},
     "suite/rig.py": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO,
     "suite/measures/*": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO | {"suite.rig", "suite.measures"},
+    "suite/peers/*": {"numpy", "suite.job"},  # the other library by its name, which need not be installed
+    "suite/contest.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.rig"},
     "suite/claims/*": PLAIN | ZERO | {"suite.claims"},
     "suite/report/*": PLAIN | ZERO | {"altair", "vl_convert", "suite.claims", "suite.report"},
     "launch/engines/*": PLAIN | ZERO | {"launch.engines"},

@@ -16,8 +16,15 @@ REPEATS = 20
 
 
 def measure(rig: Rig, *, size: int = 2048) -> Iterator[Row]:
-    """The best of several tries of each, on one device; peaks are what a busy machine reaches when it is left alone."""
-    dtype = jnp.dtype(rig.job.dtype)
+    """One row: what `peaks` finds."""
+    yield {"phase": "peak", **peaks(rig.job.dtype, size), "outcome": "ok"}
+
+
+def peaks(dtype: str, size: int = 2048) -> Row:
+    """The best of several tries of each, on one device; peaks are what a busy machine reaches when it is left alone.
+
+    FLOP/s of products of (size, size) in `dtype`, bytes/s of a copy, seconds of one dependent step of a loop.
+    """
     a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32).astype(dtype)
     product = min(clock.time_calls(jax.jit(jnp.matmul), a, a, warmup=2, repeats=REPEATS))
     long = jax.random.normal(jax.random.key(1), (16 * size * size,), jnp.float32)
@@ -28,11 +35,9 @@ def measure(rig: Rig, *, size: int = 2048) -> Iterator[Row]:
         return jax.lax.scan(lambda x, _: (jnp.tanh(x + 0.5), None), x, None, length=loop_steps)[0]
 
     dependent = min(clock.time_calls(jax.jit(loop), jnp.zeros((), jnp.float32), warmup=1, repeats=REPEATS))
-    yield {
-        "phase": "peak",
-        "dtype": rig.job.dtype,
+    return {
+        "dtype": dtype,
         "flops_per_second": 2 * size**3 / product,
         "bytes_per_second": 2 * long.nbytes / copy,
         "step_seconds": dependent / loop_steps,
-        "outcome": "ok",
     }

@@ -1,5 +1,9 @@
 """Which form of an operation runs where: the one table of choices, overridden by a mixer's knob `form`."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 
 from suite import mesh as meshes
@@ -51,6 +55,8 @@ SAME_CHAIN = {
     ("lstm", "pallas"): "scan",
     ("linear", "pallas"): "sequential",
 }
+# Kernels, and the one platform that each is written for.
+ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "splash": "tpu"}
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
 CHUNKS = {
@@ -67,6 +73,8 @@ CHUNKS = {
     ("low_rank", "gpu"): 32,
     ("low_rank", "tpu"): 32,
 }
+
+_chunk_tried: contextvars.ContextVar[int] = contextvars.ContextVar("chunk_tried", default=0)
 
 
 def check(family: str, form: str) -> None:
@@ -96,4 +104,15 @@ def choose(family: str, form: str, dtype: jnp.dtype, *, resident: int = 0, biase
 
 def chunk(family: str, length: int) -> int:
     """Tokens of a chunk on this platform; no more than the next power of two above the length."""
-    return min(CHUNKS[family, meshes.platform()], 1 << max(0, length - 1).bit_length())
+    wanted = _chunk_tried.get() or CHUNKS[family, meshes.platform()]
+    return min(wanted, 1 << max(0, length - 1).bit_length())
+
+
+@contextlib.contextmanager
+def trying_chunks_of(tokens: int) -> Iterator[None]:
+    """What is traced within has chunks of so many tokens: for finding out which is best."""
+    token = _chunk_tried.set(tokens)
+    try:
+        yield
+    finally:
+        _chunk_tried.reset(token)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from suite import rates, store
-from suite.report import charts, diff, findings, markdown, page, results, sections, tuning
+from suite.report import calibration, charts, diff, findings, markdown, page, results, sections, tuning
 from suite.report.document import Document
 from suite.report.records import gather
 
@@ -41,6 +41,15 @@ def write_rates(curves: Sequence[rates.Curve], command: str, out: epath.PathLike
     ordered = sorted(choices, key=lambda choice: (choice.task, choice.length, choice.conv, choice.arm))
     store.write(folder / "rates.csv", rates.text(ordered))
     return folder / "rates.csv"
+
+
+def write_calibration(
+    rows: Sequence[store.Row], environment: store.Row, command: str, out: epath.PathLike
+) -> epath.Path:
+    """How our forms compare with each other and with peers; returns the path of calibration.html."""
+    folder = epath.Path(out)
+    store.write(folder / "calibration.json", calibration.text(rows))
+    return _write(calibration.document(rows, environment, command), folder, "calibration")
 
 
 def headline(folder: epath.PathLike) -> str:

@@ -1,0 +1,154 @@
+"""How good our forms are on this machine: against each other, and against other libraries, timed in turns.
+
+    python -m launch.calibrate --out=out/calibrate
+    python -m launch.calibrate --families=lstm,gru --shapes=8x256x128 --processes=3
+
+Every process is a fresh one and times everything; the same command again goes on with what is not done. Writes
+calibration.html, .md and .json. Install peers beside the suite to have them in it (torch; on NVIDIA also fla).
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from absl import flags
+from etils import epath
+
+import launch
+from suite import ends, parts, store
+
+OUT = flags.DEFINE_string("out", "out/calibrate", "directory of the rows and the tables")
+FAMILIES = flags.DEFINE_string("families", "", "what to time, separated by commas; empty for everything")
+SHAPES = flags.DEFINE_string("shapes", "", "batch x length x width, separated by commas; empty for those of a family")
+PROCESSES = flags.DEFINE_integer("processes", 5, "fresh processes; the interval is over them", lower_bound=2)
+ROUNDS = flags.DEFINE_integer("rounds", 7, "turns of each contender in a process", lower_bound=1)
+DTYPE = flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "of the products; empty: bfloat16 but on a CPU")
+PROCESS = flags.DEFINE_integer("process", -1, "times everything once, as this process; what the others are started as")
+
+# Batch, length, width. On accelerators those of published charts: FlashRNN's LSTM, FlashAttention-3's attention,
+# TFLA's linear recurrences.
+CPU_SHAPES = {
+    **dict.fromkeys(("lstm", "gru", "elman"), ((8, 256, 128), (16, 512, 256), (32, 256, 512))),
+    "attention": ((8, 512, 256), (2, 2048, 256), (1, 4096, 256)),
+    "linear": ((8, 512, 256), (1, 4096, 256)),
+    **dict.fromkeys(("scalar", "vector", "delta"), ((4, 512, 256), (1, 4096, 256))),
+    **dict.fromkeys(("train_attention", "train_lstm"), ((8, 512, 256),)),
+}
+ACCELERATOR_SHAPES = {
+    **dict.fromkeys(("lstm", "gru", "elman"), ((16, 1024, 768), (64, 1024, 768))),
+    "attention": ((4, 4096, 2048), (2, 8192, 2048)),
+    **dict.fromkeys(("linear", "scalar", "vector", "delta"), ((8, 8192, 4096), (1, 65536, 4096))),
+    **dict.fromkeys(("train_attention", "train_lstm"), ((16, 2048, 1024),)),
+}
+HEAD_SIZE = {"cpu": 64}  # and 128 elsewhere
+# A loop's body as one graph of launches. Read when JAX starts, so it has processes of its own.
+GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE"
+
+
+def main() -> int:
+    with launch.door():
+        shapes = read_shapes()
+        families = parts.split_list(FAMILIES.value)
+        unknown = set(families) - set(CPU_SHAPES)
+        if unknown:
+            raise ValueError(f"families {', '.join(sorted(unknown))} are not known; wanted {', '.join(CPU_SHAPES)}")
+        store.check_writable(OUT.value)
+    if PROCESS.value >= 0:
+        return time_everything(families or list(CPU_SHAPES), shapes)
+    out = epath.Path(OUT.value).expanduser()
+    for process in range(PROCESSES.value):
+        print(f"process {process + 1} of {PROCESSES.value}", flush=True)
+        code = run_child(process, "")
+        if code == ends.DONE and any(row["platform"] == "gpu" for row in rows(out)):
+            code = run_child(process, GRAPHS)
+        if code != ends.DONE:
+            return code
+    print(f"calibration: {report(out)}")
+    return ends.DONE
+
+
+def read_shapes() -> list[tuple[int, int, int]]:
+    found = []
+    for text in parts.split_list(SHAPES.value):
+        numbers = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)", text)
+        if numbers is None:
+            raise ValueError(f"cannot read the shape {text!r}; wanted batch x length x width, as in 8x256x128")
+        batch, length, width = map(int, numbers.groups())
+        found.append((batch, length, width))
+    return found
+
+
+def run_child(process: int, xla_flags: str) -> int:
+    """Times everything in a fresh process; returns its exit code."""
+    argv = [f"--{name}={flags.FLAGS[name].value}" for name in ("out", "families", "shapes", "rounds", "dtype")]
+    variables = launch.KEEP_MEMORY | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()}
+    command = [sys.executable, "-m", "launch.calibrate", *argv, f"--process={process}"]
+    return ends.code_of_child(subprocess.run(command, env=os.environ | variables, check=False).returncode)
+
+
+def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> int:
+    """One process's rows: the machine's peaks, then every contest that is not done."""
+    import jax
+
+    from suite import contest, rig
+    from suite import mesh as meshes
+    from suite.measures import peak
+
+    mesh = meshes.make(devices=jax.devices()[:1])
+    platform = mesh.devices.flat[0].platform
+    dtype = DTYPE.value or ("float32" if platform == "cpu" else "bfloat16")
+    out = epath.Path(OUT.value).expanduser()
+    graphs = GRAPHS in os.environ["XLA_FLAGS"]
+    kind = f"process-{PROCESS.value}{'-graphs' if graphs else ''}"
+    conditions = {
+        **{"process": PROCESS.value, "graphs": graphs, "xla_flags": os.environ["XLA_FLAGS"]},
+        **{"platform": platform, "device_kind": rig.device_kind(mesh), "place": rig.place(mesh)},
+        **{"jax": jax.__version__, **store.provenance([])},
+    }
+    done = {_key(row) for row in store.rows(out, kind) if row["phase"] == "contest"}
+    if not any(row["phase"] == "peak" for row in store.rows(out, kind)):
+        store.append(out, kind, {"phase": "peak", **peak.peaks(dtype), **conditions})
+    for family in families:
+        for batch, length, width in shapes or (CPU_SHAPES if platform == "cpu" else ACCELERATOR_SHAPES)[family]:
+            with launch.door():
+                one = contest.Contest(family, batch, length, width, HEAD_SIZE.get(platform, 128), dtype)
+            if _key(one.facts) in done:
+                continue
+            facts = {"phase": "contest", "chosen": contest.chosen(one), **conditions}
+            # Together, at the end: a contest that was cut off is timed anew.
+            for row in list(contest.run(one, ROUNDS.value)):
+                store.append(out, kind, row | facts)
+                if row["outcome"] == "ok":
+                    fastest = min(row["seconds"])
+                    print(f"  {family} {batch}x{length}x{width} {row['contender']}: {1e3 * fastest:.1f} ms", flush=True)
+    return ends.DONE
+
+
+def _key(row: store.Row) -> tuple:
+    return tuple(row[name] for name in ("family", "batch", "length", "width", "dtype"))
+
+
+def rows(out: epath.Path) -> list[store.Row]:
+    return list(_all_rows(out))
+
+
+def _all_rows(out: epath.Path) -> Iterator[store.Row]:
+    for path in sorted(out.glob("process-*.jsonl")):
+        yield from store.rows(out, path.name.removesuffix(".jsonl"))
+
+
+def report(out: epath.Path) -> epath.Path:
+    from suite import report  # here, not above: Altair takes a second
+
+    found = rows(out)
+    store.write(out / "environment.json", json.dumps(store.environment(), indent=1) + "\n")
+    command = shlex.join(["python", "-m", "launch.calibrate", *sys.argv[1:]])
+    return report.write_calibration(found, store.environment(), command, out)
+
+
+if __name__ == "__main__":
+    launch.run(main)
