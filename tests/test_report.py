@@ -638,6 +638,19 @@ def test_what_is_left_of_a_mismatch_is_printed_and_flagged_above_five_percent(
     assert "Not matched" not in near
 
 
+def test_a_comparison_under_two_matchings_has_both_in_its_fairness_and_its_table(tmp_path: pathlib.Path):
+    put_all(tmp_path, CPU)
+    put_all(tmp_path, CPU, LSTM.replace(match="flops"))
+    describe(tmp_path, "gpu", True, ["attention", "lstm"], CPU)
+    report.write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    first, second = text[text.index("## Fairness\n") :].split("## Fairness with equal FLOPs a token\n")
+    assert "off the reference in FLOPs a token" not in first
+    assert "off the reference in FLOPs a token" in second
+    assert "--match=flops" in second
+    assert {row["match"] for row in table(tmp_path) if row["arm"] == "lstm"} == {"params", "flops"}
+
+
 def test_an_arm_keeps_its_colour_whatever_else_is_drawn():
     few, many = charts.styles(["lstm"]), charts.styles(["./mine.py", "gru", "attention", "attention:heads=8", "lstm"])
     assert few["lstm"] == many["lstm"]
