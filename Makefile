@@ -28,10 +28,10 @@ compare: $(VENV)-run
 	.venv/bin/python -m launch.compare --scale=$(SCALE) --out=$(OUT)
 
 test: $(VENV)-dev
-	.venv/bin/python -m pytest -m 'not slow'
+	.venv/bin/python -m pytest -m 'not slow' -n 2
 
 test-slow: $(VENV)-dev
-	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest -m slow -n 2
 
 # In an environment of its own: with libtpu in .venv every JAX program would look for a TPU.
 test-aot: .venv-aot/made-$(VERSION)

@@ -53,7 +53,7 @@ class Checkpoints:
         self._newest = step
         arrays = _named(state)
         check_room(self.directory, size(state))
-        with ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=PATIENCE)):
+        with _patient():
             committed = ocp.save_async(self.directory / str(step), arrays, overwrite=True)
         self._under_way = self._background.submit(self._finish, self.directory / str(step), committed, facts)
 
@@ -109,7 +109,8 @@ def save_final(directory: epath.PathLike, params: PyTree) -> None:
     """Keeps the trained parameters apart from the rolling checkpoints."""
     path, arrays = _resolved(directory), _named(params)
     check_room(path.parent, size(params))
-    ocp.save(path, arrays, overwrite=True)
+    with _patient():
+        ocp.save(path, arrays, overwrite=True)
     if jax.process_index() == 0:
         manifest.write(path, {})
 
@@ -119,6 +120,10 @@ def restore_final(directory: epath.PathLike, like: PyTree) -> PyTree | None:
     path = _resolved(directory)
     whole = processes.agree(jax.process_index() == 0 and not _put_aside_if_damaged(path))
     return _load(path, like) if whole else None
+
+
+def _patient() -> ocp.Context:
+    return ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=PATIENCE))
 
 
 def size(tree: PyTree) -> int:

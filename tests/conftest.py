@@ -10,7 +10,9 @@ os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
+import gc
 import pathlib
+from collections.abc import Iterator
 
 import jaxtyping
 import pytest
@@ -38,3 +40,16 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("data")
     corpora.open_tokens("sources", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_file() -> Iterator[None]:
+    """Lets go of what a file has compiled: every program takes memory maps, of which Linux allows a process 65,530."""
+    yield
+    import jax
+
+    from suite import rig
+
+    rig._programs.cache_clear()
+    jax.clear_caches()
+    gc.collect()

@@ -5,11 +5,11 @@ import json
 import math
 import pathlib
 
+import programs
 import pytest
 
 from suite import contest, store
 from suite.report import calibration
-from tests import programs
 
 SMALL = ["--shapes=2x16x32", "--processes=2", "--rounds=1"]
 TORCH = importlib.util.find_spec("torch") is not None

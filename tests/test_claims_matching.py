@@ -70,7 +70,13 @@ def scale_of(match: str) -> Scale:
     return dataclasses.replace(scale, own_widths=dict.fromkeys(compare.arms_of(scale, CLAIMS), 37))
 
 
-@pytest.mark.parametrize("match", [*claims.MATCHES, "none"])
+SLOW = ("flops",)  # every width that is tried is counted
+
+
+@pytest.mark.parametrize(
+    "match",
+    [pytest.param(match, marks=pytest.mark.slow) if match in SLOW else match for match in (*claims.MATCHES, "none")],
+)
 def test_every_cell_that_a_claim_asks_for_can_be_built(match: str):
     scale = scale_of(match)
     jobs = {cell.job for claim in CLAIMS for cell in parts.load("suite.claims", claim)[0].cells(scale, [])}

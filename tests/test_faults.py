@@ -18,7 +18,7 @@ from programs import assert_same, ended, environment, ranks, run, start, trainin
 
 from suite import store
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,6 @@ def test_a_rank_that_is_late_at_a_barrier_is_named(tmp_path: pathlib.Path, whole
     assert_same(tmp_path, whole_of_two)
 
 
-@pytest.mark.slow
 def test_a_rank_that_is_stopped_is_given_up_after_its_heartbeat(
     tmp_path: pathlib.Path, whole_of_two: pathlib.Path
 ) -> None:
@@ -270,7 +269,6 @@ def test_two_of_one_job_at_once_are_done_once(tmp_path: pathlib.Path, whole: pat
     assert len(json.loads(path.read_text())["attempts"]) == 1
 
 
-@pytest.mark.slow
 def test_a_network_that_is_cut_ends_both_and_they_come_back(tmp_path: pathlib.Path, whole_of_two: pathlib.Path) -> None:
     """Two network namespaces with a cable between them, which is pulled in the middle of a training."""
     if os.geteuid() or not shutil.which("ip") or subprocess.run(["ip", "netns", "add", "crossover-a"]).returncode:

@@ -28,6 +28,7 @@ CHANGED = {
     "own_width": 40,
     "length": 32,
     "batch": 16,
+    "microbatch": 4,
     "steps": 6,
     "optimizer": "lion",
     "rate": 5e-4,

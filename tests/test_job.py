@@ -26,6 +26,7 @@ OTHER = {
     "own_width": 48,
     "length": 128,
     "batch": 8,
+    "microbatch": 4,
     "steps": 100,
     "optimizer": "lion",
     "rate": 3e-4,

@@ -82,8 +82,8 @@ def test_a_near_miss_is_suggested():
         parts.load("suite.mixers", "lstmm")
     with pytest.raises(LookupError, match=r"^'attention' has no knob 'head'; did you mean 'heads'\? known: .*window"):
         parts.load("suite.mixers", "attention:head=4")
-    with pytest.raises(LookupError, match=r"^'lstm' has no knob 'heads'; known: none$"):
-        parts.load("suite.mixers", "lstm:heads=4")
+    with pytest.raises(LookupError, match=r"^'parity' has no knob 'length'; known: none$"):
+        parts.load("suite.tasks", "parity:length=4")
 
 
 @pytest.mark.parametrize(
