@@ -8,6 +8,7 @@ calibration.html, .md and .json. Install peers beside the suite to have them in 
 """
 
 import json
+import math
 import os
 import re
 import shlex
@@ -35,16 +36,16 @@ CPU_SHAPES = {
     **dict.fromkeys(("lstm", "gru", "elman"), ((8, 256, 128), (16, 512, 256), (32, 256, 512))),
     "attention": ((8, 512, 256), (2, 2048, 256), (1, 4096, 256)),
     "linear": ((8, 512, 256), (1, 4096, 256)),
-    **dict.fromkeys(("scalar", "vector", "delta"), ((4, 512, 256), (1, 4096, 256))),
+    **dict.fromkeys(("scalar", "vector", "delta", "low_rank"), ((4, 512, 256), (1, 4096, 256))),
     **dict.fromkeys(("train_attention", "train_lstm"), ((8, 512, 256),)),
 }
 ACCELERATOR_SHAPES = {
     **dict.fromkeys(("lstm", "gru", "elman"), ((16, 1024, 768), (64, 1024, 768))),
     "attention": ((4, 4096, 2048), (2, 8192, 2048)),
-    **dict.fromkeys(("linear", "scalar", "vector", "delta"), ((8, 8192, 4096), (1, 65536, 4096))),
+    **dict.fromkeys(("linear", "scalar", "vector", "delta", "low_rank"), ((8, 8192, 4096), (1, 65536, 4096))),
     **dict.fromkeys(("train_attention", "train_lstm"), ((16, 2048, 1024),)),
 }
-HEAD_SIZE = {"cpu": 64}  # and 128 elsewhere
+HEAD_SIZE = {"cpu": 64}  # and 128 elsewhere; less where the width is no multiple
 # A loop's body as one graph of launches. Read when JAX starts, so it has processes of its own.
 GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE"
 
@@ -114,8 +115,8 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
         store.append(out, kind, {"phase": "peak", **peak.peaks(dtype), **conditions})
     for family in families:
         for batch, length, width in shapes or (CPU_SHAPES if platform == "cpu" else ACCELERATOR_SHAPES)[family]:
-            with launch.door():
-                one = contest.Contest(family, batch, length, width, HEAD_SIZE.get(platform, 128), dtype)
+            head_size = math.gcd(width, HEAD_SIZE.get(platform, 128))
+            one = contest.Contest(family, batch, length, width, head_size, dtype)
             if _key(one.facts) in done:
                 continue
             facts = {"phase": "contest", "chosen": contest.chosen(one), **conditions}

@@ -25,7 +25,8 @@ from suite.store import Row
 from suite.tasks import Batch
 
 LAYERS = ("lstm", "gru", "elman")
-OPERATIONS = ("attention", "linear", "scalar", "vector", "delta")
+MATRICES = ("scalar", "vector", "delta", "low_rank")  # linear recurrences with a matrix state, by how it decays
+OPERATIONS = ("attention", "linear", *MATRICES)
 TRAININGS = {"train_attention": "attention", "train_lstm": "lstm"}
 FAMILIES = (*LAYERS, *OPERATIONS, *TRAININGS)
 CHUNKS = (16, 32, 64, 128, 256)
@@ -114,7 +115,7 @@ def _contenders(contest: Contest) -> Iterator[tuple[str, Callable[[], tuple[Call
 
 def _forms(family: str) -> list[str]:
     """The forms that run on this platform."""
-    kind = "matrix" if family in ("scalar", "vector", "delta") else family
+    kind = "matrix" if family in MATRICES else family
     return [form for form in forms.FORMS[kind] if forms.ONLY_ON.get(form, meshes.platform()) == meshes.platform()]
 
 
@@ -122,7 +123,7 @@ def chosen(contest: Contest) -> str:
     """The name of the contender that runs where nobody asks for another."""
     if contest.family in TRAININGS:
         return "suite"
-    kind = "matrix" if contest.family in ("scalar", "vector", "delta") else contest.family
+    kind = "matrix" if contest.family in MATRICES else contest.family
     form = forms.choose(kind, "auto", jnp.dtype(contest.dtype))
     return f"{form} {forms.chunk(contest.family, contest.length)}" if form == "chunked" else form
 
@@ -239,8 +240,20 @@ def _operation(contest: Contest) -> Work:
 
             channels = 1 if contest.family == "scalar" else size
             return Work({}, [q, k, v, log_decay(batch, length, heads, channels), weigh], compute)
+    unit = k / np.linalg.norm(k, axis=-1, keepdims=True)
+    if contest.family == "low_rank":
+
+        def compute(form: str) -> Callable[..., jax.Array]:
+            def apply(_: Any, *inputs: jax.Array) -> jax.Array:
+                q, k, v, removal, added, decay = inputs
+                state = jnp.asarray(zero_BHKP)
+                return delta.low_rank(q, k, v, removal, added, decay.astype(jnp.float32), state, form)[0]
+
+            return apply
+
+        added = unit / (1 + np.exp(-normal(*unit.shape)))
+        return Work({}, [q, k, v, unit, added, log_decay(*unit.shape), weigh], compute)
     assert contest.family == "delta"
-    k /= np.linalg.norm(k, axis=-1, keepdims=True)
     beta = 1 / (1 + np.exp(-normal(batch, length, heads)))
 
     def compute(form: str) -> Callable[..., jax.Array]:
@@ -250,7 +263,7 @@ def _operation(contest: Contest) -> Work:
 
         return apply
 
-    return Work({}, [q, k, v, beta, log_decay(batch, length, heads), weigh], compute)
+    return Work({}, [q, unit, v, beta, log_decay(batch, length, heads), weigh], compute)
 
 
 def _trainings(contest: Contest) -> Iterator[tuple[str, Callable[[], tuple[Call, Row]]]]:

@@ -20,6 +20,7 @@ NAMES = {
     "scalar": "matrix state, one decay a head",
     "vector": "matrix state, a decay of each channel",
     "delta": "gated delta rule",
+    "low_rank": "diagonal plus low rank",
     "train_attention": "training step of a small GPT",
     "train_lstm": "training step of an LSTM language model",
 }
