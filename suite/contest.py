@@ -35,6 +35,7 @@ DEPTH = 4  # of what is trained
 # The form that shows all of the work in its jaxpr.
 COUNTED = {**dict.fromkeys(LAYERS, "scan"), "attention": "dense"}
 WARMUP = 2
+FASTEST = math.exp(-0.5)  # least log decay of a low-rank recurrence, RWKV-7's
 
 Call = Callable[[], float]
 
@@ -247,12 +248,13 @@ def _operation(contest: Contest) -> Work:
             def apply(_: Any, *inputs: jax.Array) -> jax.Array:
                 q, k, v, removal, added, decay = inputs
                 state = jnp.asarray(zero_BHKP)
-                return delta.low_rank(q, k, v, removal, added, decay.astype(jnp.float32), state, form)[0]
+                return delta.low_rank(q, k, v, removal, added, decay.astype(jnp.float32), state, form, FASTEST)[0]
 
             return apply
 
+        decay = np.maximum(log_decay(*unit.shape), -FASTEST)
         added = unit / (1 + np.exp(-normal(*unit.shape)))
-        return Work({}, [q, k, v, unit, added, log_decay(*unit.shape), weigh], compute)
+        return Work({}, [q, k, v, unit, added, decay, weigh], compute)
     assert contest.family == "delta"
     beta = 1 / (1 + np.exp(-normal(batch, length, heads)))
 

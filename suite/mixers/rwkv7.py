@@ -108,7 +108,8 @@ class Mixer(eqx.Module):
         before_BTD = jnp.concatenate([last_BD[:, None].astype(x_BTD.dtype), x_BTD[:, :-1]], axis=1)
         r_BTHK, k_BTHK, v_BTHP, c_BTHK, b_BTHK, log_decay_BTHK, gate_BTF = self._project(x_BTD, before_BTD)
         form = self.ran(x_BTD.dtype)
-        y_BTHP, state_BHKP = delta.low_rank(r_BTHK, k_BTHK, v_BTHP, c_BTHK, b_BTHK, log_decay_BTHK, state_BHKP, form)
+        keys = (c_BTHK, b_BTHK)
+        y_BTHP, state_BHKP = delta.low_rank(r_BTHK, k_BTHK, v_BTHP, *keys, log_decay_BTHK, state_BHKP, form, FASTEST)
         y_BTD = self._merge(y_BTHP, r_BTHK, k_BTHK, v_BTHP, gate_BTF)
         return y_BTD, (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
 

@@ -6,6 +6,7 @@ over Sequence Length".
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -85,23 +86,29 @@ def low_rank(
     log_decay_BTHK: Float[Array, "B T H K"],
     state_BHKP: Float[Array, "B H K P"],
     form: str,
+    fastest: float = math.inf,
 ) -> tuple[Float[Array, "B T H P"], Float[Array, "B H K P"]]:
     """S_t = (diag(w_t) - b_t c_t^T) S_{t-1} + k_t v_t^T, read by S_t^T r_t: a diagonal and a rank of one (RWKV-7).
 
-    c is the removal key and b the replacement key. Returns outputs in the wide dtype and the last state.
+    c is the removal key and b the replacement key; no log decay is below -`fastest`, which where it is finite makes
+    decays of pairs needless. Returns outputs in the wide dtype and the last state.
     """
     if form == "sequential":
         inputs = (r_BTHK, k_BTHK, v_BTHP, removal_BTHK, replacement_BTHK, jnp.exp(log_decay_BTHK))
         return matrix.scan(low_rank_step, inputs, state_BHKP)
     length, dtype = r_BTHK.shape[1], r_BTHK.dtype
-    to_chunks = functools.partial(matrix.in_chunks, chunk=forms.chunk("low_rank", length))
+    chunk = forms.chunk("low_rank", length)
+    decayed_scores = matrix.decayed_scores
+    if chunk * fastest <= matrix.BOUND:
+        decayed_scores = functools.partial(matrix.bounded_scores, fastest=fastest)
+    to_chunks = functools.partial(matrix.in_chunks, chunk=chunk)
     r_JBHTK, k_JBHTK, v_JBHTP, log_decay_JBHTK = map(to_chunks, (r_BTHK, k_BTHK, v_BTHP, log_decay_BTHK))
     c_JBHTK, b_JBHTK = to_chunks(removal_BTHK), to_chunks(replacement_BTHK)
     sum_JBHTK = jnp.cumsum(log_decay_JBHTK, axis=3)
     before_sum_JBHTK = sum_JBHTK - log_decay_JBHTK  # a removal acts on the state before its own token's decay
     # p_t = -S_{t-1}^T c_t is what is written along b_t: (I + L) p = -(c S under its decay) - (what c finds of k v).
-    lower_JBHTS = matrix.decayed_scores(c_JBHTK, b_JBHTK, before_sum_JBHTK, sum_JBHTK, strict=True)
-    found_JBHTS = matrix.decayed_scores(c_JBHTK, k_JBHTK, before_sum_JBHTK, sum_JBHTK, strict=True)
+    lower_JBHTS = decayed_scores(c_JBHTK, b_JBHTK, before_sum_JBHTK, sum_JBHTK, strict=True)
+    found_JBHTS = decayed_scores(c_JBHTK, k_JBHTK, before_sum_JBHTK, sum_JBHTK, strict=True)
     solve_JBHTS = inverse(lower_JBHTS)
     from_c_JBHTK = (c_JBHTK.astype(before_sum_JBHTK.dtype) * jnp.exp(before_sum_JBHTK)).astype(dtype)
     fresh_JBHTP = matrix.weigh(solve_JBHTS, matrix.weigh(found_JBHTS, v_JBHTP).astype(dtype))
@@ -123,8 +130,8 @@ def low_rank(
     total_JBHK = jnp.exp(sum_JBHTK[..., -1, :])
     inputs = (fresh_JBHTP, held_JBHTK, left_b_JBHTK, left_k_JBHTK, v_JBHTP, total_JBHK)
     state_BHKP, (p_JBHTP, before_JBHKP) = jax.lax.scan(pass_on, state_BHKP, inputs)
-    y_JBHTP = matrix.weigh(matrix.decayed_scores(r_JBHTK, b_JBHTK, sum_JBHTK, sum_JBHTK), p_JBHTP)
-    y_JBHTP = y_JBHTP + matrix.weigh(matrix.decayed_scores(r_JBHTK, k_JBHTK, sum_JBHTK, sum_JBHTK), v_JBHTP)
+    y_JBHTP = matrix.weigh(decayed_scores(r_JBHTK, b_JBHTK, sum_JBHTK, sum_JBHTK), p_JBHTP)
+    y_JBHTP = y_JBHTP + matrix.weigh(decayed_scores(r_JBHTK, k_JBHTK, sum_JBHTK, sum_JBHTK), v_JBHTP)
     y_JBHTP = y_JBHTP + matrix.read(r_JBHTK, sum_JBHTK, before_JBHKP)
     return matrix.out_of_chunks(y_JBHTP, length), state_BHKP
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from suite.ops import forms, precision
 
+BOUND = 60.0  # exp of it is what hidden pairs may come to: far below the largest float32 and bfloat16
 BLOCK = 16  # tokens over which a decay of every channel is formed pair by pair; beyond, through the block's start
 
 
@@ -160,6 +161,28 @@ def _decayed_scores(
     same_IL = jnp.eye(blocks, dtype=dtype)
     within_XIRLS = within_XIRS[:, :, :, None] * same_IL[None, :, None, :, None]
     return (score_XIRT.reshape(within_XIRLS.shape) + within_XIRLS).reshape(*outer_axes, chunk, chunk)
+
+
+def bounded_scores(
+    q_JBHTK: Float[Array, "J B H T K"],
+    k_JBHTK: Float[Array, "J B H T K"],
+    query_sum_JBHTK: Float[Array, "J B H T K"],
+    key_sum_JBHTK: Float[Array, "J B H T K"],
+    *,
+    fastest: float,
+    strict: bool = False,
+) -> Float[Array, "J B H T S"]:
+    """The same as one product, where no token's log decay is below -`fastest` and a chunk's not below -BOUND.
+
+    Half of the chunk's least log decay is taken from queries and given to keys: either decay may be above 1 and neither
+    overflows. Of the sums themselves it could not be taken: what is yet to come would touch the last bits.
+    """
+    dtype, wide, chunk = q_JBHTK.dtype, key_sum_JBHTK.dtype, q_JBHTK.shape[3]
+    half = fastest * chunk / 2
+    q_JBHTK = (q_JBHTK.astype(wide) * jnp.exp(query_sum_JBHTK + half)).astype(dtype)
+    k_JBHTK = (k_JBHTK.astype(wide) * jnp.exp(-half - key_sum_JBHTK)).astype(dtype)
+    past_TS = jnp.tri(chunk, k=-1 if strict else 0, dtype=bool)
+    return jnp.where(past_TS[None, None, None], scores(q_JBHTK, k_JBHTK), 0)
 
 
 def across(
