@@ -52,19 +52,19 @@ class Choice:
     def provenance(self) -> str:
         """In a few words, for a table of a report."""
         tried = len(self.tried.split())
-        where = f"{tried} rates x {self.seeds} seeds on validation, T={self.length:,}, width {self.width}"
+        where = f"{tried} rates x {self.seeds} seeds on validation, T={self.length:,}, {self.steps:,} steps"
         return f"{where}, commit {self.commit}{', at the edge of the grid' if self.edge else ''}"
 
 
 def rate(job: Job) -> float:
     """The table's rate for a job's arm and task; OTHERWISE where it has none."""
-    found = find(job.arm, parts.short("suite.tasks", job.task), job.length, job.conv, job.block)
+    found = find(job.arm, parts.short("suite.tasks", job.task), job.length, job.steps, job.conv, job.block)
     return OTHERWISE if found is None else found.rate
 
 
-def provenance(arm: str, task: str, length: int, conv: int, block: str, rate: float) -> str:
+def provenance(arm: str, task: str, length: int, steps: int, conv: int, block: str, rate: float) -> str:
     """How a job came by its rate."""
-    found = find(arm, parts.short("suite.tasks", task), length, conv, block)
+    found = find(arm, parts.short("suite.tasks", task), length, steps, conv, block)
     if found is None:
         return "default: not in the table" if rate == OTHERWISE else "given"
     if math.isclose(rate, found.rate):
@@ -72,12 +72,16 @@ def provenance(arm: str, task: str, length: int, conv: int, block: str, rate: fl
     return "probe" if any(math.isclose(rate, found.rate * factor, rel_tol=0.02) for factor in (1 / 3, 3)) else "given"
 
 
-def find(arm: str, task: str, length: int, conv: int, block: str) -> Choice | None:
-    """The table's line for an arm on a task: knobs, conv and block as near as there are, then the nearest length."""
+def find(arm: str, task: str, length: int, steps: int, conv: int, block: str) -> Choice | None:
+    """The table's line for an arm on a task: conv and block as near as there are, then length and steps together.
+
+    Steps count because the best rate of twenty steps is too high for three hundred.
+    """
     lines = [line for line in table() if line.arm == arm and parts.split(line.task)[0] == parts.split(task)[0]]
 
     def distance(line: Choice) -> tuple[bool, bool, float, bool]:
-        return line.block != block, line.conv != conv, abs(math.log(line.length / length)), line.task != task
+        apart = abs(math.log(line.length / length)) + abs(math.log(line.steps / steps))
+        return line.block != block, line.conv != conv, apart, line.task != task
 
     return min(lines, key=distance, default=None)
 

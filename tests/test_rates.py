@@ -114,6 +114,9 @@ def test_the_nearest_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates, "table", lambda: lines)
     assert rates.rate(JOB.replace(length=20)) == 1.0
     assert rates.rate(JOB.replace(length=300)) == 2.0
+    lines = (*lines, line(length=300, steps=JOB.steps // 20, rate=4.0))
+    assert rates.rate(JOB.replace(length=300)) == 2.0
+    assert rates.rate(JOB.replace(length=300, steps=JOB.steps // 20)) == 4.0
     assert rates.rate(JOB.replace(length=300, conv=4)) == 3.0
     assert rates.rate(JOB.replace(mixer="gru")) == rates.OTHERWISE
     assert rates.rate(JOB.replace(task="copy")) == rates.OTHERWISE
@@ -124,9 +127,9 @@ def test_how_a_rate_was_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates, "table", lambda: (choice,))
 
     def said(rate: float, arm: str = "lstm") -> str:
-        return rates.provenance(arm, "parity", 40, 0, "residual", rate)
+        return rates.provenance(arm, "parity", 40, JOB.steps, 0, "residual", rate)
 
-    assert said(1e-3) == "table: 3 rates x 2 seeds on validation, T=40, width 32, commit abc"
+    assert said(1e-3) == f"table: 3 rates x 2 seeds on validation, T=40, {JOB.steps:,} steps, commit abc"
     assert said(3.33e-4) == said(3e-3) == "probe"
     assert said(0.7) == "given"
     assert said(rates.OTHERWISE, "gru") == "default: not in the table"
@@ -142,7 +145,8 @@ def test_the_shipped_table_has_what_the_scales_train() -> None:
         for cell in module.cells(scale, []):
             if cell.measure == "learning":
                 job = cell.job
-                found = rates.find(job.arm, parts.short("suite.tasks", job.task), job.length, job.conv, job.block)
+                task = parts.short("suite.tasks", job.task)
+                found = rates.find(job.arm, task, job.length, job.steps, job.conv, job.block)
                 assert found is not None, cell.label
 
 

@@ -175,4 +175,4 @@ def _peaks(found: Gathered) -> Iterator[str]:
 
 
 def _provenance(row: Row) -> str:
-    return rates.provenance(*(row[name] for name in ("arm", "task", "length", "conv", "block", "rate")))
+    return rates.provenance(*(row[name] for name in ("arm", "task", "length", "steps", "conv", "block", "rate")))
