@@ -1,0 +1,52 @@
+"""The blocked form of attention: what the dense form computes, in memory that is linear in the length."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from suite.ops import attention
+
+
+def made(batch: int, length: int, heads: int, groups: int, size: int) -> list[jax.Array]:
+    """Queries, keys, values and weights of the outputs."""
+    shapes = [(batch, length, count, size) for count in (heads, groups, groups, heads)]
+    return [jax.random.normal(jax.random.key(seed), shape, jnp.float32) for seed, shape in enumerate(shapes)]
+
+
+def gradient(form: str, window: int = 0, slopes: bool = False):
+    def value(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, weigh_BTHK: jax.Array) -> jax.Array:
+        slope_H = attention.alibi_slopes(q_BTHK.shape[2]) if slopes else None
+        y_BTHK = attention.causal(q_BTHK, k_BTHK, v_BTHK, window=window, slope_H=slope_H, form=form)
+        return jnp.sum(y_BTHK.astype(jnp.float32) * weigh_BTHK.astype(jnp.float32))
+
+    return jax.jit(jax.value_and_grad(value, (0, 1, 2)))
+
+
+@pytest.mark.parametrize("slopes", [False, True])
+@pytest.mark.parametrize("window", [0, 2, 130, 200])
+@pytest.mark.parametrize("shape", [(2, 300, 4, 4, 16), (1, 128, 4, 2, 8), (2, 37, 6, 1, 4)])
+def test_blocks_are_what_the_dense_form_is(shape: tuple[int, ...], window: int, slopes: bool) -> None:
+    inputs = made(*shape)
+    wanted, found = (gradient(form, window, slopes)(*inputs) for form in ("dense", "blocked"))
+    for want, got in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        # float32 sums of up to 300 terms in another order.
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(want))))
+
+
+def test_a_large_score_does_not_overflow() -> None:
+    q_BTHK, k_BTHK, v_BTHK, weigh_BTHK = made(1, 300, 2, 2, 8)
+    value, found = gradient("blocked")(200 * q_BTHK, 200 * k_BTHK, v_BTHK, weigh_BTHK)
+    wanted, _ = gradient("dense")(200 * q_BTHK, 200 * k_BTHK, v_BTHK, weigh_BTHK)
+    assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in found)
+
+
+def test_memory_is_linear_in_the_length() -> None:
+    temporary = []
+    for length in (1024, 4096):
+        memory = gradient("blocked").lower(*made(1, length, 4, 4, 16)).compile().memory_analysis()
+        assert memory is not None
+        temporary.append(memory.temp_size_in_bytes)
+    assert temporary[1] < 4.5 * temporary[0]
+    assert temporary[1] < 4 * 4096 * 4096 * 4 / 10  # a tenth of the scores of four heads
