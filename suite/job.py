@@ -71,6 +71,11 @@ class Job:
         # A spec is brought into its one canonical spelling.
         object.__setattr__(self, "mixer", parts.canonical("suite.mixers", self.mixer))
         object.__setattr__(self, "task", parts.canonical("suite.tasks", self.task))
+        blocks = len(parts.pattern(self.mixer))
+        if blocks > self.depth:
+            raise ValueError(
+                f"depth {self.depth} cuts the pattern of {blocks} mixers off; give --depth={blocks} or more"
+            )
         if self.match_to:
             object.__setattr__(self, "match_to", parts.canonical("suite.mixers", self.match_to))
 

@@ -335,7 +335,7 @@ def test_assembly_keeps_every_initialisation(name: str):
 def test_forget_gates_of_a_model_start_open():
     wanted_G = np.repeat([0.0, 1.0, 0.0, 0.0], WIDTH)
     np.testing.assert_array_equal(assembled()["lstm"].bias_G, [wanted_G, wanted_G])
-    cut = model.build(Job(mixer="lstm+attention", width=WIDTH, depth=1), 64, key=jax.random.key(3))
+    cut = model.build(Job(mixer="lstm+attention", width=WIDTH, depth=3), 64, key=jax.random.key(3))
     np.testing.assert_array_equal(cut.rest[0].mixer.bias_G, wanted_G)
 
 

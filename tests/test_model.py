@@ -94,10 +94,9 @@ def test_a_pattern_with_a_remainder_equals_its_blocks_one_after_another():
     assert_close(unrolled(gradient), flat_gradient)
 
 
-def test_a_pattern_longer_than_the_depth_is_cut():
-    built = build(mixer="lstm+attention+mingru", depth=2)
-    assert (built.pattern, len(built.rest)) == ((), 2)
-    assert jax.eval_shape(built, tokens()).shape == (BATCH, LENGTH, VOCAB)
+def test_a_pattern_longer_than_the_depth_is_refused():
+    with pytest.raises(ValueError, match="depth 2 cuts the pattern of 3 mixers off; give --depth=3"):
+        build(mixer="lstm+attention+mingru", depth=2)
 
 
 def test_a_model_is_causal():
