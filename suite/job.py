@@ -73,9 +73,7 @@ class Job:
         object.__setattr__(self, "task", parts.canonical("suite.tasks", self.task))
         blocks = len(parts.pattern(self.mixer))
         if blocks > self.depth:
-            raise ValueError(
-                f"depth {self.depth} cuts the pattern of {blocks} mixers off; give --depth={blocks} or more"
-            )
+            raise ValueError(f"depth {self.depth} cuts the pattern of {blocks} mixers off; give --depth={blocks}")
         if self.match_to:
             object.__setattr__(self, "match_to", parts.canonical("suite.mixers", self.match_to))
 
