@@ -230,7 +230,9 @@ class Worker:
                 for key in list(self.leases.held):
                     states.withdraw(self.leases, key)
                 return []
-        return [cell for cell in group if not self.set_aside(cell)]
+        for cell in [cell for cell in group if self.is_over(cell)]:  # done while it was looked at
+            states.withdraw(self.leases, self.key(cell))
+        return [cell for cell in group if self.key(cell) in self.leases.held and not self.set_aside(cell)]
 
     def set_aside(self, cell: Cell) -> bool:
         """Gives a claimed cell its outcome without running it, where it was tried in vain."""
@@ -260,7 +262,10 @@ class Worker:
         while turns:
             for turn in list(turns):
                 cell, rows = turn
-                self.pulse.beat(long=True)
+                if parts.constant("suite.measures", cell.measure, "RESUMES"):
+                    self.pulse.expect(long=True)  # it beats by itself, where it can save
+                else:
+                    self.pulse.beat(long=True)
                 if next(rows, None) is None:
                     turns.remove(turn)
                     self.say("done", cell)

@@ -97,7 +97,9 @@ def note_end(leases: Leases, key: str, owner: str, rank: int, code: int, *, outs
 def verdict(record: Record) -> str:
     """What the attempts before the newest one come to: an outcome where it is no use to try again, or nothing."""
     *earlier, newest = record["attempts"]
-    alike = itertools.takewhile(lambda attempt: attempt["progress"] == newest["progress"], reversed(earlier))
+    # One that ended with 0 has set the cell aside, and a person wants it tried again.
+    unsettled = itertools.takewhile(lambda attempt: ends.DONE not in attempt["ended"].values(), reversed(earlier))
+    alike = itertools.takewhile(lambda attempt: attempt["progress"] == newest["progress"], unsettled)
     counted = [attempt for attempt in alike if not attempt["outside"] and not _ended_well(attempt)]
     if sum(ends.KILLED in attempt["ended"].values() for attempt in counted) >= KILLS:
         return "oom"

@@ -84,7 +84,7 @@ def test_what_the_host_has_no_memory_for_is_found_by_two_kills(tmp_path: pathlib
         pytest.skip("NOT TESTED: no memory cgroup (version 1) can be made here; it takes root")
     CGROUP.mkdir(exist_ok=True)
     try:
-        (CGROUP / "memory.limit_in_bytes").write_text(str(1 << 30))
+        (CGROUP / "memory.limit_in_bytes").write_text(str(2 << 30))  # what the comparison needs and half as much again
         flags = ["--scale=smoke", "--claims=gradient_flow", "--task=recall:pairs=2,vocab=16", "--fault=hog@3:0"]
         inside = f"echo $$ > {CGROUP}/cgroup.procs; exec " + " ".join(command("compare", *flags, f"--out={tmp_path}"))
         ended = subprocess.run(["sh", "-c", inside], capture_output=True, text=True, env=environment(), check=False)
