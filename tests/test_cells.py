@@ -145,6 +145,8 @@ def silently(leases: Leases, owner: str) -> None:
         ((silently,) * 9, ""),
         ((silently,) * 10, "crashed"),
         ((ends.REFUSED,), "crashed"),
+        ((ends.REFUSED, ends.DONE), ""),  # set aside, and to be tried again
+        ((ends.REFUSED, ends.DONE, ends.REFUSED), "crashed"),
     ],
 )
 def test_what_attempts_come_to(ended: tuple, verdict: str, tmp_path: pathlib.Path) -> None:
