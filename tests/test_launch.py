@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from programs import TINY, assert_same, command, environment, ranks, training, wait, wait_for_step
+from programs import TINY, assert_same, command, environment, ranks, start, training, wait, wait_for_step
 
 from suite import claims, store
 from suite.job import Job
@@ -129,17 +129,18 @@ def test_a_plan_is_printed_and_nothing_run(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pathlib.Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(training(whole), env=environment(1), check=True, capture_output=True, timeout=200)
-    process = subprocess.Popen(training(killed), env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    long = ["--steps=1200", "--validate_every=40"]  # a notice is a second under way
+    subprocess.run(training(whole, *long), env=environment(1), check=True, capture_output=True, timeout=200)
+    process = start(training(killed, *long))
     wait_for_step(killed, 40, process)
     process.send_signal(how)
     process.communicate(timeout=60)
     assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
     assert not list(killed.glob("runs/*/learning.done"))
-    again = subprocess.run(training(killed), env=environment(1), check=True, capture_output=True, timeout=200)
+    again = subprocess.run(training(killed, *long), env=environment(1), check=True, capture_output=True, timeout=200)
     assert again.returncode == 0
     assert_same(killed, whole)
-    skipped = subprocess.run(training(killed), env=environment(1), check=True, capture_output=True, text=True)
+    skipped = subprocess.run(training(killed, *long), env=environment(1), check=True, capture_output=True, text=True)
     assert "skipped" in skipped.stdout
 
 

@@ -77,8 +77,8 @@ DEPTH: dict[str, Callable[[int], int]] = {
     # chunk an inverse by doubling, three operations each: 16 tokens take one doubling less than 32.
     "deltanet": lambda length: 41 + 4 * math.ceil(length / 32) if length >= 32 else 42,
     "gated_deltanet": lambda length: 50 + 4 * math.ceil(length / 32) if length >= 32 else 50,
-    # The same with a sum more: what is written at the replacement keys and at the keys.
-    "rwkv7": lambda length: 54 + 5 * (length // 16),
+    # The same with a sum more: what is written at the replacement keys and at the keys. Decays are in its products.
+    "rwkv7": lambda length: 52 + 5 * (length // 16),
     # The softmax's largest score and its sum are trees over the tokens; everything else is a chain of fixed length:
     # rotations, products, the mask, the exponential, the quotient.
     "attention": lambda length: 2 * int(math.log2(length)) + 16,
