@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from etils import epath
 
 from suite import checkpoint, rig, store
 from suite import mesh as meshes
+from suite.job import Job
 
 TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--rate=3e-3"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
@@ -93,6 +95,11 @@ def rows_of(out: pathlib.Path) -> list[dict]:
 def final_of(out: pathlib.Path) -> list[np.ndarray]:
     """The trained parameters of the one job there."""
     [(job, run)] = store.all_runs(out)
+    return final_of_run(job, run)
+
+
+def final_of_run(job: Job, run: epath.Path) -> list[np.ndarray]:
+    """The trained parameters of one of several."""
     like = rig.build(job, meshes.make(devices=jax.devices()[:1])).state.params
     return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.restore_final(run / "final", like))]
 

@@ -21,7 +21,6 @@ import sys
 import time
 
 from absl import app, flags
-from orbax.checkpoint import v1 as ocp
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import programs
@@ -176,9 +175,9 @@ def found_in(out: pathlib.Path) -> dict[str, list]:
         if not row["placed"]:
             kept = {key: value for key, value in row.items() if key not in dropped}
             found[f"{row['run_id']}/{row['measure']}"].append(kept)
-    for path in out.glob("runs/*/final"):
-        arrays = ocp.load(str(path))
-        found[f"{path.parent.name}/final"] = [(name, array.tobytes()) for name, array in sorted(arrays.items())]
+    for job, run in store.all_runs(out):
+        if (run / "final").exists():
+            found[f"{job.id}/final"] = [array.tobytes() for array in programs.final_of_run(job, run)]
     return found
 
 
