@@ -15,6 +15,7 @@ SMALL = ["--shapes=2x16x32", "--processes=2", "--rounds=1"]
 TORCH = importlib.util.find_spec("torch") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_calibration_is_done_once_and_says_who_is_missing(tmp_path: pathlib.Path) -> None:
     argv = programs.command("calibrate", f"--out={tmp_path}", "--families=gru,delta", *SMALL)

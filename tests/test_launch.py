@@ -126,6 +126,7 @@ def test_a_plan_is_printed_and_nothing_run(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pathlib.Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
