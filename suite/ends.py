@@ -24,7 +24,16 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # How JAX, its coordination service and the collectives of each platform say that it was not this process.
 OF_A_PEER = (
     *("Gloo", "Connection closed by peer", "Connection reset", "coordination service", "coordination_service"),
-    *("CoordinationService", "heartbeat", "UNAVAILABLE", "DEADLINE_EXCEEDED", "NCCL", "ncclRemoteError"),
+    *(
+        "CoordinationService",
+        "Barrier failed",
+        "waiting at barrier",
+        "heartbeat",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "NCCL",
+        "ncclRemoteError",
+    ),
 )
 
 
@@ -70,4 +79,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _is_of_a_peer(error: BaseException) -> bool:
     if isinstance(error, PeerLate | ConnectionError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in OF_A_PEER)
+    # Orbax says it by a TimeoutError, however soon it was.
+    return isinstance(error, RuntimeError | TimeoutError) and any(word in str(error) for word in OF_A_PEER)

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from programs import TINY, command, environment, run
 
-from suite import store
+from suite import ends, store
 
 pytestmark = pytest.mark.timeout(600)
 CGROUP = pathlib.Path("/sys/fs/cgroup/memory/crossover-test")
@@ -75,6 +75,19 @@ def test_what_does_not_compile_is_a_row_and_the_next_cell_is_run(tmp_path: pathl
     assert "crossover_no_such_target" in refused["error"]
     assert refused["estimate_bytes"] > 0
     assert any(row["measure"].startswith("decode") for row in store.load(tmp_path / "out")), "the next cell was run"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TimeoutError("Timeout waiting at barrier 'a'. The original error raised was: INTERNAL: Barrier failed"), 134),
+        (RuntimeError("UNAVAILABLE: Gloo: Connection closed by peer"), 134),
+        (TimeoutError("Overall save timeout exceeded."), 70),
+        (ValueError("Barrier failed"), 70),
+    ],
+)
+def test_the_end_of_a_peer_is_told_from_an_own_error(error: Exception, code: int) -> None:
+    assert ends.code_of(error) == code
 
 
 @pytest.mark.slow
