@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from suite.ops import precision
 from suite.ops.kernels import splash
 
-BLOCK = 128  # tokens of a block: on two CPU cores 256 took as long and 512 a third longer (2 x 2,048 tokens, 4 x 64)
+BLOCK = 128  # tokens of a block: on one CPU thread 256 took as long and 512 a third longer (2 x 2,048 tokens, 4 x 64)
 Queries = Float[Array, "J N Q K"]
 Keys = Float[Array, "J N S K"]
 UNSEEN = -1e30  # a score so low that its weight is 0 beside any other, and that can be subtracted from itself

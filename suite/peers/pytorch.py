@@ -70,9 +70,8 @@ def _first(arrays: Arrays, *names: str) -> np.ndarray:
 
 def _done(value: Any) -> float:
     """The number; to read it waits for the forward pass alone, so the device is waited for."""
-    torch = _torch()
     if value.is_cuda:
-        torch.cuda.synchronize()
+        importlib.import_module("torch").cuda.synchronize()
     return value.item()
 
 
