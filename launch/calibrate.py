@@ -26,7 +26,7 @@ OUT = flags.DEFINE_string("out", "out/calibrate", "directory of the rows and the
 FAMILIES = flags.DEFINE_string("families", "", "what to time, separated by commas; empty for everything")
 SHAPES = flags.DEFINE_string("shapes", "", "batch x length x width, separated by commas; empty for those of a family")
 PROCESSES = flags.DEFINE_integer("processes", 5, "fresh processes; the interval is over them", lower_bound=2)
-ROUNDS = flags.DEFINE_integer("rounds", 7, "turns of each contender in a process", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "turns of each contender in a process", lower_bound=1)
 DTYPE = flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "of the products; empty: bfloat16 but on a CPU")
 PROCESS = flags.DEFINE_integer("process", -1, "times everything once, as this process; what the others are started as")
 

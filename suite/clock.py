@@ -69,13 +69,17 @@ def time_calls(fn: Callable[..., Any], *args: Any, warmup: int, repeats: int) ->
 
 
 def time_turns(calls: Mapping[str, Callable[[], Any]], *, warmup: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of calls that take turns, round by round: a machine whose speed drifts drifts for all of them."""
+    """Seconds of calls that take turns, round by round: a machine whose speed drifts drifts for all of them.
+
+    A turn begins with a call that is not counted: the one before has left its own data in the caches, and another
+    library's threads may still be waiting for work in a loop.
+    """
     for fn in calls.values():
         time_calls(fn, warmup=warmup, repeats=0)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, fn in calls.items():
-            seconds[name] += time_calls(fn, warmup=0, repeats=1)
+            seconds[name] += time_calls(fn, warmup=1, repeats=1)
     return seconds
 
 

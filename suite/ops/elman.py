@@ -116,7 +116,7 @@ def _backward_loop(
         dh_BK, change_TBK = carry
         at = functools.partial(recurrent.at, token=length - 1 - done)
         slope_BK = 1 - jnp.square(at(h_TBK).astype(wide))
-        change_BK = ((dh_BK + at(change_TBK).astype(wide)) * slope_BK).astype(dtype)
+        change_BK = recurrent.once(((dh_BK + at(change_TBK).astype(wide)) * slope_BK).astype(dtype))
         change_TBK = recurrent.put(change_TBK, change_BK, length - 1 - done)
         return recurrent.product(change_BK, turned_KK, dtype), change_TBK
 

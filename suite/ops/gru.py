@@ -198,6 +198,7 @@ def _backward_loop(
         at = functools.partial(recurrent.at, token=token)
         dh_BK = dh_BK + at(from_output_TBK).astype(wide)
         change_BG = (jnp.concatenate([dh_BK] * GATES, axis=-1) * at(change_TBG).astype(wide)).astype(dtype)
+        change_BG = recurrent.once(change_BG)
         new_TBK = recurrent.put(new_TBK, dh_BK * at(new_TBK).astype(wide), token)
         dh_BK = dh_BK * at(update_TBK) + recurrent.product(change_BG, turned_GK, dtype)
         return dh_BK, recurrent.put(change_TBG, change_BG, token), new_TBK

@@ -8,6 +8,9 @@ With dh and dc the gradients that come back to h_t and c_t from later tokens and
 
 so all that the backward loop needs is a product of what it carries with six numbers a channel, which the forward loop
 has at hand, and one matrix product. The gradient of R is one product of all tokens, after the loop.
+
+There all nonlinearities are one: sigmoid(x) = (1 + tanh(x / 2)) / 2, so tanh runs over all gates at once, and with s = 1/2
+for the sigmoids and 1 for the cell's gate every slope is s^2 (1 - tanh^2).
 """
 
 import functools
@@ -54,10 +57,15 @@ def _gates(
     bias_G: Float[Array, " G"],
     h_BK: Float[Array, "B K"],
 ) -> tuple[Float[Array, "B K"], ...]:
-    at_h_BG = recurrent.product(h_BK, recurrent_KG, u_BG.dtype)
-    gates_BG = u_BG.astype(h_BK.dtype) + at_h_BG + bias_G[None]
-    in_BK, forget_BK, new_BK, out_BK = jnp.split(gates_BG, GATES, axis=-1)
+    in_BK, forget_BK, new_BK, out_BK = jnp.split(_sums(u_BG, recurrent_KG, bias_G, h_BK), GATES, axis=-1)
     return jax.nn.sigmoid(in_BK), jax.nn.sigmoid(forget_BK), jnp.tanh(new_BK), jax.nn.sigmoid(out_BK)
+
+
+def _sums(
+    u_BG: Float[Array, "B G"], recurrent_KG: Float[Array, "K G"], bias_G: Float[Array, " G"], h_BK: Float[Array, "B K"]
+) -> Float[Array, "B G"]:
+    """What all gates are nonlinear functions of."""
+    return u_BG.astype(h_BK.dtype) + recurrent.product(h_BK, recurrent_KG, u_BG.dtype) + bias_G[None]
 
 
 def _scan(
@@ -85,7 +93,7 @@ def _by_factors(
     if form == "pallas":
         return _forward(u_HTBG, recurrent_HKG, bias_HG, state, form)[0]
     # Without a gradient nothing need be left behind.
-    return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, state)
+    return recurrent.each_head(_scan_at_once)(u_HTBG, recurrent_HKG, bias_HG, state)
 
 
 def _forward(
@@ -126,6 +134,34 @@ def _backward(
 _by_factors.defvjp(_forward, _backward)
 
 
+def _at_once(
+    u_BG: Float[Array, "B G"], recurrent_KG: Float[Array, "K G"], bias_G: Float[Array, " G"], h_BK: Float[Array, "B K"]
+) -> tuple[Float[Array, "B G"], tuple[Float[Array, "B K"], ...]]:
+    """The slopes of all gates, and the gates."""
+    scale_1G = jnp.repeat(jnp.asarray([0.5, 0.5, 1.0, 0.5], h_BK.dtype), h_BK.shape[1])[None]
+    tanh_BG = jnp.tanh(scale_1G * _sums(u_BG, recurrent_KG, bias_G, h_BK))
+    in_BK, forget_BK, new_BK, out_BK = jnp.split(tanh_BG, GATES, axis=-1)
+    gates = 0.5 + 0.5 * in_BK, 0.5 + 0.5 * forget_BK, new_BK, 0.5 + 0.5 * out_BK
+    return (1 - tanh_BG * tanh_BG) * (scale_1G * scale_1G), gates
+
+
+def _scan_at_once(
+    u_TBG: Float[Array, "T B G"],
+    recurrent_KG: Float[Array, "K G"],
+    bias_G: Float[Array, " G"],
+    state: State,
+) -> tuple[Float[Array, "T B K"], State]:
+    def step(state: State, u_BG: Float[Array, "B G"]) -> tuple[State, Float[Array, "B K"]]:
+        h_BK, c_BK = state
+        _, (in_BK, forget_BK, new_BK, out_BK) = _at_once(u_BG, recurrent_KG, bias_G, h_BK)
+        c_BK = forget_BK * c_BK + in_BK * new_BK
+        h_BK = out_BK * jnp.tanh(c_BK)
+        return (h_BK, c_BK), h_BK.astype(u_BG.dtype)
+
+    state, h_TBK = jax.lax.scan(step, state, u_TBG)
+    return h_TBK, state
+
+
 def _forward_loop(
     u_TBG: Float[Array, "T B G"],
     recurrent_KG: Float[Array, "K G"],
@@ -141,20 +177,15 @@ def _forward_loop(
     def step(token: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
         h_BK, c_BK, factor_TBG, h_TBK, open_TBK, forget_TBK = carry
         u_BG = recurrent.at(factor_TBG, token)
-        in_BK, forget_BK, new_BK, out_BK = _gates(u_BG, recurrent_KG, bias_G, h_BK)
-        factors = [
-            new_BK * in_BK * (1 - in_BK),
-            c_BK * forget_BK * (1 - forget_BK),
-            in_BK * (1 - new_BK * new_BK),
-        ]
-        c_BK = forget_BK * c_BK + in_BK * new_BK
+        slope_BG, (in_BK, forget_BK, new_BK, out_BK) = _at_once(u_BG, recurrent_KG, bias_G, h_BK)
+        before_BK, c_BK = c_BK, forget_BK * c_BK + in_BK * new_BK
         tanh_BK = jnp.tanh(c_BK)
-        factors.append(tanh_BK * out_BK * (1 - out_BK))
+        factor_BG = slope_BG * jnp.concatenate([new_BK, before_BK, in_BK, tanh_BK], axis=-1)
         h_BK = out_BK * tanh_BK
         return (
             h_BK,
             c_BK,
-            recurrent.put(factor_TBG, jnp.concatenate(factors, axis=-1), token),
+            recurrent.put(factor_TBG, factor_BG, token),
             recurrent.put(h_TBK, h_BK, token),
             recurrent.put(open_TBK, out_BK * (1 - tanh_BK * tanh_BK), token),
             recurrent.put(forget_TBK, forget_BK, token),
@@ -183,7 +214,7 @@ def _backward_loop(
         dh_BK = dh_BK + at(from_output_TBK).astype(wide)
         dc_BK = dc_BK + dh_BK * at(open_TBK).astype(wide)
         carried_BG = jnp.concatenate([dc_BK, dc_BK, dc_BK, dh_BK], axis=-1)
-        change_BG = (carried_BG * at(change_TBG).astype(wide)).astype(dtype)
+        change_BG = recurrent.once((carried_BG * at(change_TBG).astype(wide)).astype(dtype))
         change_TBG = recurrent.put(change_TBG, change_BG, length - 1 - done)
         return recurrent.product(change_BG, turned_GK, dtype), dc_BK * at(forget_TBK), change_TBG
 

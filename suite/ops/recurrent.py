@@ -101,6 +101,11 @@ def at(buffer_TBK: Float[Array, "T B K"], token: Int[Array, ""]) -> Float[Array,
     return jax.lax.dynamic_index_in_dim(buffer_TBK, token, 0, keepdims=False)
 
 
+def once(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The same, made once: what both goes to a buffer and into a product XLA would make for either."""
+    return jax.lax.optimization_barrier(x)
+
+
 def put(buffer_TBK: Float[Array, "T B K"], x_BK: Float[Array, "B K"], token: Int[Array, ""]) -> Float[Array, "T B K"]:
     """The buffer with one token's place overwritten.
 
