@@ -9,8 +9,8 @@ With dh and dc the gradients that come back to h_t and c_t from later tokens and
 so all that the backward loop needs is a product of what it carries with six numbers a channel, which the forward loop
 has at hand, and one matrix product. The gradient of R is one product of all tokens, after the loop.
 
-There all nonlinearities are one: sigmoid(x) = (1 + tanh(x / 2)) / 2, so tanh runs over all gates at once, and with s = 1/2
-for the sigmoids and 1 for the cell's gate every slope is s^2 (1 - tanh^2).
+There all nonlinearities are one: sigmoid(x) = (1 + tanh(x / 2)) / 2, so tanh runs over all gates at once, and with
+s = 1/2 for the sigmoids and 1 for the cell's gate every slope is s^2 (1 - tanh^2).
 """
 
 import functools
