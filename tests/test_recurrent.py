@@ -16,6 +16,7 @@ from suite.ops import cudnn, forms
 
 NAMES = ("elman", "gru", "lstm")
 FORMS = [(name, form) for name in NAMES for form in forms.FORMS[name][1:] if form != "cudnn"]  # which wants its GPU
+WIDTH = 24
 
 
 def build(spec: str, width: int) -> Any:
@@ -29,12 +30,12 @@ def random(tree: Any, seed: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), tree)
 
 
-def gradients(mixer: Any, batch: int, length: int, dtype: str) -> Any:
+def gradients(mixer: Any, batch: int, length: int, dtype: str, width: int = WIDTH) -> Any:
     """Outputs and last state from a random state, and the gradients of parameters, inputs and first state."""
     arrays, static = eqx.partition(mixer, eqx.is_array)
     arrays = jax.tree.map(lambda leaf: leaf.astype(dtype), arrays)
     arrays = jax.tree.map(lambda leaf, noise: leaf + 0.3 * noise, arrays, random(arrays, 1))
-    x_BTD = random(jax.ShapeDtypeStruct((batch, length, WIDTH), dtype), 2)
+    x_BTD = random(jax.ShapeDtypeStruct((batch, length, width), dtype), 2)
     state = random(mixer.start(batch, length, x_BTD.dtype), 3)
 
     def extend(arrays: Any, x_BTD: jax.Array, state: Any) -> Any:
@@ -55,17 +56,20 @@ def assert_close(actual: Any, wanted: Any, close: float) -> None:
         np.testing.assert_allclose(left, right, rtol=0, atol=close * np.max(np.abs(right)))
 
 
-WIDTH = 24
-
-
 @pytest.mark.parametrize("shape", [(2, 19), (1, 1), (3, 33)])
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize(("name", "form"), FORMS)
 def test_every_form_is_the_plain_scan_from_any_state(name: str, form: str, heads: int, shape: tuple[int, int]) -> None:
+    width = 16 * heads if form == "persistent" else WIDTH  # whose heads are powers of two
     plain, other = (
-        gradients(build(f"{name}:heads={heads},form={f}", WIDTH), *shape, "float32") for f in ("scan", form)
+        gradients(build(f"{name}:heads={heads},form={f}", width), *shape, "float32", width) for f in ("scan", form)
     )
     assert_close(other, plain, 1e-5)  # a few dozen roundings of 6e-8, some of them carried along
+
+
+def test_a_head_that_no_multiprocessor_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match="heads of 24 channels do not stay in one multiprocessor; wanted 16, 32, 64"):
+        build("lstm:form=persistent", WIDTH)
 
 
 @pytest.mark.parametrize("heads", [1, 3])

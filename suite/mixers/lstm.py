@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.ops import cudnn, forms, initial, lstm, precision, recurrent
+from suite.ops.kernels import persistent
 
 FAMILY = "lstm"
 State = tuple[Float[Array, "B N"], Float[Array, "B N"]]
@@ -32,6 +33,8 @@ class Mixer(eqx.Module):
         forms.check(FAMILY, form)
         if form == "cudnn" and heads > 1:
             raise ValueError(f"cuDNN's LSTM has one head and not {heads}; take form=factors")
+        if form == "persistent":
+            persistent.check(width // heads)
         self.heads, self.remat, self.form = heads, remat, form
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, lstm.GATES * width)

@@ -13,7 +13,7 @@ FORMS = {
     "attention": ("dense", "blocked", "cudnn", "splash"),
     "elman": ("scan", "factors"),
     "gru": ("scan", "factors", "pallas"),
-    "lstm": ("scan", "factors", "pallas", "cudnn"),
+    "lstm": ("scan", "factors", "pallas", "persistent", "cudnn"),
     "linear": ("parallel", "sequential", "pallas"),
     "complex": ("parallel", "sequential"),
     "matrix": ("chunked", "sequential"),
@@ -54,10 +54,11 @@ SAME_CHAIN = {
     ("gru", "pallas"): "scan",
     ("lstm", "cudnn"): "scan",
     ("lstm", "pallas"): "scan",
+    ("lstm", "persistent"): "scan",
     ("linear", "pallas"): "sequential",
 }
 # Kernels, and the one platform that each is written for.
-ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "splash": "tpu"}
+ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"}
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
 CHUNKS = {

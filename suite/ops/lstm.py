@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from suite import mesh as meshes
 from suite.ops import recurrent
 from suite.ops.kernels import lstm as kernel
+from suite.ops.kernels import persistent
 
 GATES = 4  # order: input, forget, cell, output
 State = tuple[Float[Array, "B K"], Float[Array, "B K"]]
@@ -90,7 +91,7 @@ def _by_factors(
     state: States,
     form: str,
 ) -> tuple[Float[Array, "H T B K"], States]:
-    if form == "pallas":
+    if form != "factors":
         return _forward(u_HTBG, recurrent_HKG, bias_HG, state, form)[0]
     # Without a gradient nothing need be left behind.
     return recurrent.each_head(_scan_at_once)(u_HTBG, recurrent_HKG, bias_HG, state)
@@ -103,12 +104,14 @@ def _forward(
     state: States,
     form: str,
 ) -> tuple[tuple[Float[Array, "H T B K"], States], tuple[Array, ...]]:
-    run = _forward_loop
-    if form == "pallas":
-        run = meshes.sharded(kernel.forward, (1, None, None, 0, 0), (0, 0, 1, 1, 1, 1))
-    h_HBK, c_HBK, factor_HTBG, h_HTBK, open_HTBK, forget_HTBK = recurrent.each_head(run)(
-        u_HTBG, recurrent_HKG, bias_HG, *state
-    )
+    match form:
+        case "pallas":
+            run = recurrent.each_head(meshes.sharded(kernel.forward, (1, None, None, 0, 0), (0, 0, 1, 1, 1, 1)))
+        case "persistent":
+            run = meshes.sharded(persistent.forward, (2, None, None, 1, 1), (1, 1, 2, 2, 2, 2))
+        case _:
+            run = recurrent.each_head(_forward_loop)
+    h_HBK, c_HBK, factor_HTBG, h_HTBK, open_HTBK, forget_HTBK = run(u_HTBG, recurrent_HKG, bias_HG, *state)
     return (h_HTBK, (h_HBK, c_HBK)), (recurrent_HKG, state[0], h_HTBK, factor_HTBG, open_HTBK, forget_HTBK)
 
 
@@ -117,12 +120,14 @@ def _backward(
 ) -> tuple[Float[Array, "H T B G"], Float[Array, "H K G"], Float[Array, "H G"], States]:
     recurrent_HKG, first_HBK, h_HTBK, factor_HTBG, open_HTBK, forget_HTBK = kept
     from_output_HTBK, state = changes
-    run = _backward_loop
-    if form == "pallas":
-        run = meshes.sharded(kernel.backward, (1, 1, 1, None, 1, 0, 0), (0, 0, 1))
-    dh_HBK, dc_HBK, change_HTBG = recurrent.each_head(run)(
-        factor_HTBG, open_HTBK, forget_HTBK, recurrent_HKG, from_output_HTBK, *state
-    )
+    match form:
+        case "pallas":
+            run = recurrent.each_head(meshes.sharded(kernel.backward, (1, 1, 1, None, 1, 0, 0), (0, 0, 1)))
+        case "persistent":
+            run = meshes.sharded(persistent.backward, (2, 2, 2, None, 2, 1, 1), (1, 1, 2))
+        case _:
+            run = recurrent.each_head(_backward_loop)
+    dh_HBK, dc_HBK, change_HTBG = run(factor_HTBG, open_HTBK, forget_HTBK, recurrent_HKG, from_output_HTBK, *state)
     return (
         change_HTBG,
         recurrent.each_head(recurrent.weight_gradient)(first_HBK, h_HTBK, change_HTBG),

@@ -1,1 +1,1 @@
-"""Pallas kernels for TPUs; elsewhere they are interpreted, which is slow and gives the same numbers."""
+"""Pallas kernels for TPUs and NVIDIA GPUs; elsewhere they are interpreted, which is slow and gives the same numbers."""

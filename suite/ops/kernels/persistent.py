@@ -1,0 +1,196 @@
+"""The LSTM's loops on an NVIDIA GPU: one kernel each way, and a head's recurrent weights stay in its multiprocessor.
+
+Heads are recurrences of their own, so no block of threads waits for another, as in the head-local kernels of FlashRNN
+(Pöppel et al. 2024). Loops and equations are those of suite/ops/lstm.py. Written in Pallas for Triton, which wants
+powers of two and at least 16 examples in a product: others are filled up with zeros, which give zeros.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Float, Int
+
+from suite import mesh as meshes
+from suite.ops import precision
+
+GATES = 4
+SIZES = (16, 32, 64, 128)  # channels of a head; 128 of them are 128 KiB of bfloat16 weights, and registers hold 256
+ROWS = 16  # examples of a block of threads: the fewest that tensor cores take, so there are as many blocks as can be
+
+
+def check(size: int) -> None:
+    """ValueError where a head's weights do not stay in one multiprocessor."""
+    if size not in SIZES:
+        wanted = ", ".join(map(str, SIZES))
+        raise ValueError(
+            f"heads of {size} channels do not stay in one multiprocessor; wanted {wanted}: take other heads, or "
+            "form=factors"
+        )
+
+
+def forward(
+    u_HTBG: Float[Array, "H T B G"],
+    recurrent_HKG: Float[Array, "H K G"],
+    bias_HG: Float[Array, "H G"],
+    h_HBK: Float[Array, "H B K"],
+    c_HBK: Float[Array, "H B K"],
+) -> tuple[Array, ...]:
+    """Last states h and c; then of every token the factors of its gates, h, what c gets of dh, the forget gate."""
+    (heads, length, batch, _), size = u_HTBG.shape, recurrent_HKG.shape[1]
+    dtype, wide = u_HTBG.dtype, h_HBK.dtype
+    filled = _filled(batch)
+
+    def kernel(u_ref: Any, weight_ref: Any, bias_ref: Any, h_ref: Any, c_ref: Any, *outputs: Any) -> None:
+        last_h_ref, last_c_ref, factor_ref, all_h_ref, open_ref, forget_ref = outputs
+        parts = [pl.ds(gate * size, size) for gate in range(GATES)]
+        weights, biases = [weight_ref[:, part] for part in parts], [bias_ref[part] for part in parts]
+
+        def step(token: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
+            h_BK, c_BK = state
+            narrow_BK = h_BK.astype(dtype)
+            in_BK, forget_BK, new_BK, out_BK = (
+                u_ref[token, :, part].astype(wide) + _product(narrow_BK, weight_KK) + bias_K[None]
+                for part, weight_KK, bias_K in zip(parts, weights, biases, strict=True)
+            )
+            in_BK, forget_BK, out_BK = jax.nn.sigmoid(in_BK), jax.nn.sigmoid(forget_BK), jax.nn.sigmoid(out_BK)
+            new_BK, before_BK = jnp.tanh(new_BK), c_BK
+            c_BK = forget_BK * c_BK + in_BK * new_BK
+            tanh_BK = jnp.tanh(c_BK)
+            h_BK = out_BK * tanh_BK
+            factors = (
+                new_BK * in_BK * (1 - in_BK),
+                before_BK * forget_BK * (1 - forget_BK),
+                in_BK * (1 - new_BK * new_BK),
+                tanh_BK * out_BK * (1 - out_BK),
+            )
+            for part, factor_BK in zip(parts, factors, strict=True):
+                factor_ref[token, :, part] = factor_BK.astype(dtype)
+            all_h_ref[token] = h_BK.astype(dtype)
+            open_ref[token] = (out_BK * (1 - tanh_BK * tanh_BK)).astype(dtype)
+            forget_ref[token] = forget_BK
+            return h_BK, c_BK
+
+        last_h_ref[...], last_c_ref[...] = jax.lax.fori_loop(0, length, step, (h_ref[...], c_ref[...]))
+
+    of_gates, of_channels, of_states = (
+        _of_tokens(length, GATES * size),
+        _of_tokens(length, size),
+        _of_states(size),
+    )
+    found = _call(
+        kernel,
+        (heads, filled, size),
+        in_specs=[of_gates, _of_head(size, GATES * size), _of_head(GATES * size), of_states, of_states],
+        out_specs=[of_states, of_states, of_gates, of_channels, of_channels, of_channels],
+        out_shape=[
+            *[jax.ShapeDtypeStruct((heads, filled, size), wide)] * 2,
+            jax.ShapeDtypeStruct((heads, length, filled, GATES * size), dtype),
+            *[jax.ShapeDtypeStruct((heads, length, filled, size), dtype)] * 2,
+            jax.ShapeDtypeStruct((heads, length, filled, size), wide),
+        ],
+    )(_fill(u_HTBG), recurrent_HKG.astype(dtype), bias_HG.astype(wide), _fill(h_HBK), _fill(c_HBK))
+    return tuple(x[..., :batch, :] for x in found)
+
+
+def backward(
+    factor_HTBG: Float[Array, "H T B G"],
+    open_HTBK: Float[Array, "H T B K"],
+    forget_HTBK: Float[Array, "H T B K"],
+    recurrent_HKG: Float[Array, "H K G"],
+    from_output_HTBK: Float[Array, "H T B K"],
+    dh_HBK: Float[Array, "H B K"],
+    dc_HBK: Float[Array, "H B K"],
+) -> tuple[Array, ...]:
+    """Changes of the first h and c; then those of every token's gates."""
+    (heads, length, batch, _), size = factor_HTBG.shape, recurrent_HKG.shape[1]
+    dtype, wide = factor_HTBG.dtype, dh_HBK.dtype
+    filled = _filled(batch)
+
+    def kernel(
+        factor_ref: Any, open_ref: Any, forget_ref: Any, weight_ref: Any, output_ref: Any, h_ref: Any, c_ref: Any, *rest
+    ) -> None:
+        dh_ref, dc_ref, change_ref = rest
+        parts = [pl.ds(gate * size, size) for gate in range(GATES)]
+        weights = [weight_ref[part, :] for part in parts]
+
+        def step(done: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
+            dh_BK, dc_BK = state
+            token = length - 1 - done
+            dh_BK = dh_BK + output_ref[token].astype(wide)
+            dc_BK = dc_BK + dh_BK * open_ref[token].astype(wide)
+            carried = (dc_BK, dc_BK, dc_BK, dh_BK)
+            dh_BK = jnp.zeros_like(dh_BK)
+            for part, weight_KK, carried_BK in zip(parts, weights, carried, strict=True):
+                change_BK = (carried_BK * factor_ref[token, :, part].astype(wide)).astype(dtype)
+                change_ref[token, :, part] = change_BK
+                dh_BK = dh_BK + _product(change_BK, weight_KK)
+            return dh_BK, dc_BK * forget_ref[token]
+
+        dh_ref[...], dc_ref[...] = jax.lax.fori_loop(0, length, step, (h_ref[...], c_ref[...]))
+
+    of_gates, of_channels, of_states = (
+        _of_tokens(length, GATES * size),
+        _of_tokens(length, size),
+        _of_states(size),
+    )
+    weight_HGK = jnp.swapaxes(recurrent_HKG, 1, 2).astype(dtype)
+    found = _call(
+        kernel,
+        (heads, filled, size),
+        in_specs=[
+            *(of_gates, of_channels, of_channels),
+            *(_of_head(GATES * size, size), of_channels, of_states, of_states),
+        ],
+        out_specs=[of_states, of_states, of_gates],
+        out_shape=[
+            *[jax.ShapeDtypeStruct((heads, filled, size), wide)] * 2,
+            jax.ShapeDtypeStruct((heads, length, filled, GATES * size), dtype),
+        ],
+    )(
+        *(_fill(x) for x in (factor_HTBG, open_HTBK, forget_HTBK)),
+        weight_HGK,
+        *(_fill(x) for x in (from_output_HTBK, dh_HBK, dc_HBK)),
+    )
+    return tuple(x[..., :batch, :] for x in found)
+
+
+def _product(left_BK: Float[Array, "B K"], right_KN: Float[Array, "K N"]) -> Float[Array, "B N"]:
+    return jnp.dot(left_BK, right_KN, preferred_element_type=precision.wide(left_BK.dtype))
+
+
+def _call(kernel: Any, shape: tuple[int, int, int], **specs: Any) -> Any:
+    """The kernel over (heads, blocks of examples); the first argument's memory is the third result's."""
+    heads, filled, size = shape
+    return pl.pallas_call(
+        kernel,
+        grid=(heads, filled // ROWS),
+        compiler_params=triton.CompilerParams(num_warps=max(1, size // 16), num_stages=1),
+        input_output_aliases={0: 2},
+        interpret=meshes.platform() != "gpu",
+        **specs,
+    )
+
+
+def _of_tokens(length: int, channels: int) -> pl.BlockSpec:
+    return pl.BlockSpec((None, length, ROWS, channels), lambda head, rows: (head, 0, rows, 0))
+
+
+def _of_states(channels: int) -> pl.BlockSpec:
+    return pl.BlockSpec((None, ROWS, channels), lambda head, rows: (head, rows, 0))
+
+
+def _of_head(*shape: int) -> pl.BlockSpec:
+    return pl.BlockSpec((None, *shape), lambda head, rows: (head, *(0,) * len(shape)))
+
+
+def _filled(batch: int) -> int:
+    return pl.cdiv(batch, ROWS) * ROWS
+
+
+def _fill(x_BK: Float[Array, "... B K"]) -> Float[Array, "... P K"]:
+    batch = x_BK.shape[-2]
+    filled = [(0, 0)] * (x_BK.ndim - 2) + [(0, _filled(batch) - batch), (0, 0)]
+    return jnp.pad(x_BK, filled) if batch % ROWS else x_BK
