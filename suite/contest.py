@@ -125,7 +125,7 @@ def chosen(contest: Contest) -> str:
     if contest.family in TRAININGS:
         return "suite"
     kind = "matrix" if contest.family in MATRICES else contest.family
-    form = forms.choose(kind, "auto", jnp.dtype(contest.dtype))
+    form = forms.choose(kind, "auto", jnp.dtype(contest.dtype), head_size=contest.head_size)
     return f"{form} {forms.chunk(contest.family, contest.length)}" if form == "chunked" else form
 
 

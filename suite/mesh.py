@@ -76,6 +76,12 @@ def platform() -> str:
     return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
+def device_kind() -> str:
+    """What kind of device that is, as JAX names it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.devices()[0].device_kind if mesh.empty else mesh.abstract_device.device_kind
+
+
 def devices() -> int:
     """Over how many devices the batch of what is traced now is split: those of the ambient mesh, or one."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from suite.ops import attention
+from suite.ops import attention, forms
 
 
 def made(batch: int, length: int, heads: int, groups: int, size: int) -> list[jax.Array]:
@@ -50,3 +51,20 @@ def test_memory_is_linear_in_the_length() -> None:
         temporary.append(memory.temp_size_in_bytes)
     assert temporary[1] < 4.5 * temporary[0]
     assert temporary[1] < 4 * 4096 * 4096 * 4 / 10  # a tenth of the scores of four heads
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "size", "form"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 192, "cudnn"),
+        ("NVIDIA A100-SXM4-40GB", "bfloat16", 128, "cudnn"),
+        ("NVIDIA A100-SXM4-40GB", "bfloat16", 192, "dense"),
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 36, "dense"),
+        ("NVIDIA H100 80GB HBM3", "float32", 128, "dense"),
+    ],
+)
+def test_cudnn_is_asked_for_what_it_takes(device: str, dtype: str, size: int, form: str) -> None:
+    gpu = AbstractDevice(device_kind=device, num_cores=None, platform="gpu")
+    mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=gpu)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert forms.choose("attention", "auto", jnp.dtype(dtype), head_size=size) == form

@@ -90,7 +90,7 @@ class Mixer(eqx.Module):
         return self._merge(y_BTHK)
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose(FAMILY, self.form, dtype, biased=self.positions == "alibi")
+        return forms.choose(FAMILY, self.form, dtype, head_size=self.head_size, biased=self.positions == "alibi")
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
         """An empty cache for `length` tokens; more must not be read into it, which a traced position cannot check."""

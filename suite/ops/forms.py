@@ -59,6 +59,7 @@ SAME_CHAIN = {
 }
 # Kernels, and the one platform that each is written for.
 ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"}
+HOPPER_AND_LATER = ("H100", "H200", "H20", "H800", "B100", "B200", "B300")  # as device kinds name them
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
 CHUNKS = {
@@ -86,10 +87,13 @@ def check(family: str, form: str) -> None:
         raise ValueError(f"form {form!r} is not known; wanted one of {', '.join(known)}")
 
 
-def choose(family: str, form: str, dtype: jnp.dtype, *, resident: int = 0, biased: bool = False) -> str:
+def choose(
+    family: str, form: str, dtype: jnp.dtype, *, resident: int = 0, head_size: int = 0, biased: bool = False
+) -> str:
     """The form that runs: `auto` is the fastest known on this platform that can, `reference` the family's first.
 
-    `resident` is the size of the weights that a kernel would keep on chip; `biased` says that attention has a bias.
+    `resident` is the size of the weights that a kernel would keep on chip; `head_size` counts the channels of a head of
+    attention, and `biased` says that it has a bias.
     """
     if form == "reference":
         return FORMS[family][0]
@@ -97,11 +101,16 @@ def choose(family: str, form: str, dtype: jnp.dtype, *, resident: int = 0, biase
         return form
     n_bytes = jnp.dtype(dtype).itemsize
     cannot = {
-        "cudnn": n_bytes != 2,  # half precision only
+        "cudnn": n_bytes != 2 or head_size % 8 != 0 or head_size > _largest_head(),  # half precision only
         "splash": n_bytes == 8 or biased,
         "pallas": n_bytes == 8 or resident * n_bytes > ON_CHIP,
     }
     return next(fast for fast in FASTEST[family, meshes.platform()] if not cannot.get(fast, False))
+
+
+def _largest_head() -> int:
+    """Channels of the largest head that cuDNN's attention takes."""
+    return 256 if any(name in meshes.device_kind() for name in HOPPER_AND_LATER) else 128
 
 
 def chunk(family: str, length: int) -> int:
