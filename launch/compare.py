@@ -83,6 +83,7 @@ OF_A_PROGRAM = (
     "length",
     "batch",
     "microbatch",
+    "remat",
     "optimizer",
     "dtype",
 )

@@ -43,6 +43,9 @@ class Job:
     microbatch: int = _field(
         0, "examples in memory at once, over all devices, whose gradients are added up; 0 for the batch", minimum=0
     )
+    remat: str = _field(
+        "none", "what is computed again for the gradient instead of being kept", choices=("none", "block")
+    )
     steps: int = _field(200, "optimiser steps", minimum=1)
     optimizer: str = _field("adamw", "update rule", choices=("adamw", "sgd", "lion"))
     rate: float = _field(1e-3, "peak learning rate", minimum=0.0)

@@ -90,6 +90,7 @@ class Model(eqx.Module):
     rest: tuple[Block, ...]
     scale_D: Float[Array, " D"]
     dtype: str = eqx.field(static=True)
+    remat: str = eqx.field(static=True)
 
     def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         return self.logits(self.through(self.embed(tokens_BT)))
@@ -97,16 +98,20 @@ class Model(eqx.Module):
     def through(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """All blocks over embedded tokens, in parallel form."""
 
+        def run(block: Block, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+            # Of a block that is computed again only its input is kept.
+            return eqx.filter_checkpoint(block)(x_BTD) if self.remat == "block" else block(x_BTD)
+
         def repeat(x_BTD: Float[Array, "B T D"], arrays: PyTree) -> tuple[Float[Array, "B T D"], None]:
             for block in eqx.combine(arrays, static):
-                x_BTD = block(x_BTD)
+                x_BTD = run(block, x_BTD)
             return x_BTD, None
 
         arrays, static = eqx.partition(self.pattern, eqx.is_array)
         if self.pattern:
             x_BTD, _ = jax.lax.scan(repeat, x_BTD, arrays)
         for block in self.rest:
-            x_BTD = block(x_BTD)
+            x_BTD = run(block, x_BTD)
         return x_BTD
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
@@ -174,6 +179,7 @@ def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
         ),
         scale_D=jnp.ones(job.width, jnp.float32),
         dtype=job.dtype,
+        remat=job.remat,
     )
 
 

@@ -29,6 +29,7 @@ CHANGED = {
     "length": 32,
     "batch": 16,
     "microbatch": 4,
+    "remat": "block",
     "steps": 6,
     "optimizer": "lion",
     "rate": 5e-4,

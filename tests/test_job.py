@@ -27,6 +27,7 @@ OTHER = {
     "length": 128,
     "batch": 8,
     "microbatch": 4,
+    "remat": "block",
     "steps": 100,
     "optimizer": "lion",
     "rate": 3e-4,
