@@ -17,8 +17,9 @@ from suite import ends
 # Accelerators and other C libraries do not notice.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 
-# LLVM holds back from the widest vectors that a processor has. Beside PyTorch's, an LSTM's time was 1.15 with them
-# where it was 1.27 without, a small GPT's step 0.86 and 0.90 (two cores of an AMD EPYC); no other platform notices.
+# LLVM holds back from the widest vectors that a processor has. With them a small GPT's step took 0.87 of PyTorch's time and
+# an LSTM language model's 1.00, where in a run without them it was 0.90 and 1.04 (five processes each, two cores of an AMD
+# EPYC). No other platform notices.
 WIDE_VECTORS = "--xla_cpu_prefer_vector_width=512"
 
 

@@ -18,10 +18,10 @@ FORMS = {
     "complex": ("parallel", "sequential"),
     "matrix": ("chunked", "sequential"),
 }
-# Fastest known, and what runs where that one cannot. On two CPU cores the dense form took 3 to 6 times the blocked
-# one's time (256 to 4,096 tokens, heads of 16, gradients included), an associative scan, which makes log2 T passes over
-# memory, loses to a plain loop, and the gradient of a loop takes two thirds of the time, and half of the memory, where
-# the forward pass leaves its factors behind (LSTM of 16 x 512 x 256). On accelerators nothing was measured here: what
+# Fastest known, and what runs where that one cannot. On two CPU cores (docs/measured/calibration.md, chunks.md) the dense
+# form took 1.9 to 4.2 times the blocked one's time (512 to 4,096 tokens, gradients included), an associative scan, which
+# makes log2 T passes over memory, loses to a plain loop, and the gradient of a loop takes two thirds of the time, and
+# half of the memory, where the forward pass leaves its factors behind. On accelerators nothing was measured here: what
 # others found stands in the files of the kernels.
 FASTEST = {
     ("attention", "cpu"): ("blocked",),
@@ -62,17 +62,18 @@ ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"
 HOPPER_AND_LATER = ("H100", "H200", "H20", "H800", "B100", "B200", "B300")  # as device kinds name them
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
+# On a CPU the fastest of docs/measured/chunks.md; on accelerators those of the papers' own kernels, not measured here.
 CHUNKS = {
-    ("scalar", "cpu"): 32,
+    ("scalar", "cpu"): 64,
     ("scalar", "gpu"): 64,
     ("scalar", "tpu"): 256,
     ("vector", "cpu"): 32,
     ("vector", "gpu"): 64,
     ("vector", "tpu"): 64,
-    ("delta", "cpu"): 32,
+    ("delta", "cpu"): 64,
     ("delta", "gpu"): 64,
     ("delta", "tpu"): 64,
-    ("low_rank", "cpu"): 16,
+    ("low_rank", "cpu"): 64,
     ("low_rank", "gpu"): 32,
     ("low_rank", "tpu"): 32,
 }

@@ -37,6 +37,7 @@ def document(rows: Sequence[Row], environment: Row, command: str) -> Document:
         "results once through memory, and steps that wait for one another where their latency is known."
     )
     versions = {"jax": rows[0]["jax"], "commit": rows[0]["commit"]} if rows else {}
+    versions |= {row["contender"]: row["version"] for row in rows if "version" in row}
     facts = Facts((("machine", where), *((name, str(value)) for name, value in versions.items())))
     return Document(TITLE, _headline(contests), (about, facts, *blocks, Commands((command,))))
 
