@@ -1,6 +1,7 @@
 """Programs: python -m launch.<name> --flags. Here is their one door: flags in, exit codes (suite/ends.py) out."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -12,15 +13,25 @@ from absl import app, flags, logging
 
 from suite import ends
 
-# JAX's CPU client takes its buffers from malloc, and glibc returns large ones to the system after every step: page
-# faults were a fifth of an attention step's processor time and a third of an LSTM's (1,024 tokens, two cores).
-# Accelerators and other C libraries do not notice.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
-
-# LLVM holds back from the widest vectors that a processor has. With them a small GPT's step took 0.87 of PyTorch's time and
-# an LSTM language model's 1.00, where in a run without them it was 0.90 and 1.04 (five processes each, two cores of an AMD
-# EPYC). No other platform notices.
+# Of glibc's mallopt: no memory from mmap, none given back, one arena.
+MALLOPT = {-4: 0, -1: -1, -8: 1}
+# LLVM holds back from the widest vectors that a processor has. With them a small GPT's step took 0.87 of PyTorch's time
+# and an LSTM language model's 1.00, where in a run without them it was 0.90 and 1.04 (five processes each, two cores of
+# an AMD EPYC). No other platform notices.
 WIDE_VECTORS = "--xla_cpu_prefer_vector_width=512"
+
+
+def keep_memory() -> None:
+    """Keeps what was freed, before any thread has begun.
+
+    JAX's CPU client takes its buffers from malloc, and glibc returns large ones to the system after every step: page
+    faults were a fifth of an attention step's processor time and a third of an LSTM's (1,024 tokens, two cores).
+    Accelerators and other C libraries do not notice.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in MALLOPT.items():
+            mallopt(parameter, value)
 
 
 def xla_flags(more: str = "") -> str:

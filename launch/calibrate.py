@@ -86,13 +86,14 @@ def read_shapes() -> list[tuple[int, int, int]]:
 def run_child(process: int, xla_flags: str) -> int:
     """Times everything in a fresh process; returns its exit code."""
     argv = [f"--{name}={flags.FLAGS[name].value}" for name in ("out", "families", "shapes", "rounds", "dtype")]
-    variables = launch.KEEP_MEMORY | {"XLA_FLAGS": launch.xla_flags(xla_flags)}
+    variables = {"XLA_FLAGS": launch.xla_flags(xla_flags)}
     command = [sys.executable, "-m", "launch.calibrate", *argv, f"--process={process}"]
     return ends.code_of_child(subprocess.run(command, env=os.environ | variables, check=False).returncode)
 
 
 def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> int:
     """One process's rows: the machine's peaks, then every contest that is not done."""
+    launch.keep_memory()
     import jax
 
     from suite import contest, rig

@@ -437,7 +437,7 @@ def child(
             pass_fds=(write,),
             stdout=output,
             stderr=output,
-            env=os.environ | launch.KEEP_MEMORY | variables,
+            env=os.environ | variables,
         )
         os.close(write)
         yield process, map(json.loads, pipe)

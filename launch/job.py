@@ -120,6 +120,7 @@ def read_cells() -> list[Cell]:
 
 def start_jax() -> None:
     """Imports JAX with the persistent cache under --out, and joins the other processes where there are any."""
+    launch.keep_memory()
     os.environ["XLA_FLAGS"] = launch.xla_flags()
     import jax
 

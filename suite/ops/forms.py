@@ -18,11 +18,11 @@ FORMS = {
     "complex": ("parallel", "sequential"),
     "matrix": ("chunked", "sequential"),
 }
-# Fastest known, and what runs where that one cannot. On two CPU cores (docs/measured/calibration.md, chunks.md) the dense
-# form took 1.9 to 4.2 times the blocked one's time (512 to 4,096 tokens, gradients included), an associative scan, which
-# makes log2 T passes over memory, loses to a plain loop, and the gradient of a loop takes two thirds of the time, and
-# half of the memory, where the forward pass leaves its factors behind. On accelerators nothing was measured here: what
-# others found stands in the files of the kernels.
+# Fastest known, and what runs where that one cannot. On two CPU cores (docs/measured/calibration.md and chunks.md) the
+# dense form took 1.9 to 4.2 times the blocked one's time (512 to 4,096 tokens, gradients included), an associative
+# scan, which makes log2 T passes over memory, loses to a plain loop, and the gradient of a loop takes two thirds of the
+# time, and half of the memory, where the forward pass leaves its factors behind. On accelerators nothing was measured
+# here: what others found stands in the files of the kernels.
 FASTEST = {
     ("attention", "cpu"): ("blocked",),
     ("attention", "gpu"): ("cudnn", "dense"),
