@@ -22,7 +22,7 @@ WIDE_VECTORS = "--xla_cpu_prefer_vector_width=512"
 
 
 def keep_memory() -> None:
-    """Keeps what was freed, before any thread has begun.
+    """Keeps what was freed, before any thread has begun. It breaks into pieces: a process may come to twice its size.
 
     JAX's CPU client takes its buffers from malloc, and glibc returns large ones to the system after every step: page
     faults were a fifth of an attention step's processor time and a third of an LSTM's (1,024 tokens, two cores).

@@ -67,6 +67,8 @@ def main() -> int:
             parts.knobs("suite.measures", cell.measure)
         fault = faults.parse(FAULT.value) if FAULT.value else None
         store.check_writable(OUT.value)
+    if all(cell.job.remat == "none" for cell in cells):  # who has blocks computed again wants memory, not time
+        launch.keep_memory()
     start_jax()
     interrupted = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: notice(interrupted))
@@ -120,7 +122,6 @@ def read_cells() -> list[Cell]:
 
 def start_jax() -> None:
     """Imports JAX with the persistent cache under --out, and joins the other processes where there are any."""
-    launch.keep_memory()
     os.environ["XLA_FLAGS"] = launch.xla_flags()
     import jax
 
