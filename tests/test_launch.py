@@ -165,6 +165,14 @@ def test_a_trace_is_written(tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.glob("runs/*/trace/**/*.xplane.pb"))
 
 
+def test_what_xla_was_told_is_recorded_and_the_users_word_is_the_last(tmp_path: pathlib.Path) -> None:
+    ended = launch("job", *TINY, "--measures=size", f"--out={tmp_path}")
+    assert ended.returncode == 0, ended.stderr
+    [path] = tmp_path.glob("runs/*/env.json")
+    wanted = "--xla_cpu_prefer_vector_width=512 --xla_force_host_platform_device_count=1"
+    assert json.loads(path.read_text())["variables"]["XLA_FLAGS"] == wanted
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_the_smoke_scale_runs_reports_and_is_not_run_twice(tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:
