@@ -10,7 +10,7 @@ VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version(
 VENV := .venv/made-$(VERSION)$(EXTRA:%=-%)
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-slow test-aot lint
+.PHONY: help compare test test-slow test-aot test-aot-cuda lint
 
 help:
 	@echo 'make compare   run the comparison and write its report to $(OUT)'
@@ -35,11 +35,20 @@ test-slow: $(VENV)-dev
 
 # In an environment of its own: with libtpu in .venv every JAX program would look for a TPU.
 test-aot: .venv-aot/made-$(VERSION)
-	.venv-aot/bin/python -m pytest -m aot -n 2
+	.venv-aot/bin/python -m pytest tests/test_aot.py -n 2
+
+# By hand: CUDA is 4 GB. A GPU is not needed.
+test-aot-cuda: .venv-aot-cuda/made-$(VERSION)
+	.venv-aot-cuda/bin/python -m pytest tests/test_aot_cuda.py -n 2
 
 .venv-aot/made-$(VERSION): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv-aot
 	.venv-aot/bin/python -m pip install -c constraints.txt -e '.[dev,tpu]'
+	touch $@
+
+.venv-aot-cuda/made-$(VERSION): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-aot-cuda
+	.venv-aot-cuda/bin/python -m pip install -c constraints.txt -e '.[dev,cuda]'
 	touch $@
 
 lint: $(VENV)-dev

@@ -5,12 +5,9 @@
 
 import functools
 import importlib.util
-from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import pytest
+from ahead import compiled_gradient, text_of
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -44,30 +41,6 @@ def mesh_of(topology: str, n_devices: int) -> Mesh:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     assert len(found.devices) == TOPOLOGIES[topology]
     return meshes.make(devices=list(found.devices)[:n_devices])
-
-
-def compiled_gradient(spec: str, mesh: Mesh, shape: tuple[int, int, int], dtype: str) -> str:
-    """The program of the gradient of a mixer by its parameters and inputs, (batch, length, width)."""
-    module, knobs = parts.load("suite.mixers", spec)
-    mixer = eqx.filter_eval_shape(lambda: module.Mixer(shape[-1], key=jax.random.key(0), **knobs))
-    arrays, static = eqx.partition(mixer, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-
-    def loss(arrays: Any, x_BTD: jax.Array) -> jax.Array:
-        return jnp.sum(eqx.combine(arrays, static)(x_BTD).astype(jnp.float32))
-
-    def gradient(arrays: Any, x_BTD: jax.Array) -> Any:
-        with meshes.ambient(mesh):
-            return jax.grad(loss, (0, 1))(arrays, x_BTD)
-
-    shardings = (meshes.replicated(mesh), meshes.over_batch(mesh))
-    traced = jax.jit(gradient, in_shardings=shardings).trace(arrays, jax.ShapeDtypeStruct(shape, dtype))
-    return text_of(traced.lower(lowering_platforms=("tpu",)).compile())
-
-
-def text_of(compiled: jax.stages.Compiled) -> str:
-    text = compiled.as_text()
-    assert text is not None
-    return text
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -68,8 +68,10 @@ def test_every_form_is_the_plain_scan_from_any_state(name: str, form: str, heads
 
 
 def test_a_head_that_no_multiprocessor_holds_is_refused() -> None:
-    with pytest.raises(ValueError, match="heads of 24 channels do not stay in one multiprocessor; wanted 16, 32, 64"):
+    with pytest.raises(ValueError, match="heads of 24 channels, 2 bytes a number, do not stay in one multiprocessor"):
         build("lstm:form=persistent", WIDTH)
+    with pytest.raises(ValueError, match=r"heads of 128 channels, 4 bytes a number, .* wanted 16, 32, 64: take"):
+        gradients(build("lstm:form=persistent", 128), 1, 2, "float32", 128)
 
 
 @pytest.mark.parametrize("heads", [1, 3])

@@ -17,17 +17,18 @@ from suite import mesh as meshes
 from suite.ops import precision
 
 GATES = 4
-SIZES = (16, 32, 64, 128)  # channels of a head; 128 of them are 128 KiB of bfloat16 weights, and registers hold 256
+SIZES = (16, 32, 64, 128)  # channels of a head
+ON_CHIP = 128 << 10  # bytes of a head's weights: 128 channels in bfloat16; a multiprocessor has 163 (A100) or 227 KiB
 ROWS = 16  # examples of a block of threads: the fewest that tensor cores take, so there are as many blocks as can be
 
 
-def check(size: int) -> None:
-    """ValueError where a head's weights do not stay in one multiprocessor."""
-    if size not in SIZES:
-        wanted = ", ".join(map(str, SIZES))
+def check(size: int, n_bytes: int = 2) -> None:
+    """ValueError where a head's weights, numbers of so many bytes, do not stay in one multiprocessor."""
+    wanted = [str(fits) for fits in SIZES if GATES * fits * fits * n_bytes <= ON_CHIP]
+    if str(size) not in wanted:
         raise ValueError(
-            f"heads of {size} channels do not stay in one multiprocessor; wanted {wanted}: take other heads, or "
-            "form=factors"
+            f"heads of {size} channels, {n_bytes} bytes a number, do not stay in one multiprocessor; wanted "
+            f"{', '.join(wanted)}: take other heads, or form=factors"
         )
 
 
@@ -41,6 +42,7 @@ def forward(
     """Last states h and c; then of every token the factors of its gates, h, what c gets of dh, the forget gate."""
     (heads, length, batch, _), size = u_HTBG.shape, recurrent_HKG.shape[1]
     dtype, wide = u_HTBG.dtype, h_HBK.dtype
+    check(size, dtype.itemsize)
     filled = _filled(batch)
 
     def kernel(u_ref: Any, weight_ref: Any, bias_ref: Any, h_ref: Any, c_ref: Any, *outputs: Any) -> None:
