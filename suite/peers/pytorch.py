@@ -110,8 +110,8 @@ def attention(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Call:
     return call
 
 
-def _train(make_mixer: Callable[[Arrays], Any], weights: Arrays, tokens_BS: np.ndarray, job: Job) -> Call:
-    """One step of the language model whose mixers `make_mixer` makes from a layer's weights; adamw, clipped.
+def _train(make_mixer: Callable[[Arrays, Callable], Any], weights: Arrays, tokens_BS: np.ndarray, job: Job) -> Call:
+    """One step of the language model whose mixers `make_mixer(weights, linear)` makes for a layer; adamw, clipped.
 
     `weights`: the embedding, the last scale, and every array of a block with the layers before its own axes.
     """
@@ -135,7 +135,7 @@ def _train(make_mixer: Callable[[Arrays], Any], weights: Arrays, tokens_BS: np.n
         def __init__(self, own: Arrays):
             super().__init__()
             self.mixer_norm, self.mlp_norm = norm(own["mixer_scale_D"]), norm(own["mlp_scale_D"])
-            self.mixer = make_mixer({"linear": linear, **own})  # type: ignore[dict-item]
+            self.mixer = make_mixer(own, linear)
             self.gate, self.up, self.down = (linear(own[name]) for name in ("gate_DF", "up_DF", "down_FD"))
 
         def forward(self, x_BTD: Any) -> Any:
@@ -196,10 +196,10 @@ def train_attention(weights: Arrays, tokens_BS: np.ndarray, job: Job) -> Call:
         return torch.cat([first * cos_TK - second * sin_TK, second * cos_TK + first * sin_TK], dim=-1)
 
     class Attention(torch.nn.Module):
-        def __init__(self, own: Mapping[str, Any]):
+        def __init__(self, own: Arrays, linear: Callable):
             super().__init__()
             names = ("query_DF", "key_DF", "value_DF", "out_FD")
-            self.query, self.key, self.value, self.out = (own["linear"](own[name]) for name in names)
+            self.query, self.key, self.value, self.out = (linear(own[name]) for name in names)
             half = own["query_DF"].shape[1] // heads // 2
             angle_TK = torch.arange(job.length)[:, None] * 10_000.0 ** (-torch.arange(half) / half)
             self.register_buffer("cos_TK", angle_TK.cos())
@@ -221,8 +221,9 @@ def train_lstm(weights: Arrays, tokens_BS: np.ndarray, job: Job) -> Call:
     torch = _torch()
 
     class Recurrent(torch.nn.Module):
-        def __init__(self, own: Mapping[str, Any]):
+        def __init__(self, own: Arrays, linear: Callable):
             super().__init__()
+            del linear
             width = own["bias_G"].shape[0] // 4
             self.layer = torch.nn.LSTM(width, width, batch_first=True)
             _set_recurrent(self.layer, own)
