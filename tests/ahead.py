@@ -26,8 +26,8 @@ def compiled_gradient(spec: str, mesh: Mesh, shape: tuple[int, int, int], dtype:
 
     shardings = (meshes.replicated(mesh), meshes.over_batch(mesh))
     traced = jax.jit(gradient, in_shardings=shardings).trace(arrays, jax.ShapeDtypeStruct(shape, dtype))
-    platform = {"gpu": "cuda"}.get(mesh.devices.flat[0].platform, mesh.devices.flat[0].platform)
-    return text_of(traced.lower(lowering_platforms=(platform,)).compile())
+    lowered = traced.lower(lowering_platforms=("tpu",) if mesh.devices.flat[0].platform == "tpu" else ("cuda",))
+    return text_of(lowered.compile())
 
 
 def text_of(compiled: jax.stages.Compiled) -> str:

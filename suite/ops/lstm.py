@@ -14,6 +14,7 @@ s = 1/2 for the sigmoids and 1 for the cell's gate every slope is s^2 (1 - tanh^
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def loop(
 ) -> tuple[Float[Array, "H T B K"], States]:
     """Outputs of all tokens in the dtype of their inputs, and the last state (h, c)."""
     if form == "scan":
-        return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, state)
+        return recurrent.each_head(functools.partial(_scan, cell))(u_HTBG, recurrent_HKG, bias_HG, state)
     return _by_factors(u_HTBG, recurrent_HKG, bias_HG, state, form)
 
 
@@ -70,13 +71,14 @@ def _sums(
 
 
 def _scan(
+    advance: Callable[..., State],
     u_TBG: Float[Array, "T B G"],
     recurrent_KG: Float[Array, "K G"],
     bias_G: Float[Array, " G"],
     state: State,
 ) -> tuple[Float[Array, "T B K"], State]:
     def step(state: State, u_BG: Float[Array, "B G"]) -> tuple[State, Float[Array, "B K"]]:
-        state = cell(u_BG, recurrent_KG, bias_G, state)
+        state = advance(u_BG, recurrent_KG, bias_G, state)
         return state, state[0].astype(u_BG.dtype)
 
     state, h_TBK = jax.lax.scan(step, state, u_TBG)
@@ -94,7 +96,7 @@ def _by_factors(
     if form != "factors":
         return _forward(u_HTBG, recurrent_HKG, bias_HG, state, form)[0]
     # Without a gradient nothing need be left behind.
-    return recurrent.each_head(_scan_at_once)(u_HTBG, recurrent_HKG, bias_HG, state)
+    return recurrent.each_head(functools.partial(_scan, _cell_at_once))(u_HTBG, recurrent_HKG, bias_HG, state)
 
 
 def _forward(
@@ -150,21 +152,13 @@ def _at_once(
     return (1 - tanh_BG * tanh_BG) * (scale_1G * scale_1G), gates
 
 
-def _scan_at_once(
-    u_TBG: Float[Array, "T B G"],
-    recurrent_KG: Float[Array, "K G"],
-    bias_G: Float[Array, " G"],
-    state: State,
-) -> tuple[Float[Array, "T B K"], State]:
-    def step(state: State, u_BG: Float[Array, "B G"]) -> tuple[State, Float[Array, "B K"]]:
-        h_BK, c_BK = state
-        _, (in_BK, forget_BK, new_BK, out_BK) = _at_once(u_BG, recurrent_KG, bias_G, h_BK)
-        c_BK = forget_BK * c_BK + in_BK * new_BK
-        h_BK = out_BK * jnp.tanh(c_BK)
-        return (h_BK, c_BK), h_BK.astype(u_BG.dtype)
-
-    state, h_TBK = jax.lax.scan(step, state, u_TBG)
-    return h_TBK, state
+def _cell_at_once(
+    u_BG: Float[Array, "B G"], recurrent_KG: Float[Array, "K G"], bias_G: Float[Array, " G"], state: State
+) -> State:
+    h_BK, c_BK = state
+    _, (in_BK, forget_BK, new_BK, out_BK) = _at_once(u_BG, recurrent_KG, bias_G, h_BK)
+    c_BK = forget_BK * c_BK + in_BK * new_BK
+    return out_BK * jnp.tanh(c_BK), c_BK
 
 
 def _forward_loop(
