@@ -34,13 +34,14 @@ PROCESS = flags.DEFINE_integer("process", -1, "times everything once, as this pr
 # TFLA's linear recurrences.
 CPU_SHAPES = {
     **dict.fromkeys(("lstm", "gru", "elman"), ((8, 256, 128), (16, 512, 256), (32, 256, 512))),
+    "lstm_heads": ((16, 512, 256),),
     "attention": ((8, 512, 256), (2, 2048, 256), (1, 4096, 256)),
     "linear": ((8, 512, 256), (1, 4096, 256)),
     **dict.fromkeys(("scalar", "vector", "delta", "low_rank"), ((4, 512, 256), (1, 4096, 256))),
     **dict.fromkeys(("train_attention", "train_lstm"), ((8, 512, 256),)),
 }
 ACCELERATOR_SHAPES = {
-    **dict.fromkeys(("lstm", "gru", "elman"), ((16, 1024, 768), (64, 1024, 768))),
+    **dict.fromkeys(("lstm", "gru", "elman", "lstm_heads"), ((16, 1024, 768), (64, 1024, 768))),
     "attention": ((4, 4096, 2048), (2, 8192, 2048)),
     **dict.fromkeys(("linear", "scalar", "vector", "delta", "low_rank"), ((8, 8192, 4096), (1, 65536, 4096))),
     **dict.fromkeys(("train_attention", "train_lstm"), ((16, 2048, 1024),)),

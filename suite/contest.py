@@ -24,7 +24,7 @@ from suite.ops import attention, delta, forms, linear, matrix
 from suite.store import Row
 from suite.tasks import Batch
 
-LAYERS = ("lstm", "gru", "elman")
+LAYERS = ("lstm", "gru", "elman", "lstm_heads")
 MATRICES = ("scalar", "vector", "delta", "low_rank")  # linear recurrences with a matrix state, by how it decays
 OPERATIONS = ("attention", "linear", *MATRICES)
 TRAININGS = {"train_attention": "attention", "train_lstm": "lstm"}
@@ -42,7 +42,10 @@ Call = Callable[[], float]
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """What is computed: a family at (batch, length, width); operations have heads of `head_size` channels."""
+    """What is computed: a family at (batch, length, width).
+
+    Operations and `lstm_heads` have heads of `head_size` channels, the other layers have one.
+    """
 
     family: str
     batch: int
@@ -54,7 +57,7 @@ class Contest:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family {self.family!r} is not known; wanted one of {', '.join(FAMILIES)}")
-        if self.family not in LAYERS and self.width % self.head_size:
+        if self.family not in ("lstm", "gru", "elman") and self.width % self.head_size:
             raise ValueError(f"width {self.width} is not a multiple of the head size {self.head_size}")
 
     @property
@@ -116,16 +119,21 @@ def _contenders(contest: Contest) -> Iterator[tuple[str, Callable[[], tuple[Call
 
 def _forms(family: str) -> list[str]:
     """The forms that run on this platform."""
-    kind = "matrix" if family in MATRICES else family
-    return [form for form in forms.FORMS[kind] if forms.ONLY_ON.get(form, meshes.platform()) == meshes.platform()]
+    return [
+        form for form in forms.FORMS[_kind(family)] if forms.ONLY_ON.get(form, meshes.platform()) == meshes.platform()
+    ]
+
+
+def _kind(family: str) -> str:
+    """What the family's forms are found under."""
+    return "matrix" if family in MATRICES else family.removesuffix("_heads")
 
 
 def chosen(contest: Contest) -> str:
     """The name of the contender that runs where nobody asks for another."""
     if contest.family in TRAININGS:
         return "suite"
-    kind = "matrix" if contest.family in MATRICES else contest.family
-    form = forms.choose(kind, "auto", jnp.dtype(contest.dtype), head_size=contest.head_size)
+    form = forms.choose(_kind(contest.family), "auto", jnp.dtype(contest.dtype), head_size=contest.head_size)
     return f"{form} {forms.chunk(contest.family, contest.length)}" if form == "chunked" else form
 
 
@@ -182,7 +190,8 @@ def _work_of(contest: Contest, work: Work) -> Row:
 
 def _layer(contest: Contest) -> Work:
     """A recurrent layer with its projection of the inputs."""
-    module, knobs = parts.load("suite.mixers", contest.family)
+    heads = f":heads={contest.width // contest.head_size}" if contest.family == "lstm_heads" else ""
+    module, knobs = parts.load("suite.mixers", _kind(contest.family) + heads)
     made = module.Mixer(contest.width, key=jax.random.key(0), **knobs)
     arrays = {name: np.asarray(value) for name, value in vars(made).items() if isinstance(value, jax.Array)}
     rng = np.random.default_rng(0)

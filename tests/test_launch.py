@@ -173,6 +173,21 @@ def test_what_xla_was_told_is_recorded_and_the_users_word_is_the_last(tmp_path: 
     assert json.loads(path.read_text())["variables"]["XLA_FLAGS"] == wanted
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does, and settings are glibc's")
+def test_freed_memory_is_kept() -> None:
+    code = (
+        "import launch, resource, numpy\n"
+        "launch.keep_memory()\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    numpy.ones(1 << 24)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(faults(), faults())\n"
+    )
+    first, again = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
+    assert first > 100 * again  # 128 MiB
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_the_smoke_scale_runs_reports_and_is_not_run_twice(tmp_path: pathlib.Path, data_dir: pathlib.Path) -> None:

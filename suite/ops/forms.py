@@ -20,9 +20,9 @@ FORMS = {
 }
 # Fastest known, and what runs where that one cannot. On two CPU cores (docs/measured/calibration.md and chunks.md) the
 # dense form took 1.9 to 4.2 times the blocked one's time (512 to 4,096 tokens, gradients included), an associative
-# scan, which makes log2 T passes over memory, loses to a plain loop, and the gradient of a loop takes two thirds of the
-# time, and half of the memory, where the forward pass leaves its factors behind. On accelerators nothing was measured
-# here: what others found stands in the files of the kernels.
+# scan, which makes log2 T passes over memory, loses to a plain loop, and the gradient of a loop takes 0.4 to 0.8 of the
+# time, and about half of the memory, where the forward pass leaves its factors behind. On accelerators nothing was
+# measured here: what others found stands in the files of the kernels.
 FASTEST = {
     ("attention", "cpu"): ("blocked",),
     ("attention", "gpu"): ("cudnn", "dense"),
@@ -62,7 +62,7 @@ ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"
 HOPPER_AND_LATER = ("H100", "H200", "H20", "H800", "B100", "B200", "B300")  # as device kinds name them
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
-# On a CPU the fastest of docs/measured/chunks.md; on accelerators those of the papers' own kernels, not measured here.
+# On a CPU the fastest of docs/measured/chunks.md; on accelerators what others found, not measured here.
 CHUNKS = {
     ("scalar", "cpu"): 64,
     ("scalar", "gpu"): 64,

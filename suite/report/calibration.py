@@ -16,6 +16,7 @@ TITLE = "Our forms against each other and against other libraries"
 PEERS = ("fla", "pytorch")  # what a contest is measured against, where one of them took part
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # as far as two sums of the same numbers may lie apart
 NAMES = {
+    "lstm_heads": "lstm with heads",
     "linear": "diagonal linear recurrence",
     "scalar": "matrix state, one decay a head",
     "vector": "matrix state, a decay of each channel",

@@ -77,11 +77,7 @@ def forward(
 
         last_h_ref[...], last_c_ref[...] = jax.lax.fori_loop(0, length, step, (h_ref[...], c_ref[...]))
 
-    of_gates, of_channels, of_states = (
-        _of_tokens(length, GATES * size),
-        _of_tokens(length, size),
-        _of_states(size),
-    )
+    of_gates, of_channels, of_states = _of_tokens(length, GATES * size), _of_tokens(length, size), _of_states(size)
     found = _call(
         kernel,
         (heads, filled, size),
@@ -133,11 +129,7 @@ def backward(
 
         dh_ref[...], dc_ref[...] = jax.lax.fori_loop(0, length, step, (h_ref[...], c_ref[...]))
 
-    of_gates, of_channels, of_states = (
-        _of_tokens(length, GATES * size),
-        _of_tokens(length, size),
-        _of_states(size),
-    )
+    of_gates, of_channels, of_states = _of_tokens(length, GATES * size), _of_tokens(length, size), _of_states(size)
     weight_HGK = jnp.swapaxes(recurrent_HKG, 1, 2).astype(dtype)
     found = _call(
         kernel,
