@@ -6,6 +6,7 @@
 What depends on the place where it was measured carries the place in its name: `step_time@<place>.jsonl`.
 """
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -225,11 +226,18 @@ def environment() -> Row:
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "packages": {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
+        "packages": dict(_versions()),
         "variables": {name: value for name, value in os.environ.items() if name.startswith(RECORDED_VARIABLES)},
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
         **provenance(()),
     }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of the packages that are installed: images for accelerators often lack tensorflow-datasets."""
+    for name in RECORDED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
 
 
 def provenance(own_files: Iterable[pathlib.Path]) -> Row:

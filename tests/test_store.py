@@ -162,6 +162,11 @@ def test_the_environment_is_json_and_names_the_sources():
     assert len(stored["source"]) == 16
 
 
+def test_a_package_that_is_not_installed_is_left_out_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(store, "RECORDED_PACKAGES", ("numpy", "no-package-of-this-name"))
+    assert list(store.environment()["packages"]) == ["numpy"]
+
+
 def test_a_users_own_file_changes_the_hash_of_the_sources(tmp_path: pathlib.Path):
     mine = tmp_path / "mine.py"
     mine.write_text("a")
