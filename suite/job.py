@@ -93,6 +93,12 @@ class Job:
         task = slug(parts.short("suite.tasks", self.task))
         return f"{slug(self.arm)}-{task}-t{self.length}-b{self.batch}-s{self.seed}-{digest}"
 
+    def own_files(self) -> dict[str, str]:
+        """The hashes of the user's own files that it rests on, by their names; without own parts, none."""
+        mixers = [spec for spec in (self.mixer, self.match_to) if spec]
+        specs = [*(("suite.mixers", spec) for spec in mixers), ("suite.tasks", self.task)]
+        return {name: hash for folder, spec in specs for name, hash in parts.own_files(folder, spec).items()}
+
     def replace(self, **changes: Any) -> "Job":
         return dataclasses.replace(self, **changes)
 
@@ -144,6 +150,10 @@ class Cell:
     def label(self) -> str:
         repeat = f" #{self.repeat + 1}" if self.repeat else ""
         return f"{self.measure} {self.job.arm} T={self.job.length} B={self.job.batch}{repeat}"
+
+    def own_files(self) -> dict[str, str]:
+        """The hashes of the user's own files that its rows rest on: those of the job, and the measure's."""
+        return self.job.own_files() | parts.own_files("suite.measures", self.measure)
 
     def command(self, out: str) -> str:
         """The shell command that makes this cell's rows again."""

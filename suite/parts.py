@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
+import tokenize
 from collections.abc import Mapping
 from types import ModuleType
 
@@ -25,6 +26,7 @@ ENTRY = {
     "suite.measures": "measure",
     "suite.claims": "judge",
 }
+SUITE = pathlib.Path(__file__).parent.resolve()
 # Constructor arguments that the suite fills in: never knobs of a spec.
 GIVEN = ("length", "seed")
 
@@ -79,7 +81,7 @@ def with_knobs(folder: str, spec: str, changes: Mapping[str, Value]) -> str:
 def constant(folder: str, spec: str, constant: str) -> Value:
     """A number or a flag that a part's file defines at its top, read without importing it."""
     path = source(folder, split(spec)[0])
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _tree(path).body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [constant]:
             return ast.literal_eval(node.value)
     raise LookupError(f"{path} defines no {constant}")
@@ -141,6 +143,58 @@ def source(folder: str, name: str) -> pathlib.Path:
     raise LookupError(f"no {kind} {name!r}; {_suggest(name, names(folder))}")
 
 
+def own_files(folder: str, spec: str) -> dict[str, str]:
+    """The hash of every file that the parts of a spec are made of and that is none of the suite's, by its name.
+
+    Such a file's own imports from the folder that it lies in are followed, those inside functions too.
+    """
+    found: dict[str, str] = {}
+    left = [source(folder, split(part)[0]).resolve() for part in pattern(spec)]
+    while left:
+        path = left.pop()
+        if SUITE not in path.parents and spelt(path) not in found:
+            found[spelt(path)] = _hash(path)
+            left += _siblings(path)
+    return dict(sorted(found.items()))
+
+
+def spelt(path: pathlib.Path) -> str:
+    """The one name of a user's file: from the working directory where it lies under that, or else from the root."""
+    path, here = path.expanduser().resolve(), pathlib.Path.cwd()
+    return f"./{path.relative_to(here)}" if here in path.parents else str(path)
+
+
+@functools.cache
+def _hash(path: pathlib.Path) -> str:
+    """Of a file as this process read it first, which is when it was imported: an edit after that changes nothing."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _siblings(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files of the same folder that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level < 2:
+            inner = (node.module or "").partition(".")[0]
+            names |= {inner} if inner else {alias.name for alias in node.names}
+    files = [path.parent / name for name in sorted(names - sys.stdlib_module_names)]
+    found = [file.with_name(f"{file.name}.py") for file in files] + [file / "__init__.py" for file in files]
+    return [file.resolve() for file in found if file.is_file()]
+
+
+def _tree(path: pathlib.Path) -> ast.Module:
+    """The syntax tree of a file in whatever encoding its first lines name."""
+    try:
+        with tokenize.open(path) as file:
+            return ast.parse(file.read())
+    except SyntaxError as error:  # a cookie that names no encoding, too
+        raise ValueError(f"{path}, line {error.lineno or 1}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in the encoding that it names, {error.encoding}: {error.reason}") from error
+
+
 def _module(folder: str, name: str) -> ModuleType:
     path = source(folder, name)
     if path.parent == _folder(folder):
@@ -175,11 +229,7 @@ def _defaults(folder: str, name: str) -> dict[str, Value]:
 @functools.cache
 def _read_defaults(path: pathlib.Path, _changed: int, entry: str) -> dict[str, Value]:
     """Knobs and defaults of the class or function `entry` in a file, by its syntax tree."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
-    for node in tree.body:
+    for node in _tree(path).body:
         if isinstance(node, ast.FunctionDef) and node.name == entry:
             return _of_function(node)
         if isinstance(node, ast.ClassDef) and node.name == entry:
