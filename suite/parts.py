@@ -2,20 +2,28 @@
 
 A spec is `name:knob=value,knob=value`. The name is a file of a folder ("lstm"), a user's own file
 ("./mine.py") or an importable module ("mylab.mixers.fast"). Knobs are read from the source text, so a spec
-is checked, completed with its defaults and shortened again without importing JAX.
+is checked, completed with its defaults and shortened again without importing JAX. A knob is a keyword (of a dataclass:
+a field) whose default is a number, a text or a truth, or an expression of numbers; others are left to Python. A line
+`BOUNDS = {"blocks": (1, 1000)}` at the top of a file says between which values a knob may lie.
 """
 
 import ast
+import contextlib
 import difflib
 import functools
 import hashlib
 import importlib
 import importlib.util
+import operator
+import os
 import pathlib
+import re
 import sys
 import tokenize
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import ModuleType
+from typing import Any
 
 Value = bool | int | float | str
 
@@ -27,8 +35,18 @@ ENTRY = {
     "suite.claims": "judge",
 }
 SUITE = pathlib.Path(__file__).parent.resolve()
+# What a default may be made with.
+UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
+    **{ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow},
+}
+LARGEST_POWER = 1000
+LARGEST = 2**31 - 1  # of a knob whose file has no line for it in BOUNDS: beyond that int32 ends, and all that is finite
 # Constructor arguments that the suite fills in: never knobs of a spec.
 GIVEN = ("length", "seed")
+# The hashes of the user's own files as they were when they were imported: an edit after that changes nothing.
+_imported: dict[pathlib.Path, str] = {}
 
 
 def load(folder: str, spec: str) -> tuple[ModuleType, dict[str, Value]]:
@@ -49,16 +67,20 @@ def knobs(folder: str, spec: str) -> dict[str, Value]:
     for knob in given:
         if knob not in known:
             raise LookupError(f"{name!r} has no knob {knob!r}; {_suggest(knob, known)}")
-    return {
-        knob: _typed(name, knob, given[knob], default) if knob in given else default for knob, default in known.items()
-    }
+    values = {knob: _typed(name, knob, text, known[knob]) for knob, text in given.items()}
+    path = source(folder, name)
+    bounds = _read_bounds(path, path.stat().st_mtime_ns)
+    for knob, value in values.items():
+        if value != known[knob]:
+            _check_bounds(name, knob, value, bounds)
+    return known | values
 
 
 def canonical(folder: str, spec: str) -> str:
     """The spec with every knob spelt out; patterns (`a+b`) part by part."""
     if "+" in spec:
         return "+".join(canonical(folder, part) for part in pattern(spec))
-    return _join(split(spec)[0], knobs(folder, spec))
+    return _join(_spelt(folder, split(spec)[0]), knobs(folder, spec))
 
 
 def short(folder: str, spec: str) -> str:
@@ -66,10 +88,11 @@ def short(folder: str, spec: str) -> str:
     if "+" in spec:
         return "+".join(short(folder, part) for part in pattern(spec))
     name, _ = split(spec)
-    if name.endswith(".py") and not pathlib.Path(name).expanduser().is_file():
+    if name.endswith(".py") and not _file(name).is_file():
         return spec  # a stored spec outlives its file
     known = _defaults(folder, name)
-    return _join(name, {knob: value for knob, value in knobs(folder, spec).items() if value != known[knob]})
+    changed = {knob: value for knob, value in knobs(folder, spec).items() if value != known[knob]}
+    return _join(_spelt(folder, name), changed)
 
 
 def with_knobs(folder: str, spec: str, changes: Mapping[str, Value]) -> str:
@@ -81,10 +104,10 @@ def with_knobs(folder: str, spec: str, changes: Mapping[str, Value]) -> str:
 def constant(folder: str, spec: str, constant: str) -> Value:
     """A number or a flag that a part's file defines at its top, read without importing it."""
     path = source(folder, split(spec)[0])
-    for node in _tree(path).body:
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [constant]:
-            return ast.literal_eval(node.value)
-    raise LookupError(f"{path} defines no {constant}")
+    found = _read_constants(path, path.stat().st_mtime_ns)
+    if constant not in found:
+        raise LookupError(f"{path} defines no {constant}")
+    return found[constant]
 
 
 def pattern(spec: str) -> list[str]:
@@ -115,7 +138,7 @@ def split_list(text: str) -> list[str]:
     """Takes a comma-separated list of specs apart; `knob=value` after a comma belongs to the spec before it."""
     specs: list[str] = []
     for item in filter(None, text.split(",")):
-        if specs and "=" in item.split(":")[0]:
+        if specs and ":" in specs[-1] and re.match(r"\w+=", item):
             specs[-1] += f",{item}"
         else:
             specs.append(item)
@@ -124,18 +147,19 @@ def split_list(text: str) -> list[str]:
 
 def source(folder: str, name: str) -> pathlib.Path:
     """The file that defines a part; LookupError lists the known ones."""
-    if name.endswith(".py"):
-        path = pathlib.Path(name).expanduser()
+    if _is_path(name):
+        path = _file(name)
         if not path.is_file():
-            raise LookupError(f"no file {name}; wanted a Python file with a {ENTRY[folder]}")
+            raise LookupError(f"no file {name.removesuffix('.py')}.py; wanted a Python file with a {ENTRY[folder]}")
         return path
     if name in names(folder):
         return _folder(folder) / f"{name}.py"
     if "." in name:
-        try:
-            found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:
-            found = None
+        with _as_lines(name):
+            try:
+                found = importlib.util.find_spec(name)
+            except ModuleNotFoundError:
+                found = None
         if found is not None and found.origin is not None:
             return pathlib.Path(found.origin)
         raise LookupError(f"no module {name!r} can be imported; is it on PYTHONPATH?")
@@ -148,14 +172,8 @@ def own_files(folder: str, spec: str) -> dict[str, str]:
 
     Such a file's own imports from the folder that it lies in are followed, those inside functions too.
     """
-    found: dict[str, str] = {}
-    left = [source(folder, split(part)[0]).resolve() for part in pattern(spec)]
-    while left:
-        path = left.pop()
-        if SUITE not in path.parents and spelt(path) not in found:
-            found[spelt(path)] = _hash(path)
-            left += _siblings(path)
-    return dict(sorted(found.items()))
+    files = {file: None for part in pattern(spec) for file in _with_siblings(source(folder, split(part)[0]).resolve())}
+    return {spelt(file): _imported.get(file) or _hash(file) for file in sorted(files)}
 
 
 def spelt(path: pathlib.Path) -> str:
@@ -164,13 +182,28 @@ def spelt(path: pathlib.Path) -> str:
     return f"./{path.relative_to(here)}" if here in path.parents else str(path)
 
 
-@functools.cache
 def _hash(path: pathlib.Path) -> str:
-    """Of a file as this process read it first, which is when it was imported: an edit after that changes nothing."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def _with_siblings(path: pathlib.Path) -> list[pathlib.Path]:
+    """A user's own file and those that it needs of its folder, one through another; nothing for the suite's own."""
+    found: list[pathlib.Path] = []
+    left = [path]
+    while left:
+        path = left.pop()
+        if SUITE not in path.parents and path not in found:
+            found.append(path)
+            left += _siblings(path)
+    return found
+
+
 def _siblings(path: pathlib.Path) -> list[pathlib.Path]:
+    return list(_read_siblings(path, path.stat().st_mtime_ns))
+
+
+@functools.cache
+def _read_siblings(path: pathlib.Path, _changed: int) -> tuple[pathlib.Path, ...]:
     """The files of the same folder that a file imports."""
     names: set[str] = set()
     for node in ast.walk(_tree(path)):
@@ -181,7 +214,7 @@ def _siblings(path: pathlib.Path) -> list[pathlib.Path]:
             names |= {inner} if inner else {alias.name for alias in node.names}
     files = [path.parent / name for name in sorted(names - sys.stdlib_module_names)]
     found = [file.with_name(f"{file.name}.py") for file in files] + [file / "__init__.py" for file in files]
-    return [file.resolve() for file in found if file.is_file()]
+    return tuple(file.resolve() for file in found if file.is_file())
 
 
 def _tree(path: pathlib.Path) -> ast.Module:
@@ -196,29 +229,86 @@ def _tree(path: pathlib.Path) -> ast.Module:
 
 
 def _module(folder: str, name: str) -> ModuleType:
-    path = source(folder, name)
+    path = source(folder, name).resolve()
     if path.parent == _folder(folder):
-        return importlib.import_module(f"{folder}.{name}")
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
+        return importlib.import_module(f"{folder}.{path.stem}")
+    files = _with_siblings(path)
+    if not _is_path(name):
+        _imported.update({file: _hash(file) for file in files if file not in _imported})
+        with _as_lines(name, files):
+            return importlib.import_module(name)
     # One module per file for the life of the process: a class must stay itself between two loads.
-    key = f"crossover_part_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    key = f"crossover_part_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if key not in sys.modules:
+        _imported.update({file: _hash(file) for file in files})
         found = importlib.util.spec_from_file_location(key, path)
         assert found is not None
         assert found.loader is not None
         module = importlib.util.module_from_spec(found)
         sys.modules[key] = module
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))  # at the end: what it imports from beside it hides nothing installed
         try:
-            found.loader.exec_module(module)
+            with _as_lines(spelt(path), files):
+                found.loader.exec_module(module)
+            _check_siblings(path)
         except BaseException:
             del sys.modules[key]
             raise
     return sys.modules[key]
 
 
+@contextlib.contextmanager
+def _as_lines(name: str, files: Collection[pathlib.Path] = ()) -> Iterator[None]:
+    """What goes wrong while a user's own module is imported is a ValueError of one line, with its place in `files`."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if pathlib.Path(frame.filename).resolve() in files]
+        place = f"{spelt(pathlib.Path(theirs[-1].filename))}, line {theirs[-1].lineno}" if theirs else name
+        relative = isinstance(error, ImportError) and "relative import" in str(error)
+        advice = "; import it by its name alone, or give the module by its dotted name" if relative else ""
+        raise ValueError(f"{place}: {type(error).__name__}: {error}{advice}") from error
+
+
+def _check_siblings(path: pathlib.Path) -> None:
+    """ValueError where another module of the same name was imported in the place of a file beside a user's own."""
+    for file in _siblings(path):
+        stem = file.parent.name if file.stem == "__init__" else file.stem
+        there = getattr(sys.modules.get(stem), "__file__", None)
+        if there is not None and pathlib.Path(there).resolve() != file:
+            raise ValueError(
+                f"{spelt(path)} imports {stem} and gets {there}, not {spelt(file)}; give that another name"
+            )
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".py") or "/" in name
+
+
+def _file(name: str) -> pathlib.Path:
+    """The path that a user means: `./mine` is ./mine.py."""
+    path = pathlib.Path(os.path.expanduser(name))
+    return path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
+
+
+def _spelt(folder: str, name: str) -> str:
+    """The one spelling of a part's name: by whatever path it was reached, a file is one arm."""
+    path = source(folder, name).resolve()
+    if path.parent == _folder(folder):
+        return path.stem
+    if not _is_path(name):
+        return name
+    if set(spelt(path)) & set("+,:"):
+        raise ValueError(f"{spelt(path)} cannot be named in a spec: wanted a path without + , and :")
+    return spelt(path)
+
+
 def _folder(folder: str) -> pathlib.Path:
-    return pathlib.Path(__file__).parent.parent.joinpath(*folder.split("."))
+    return SUITE.parent.joinpath(*folder.split("."))
 
 
 def _defaults(folder: str, name: str) -> dict[str, Value]:
@@ -229,32 +319,98 @@ def _defaults(folder: str, name: str) -> dict[str, Value]:
 @functools.cache
 def _read_defaults(path: pathlib.Path, _changed: int, entry: str) -> dict[str, Value]:
     """Knobs and defaults of the class or function `entry` in a file, by its syntax tree."""
+    constants = _read_constants(path, _changed)
     for node in _tree(path).body:
         if isinstance(node, ast.FunctionDef) and node.name == entry:
-            return _of_function(node)
+            return _of_function(node, constants)
         if isinstance(node, ast.ClassDef) and node.name == entry:
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
-                    return _of_function(inner)
-            return _of_dataclass(node)
+                    return _of_function(inner, constants)
+            return _of_dataclass(node, constants)
     raise LookupError(f"{path} defines no {entry}")
 
 
-def _of_function(node: ast.FunctionDef) -> dict[str, Value]:
+def _of_function(node: ast.FunctionDef, constants: Mapping[str, Value]) -> dict[str, Value]:
     pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    return {arg.arg: ast.literal_eval(default) for arg, default in pairs if default is not None}
+    return _evaluated([(arg.arg, default) for arg, default in pairs if default is not None], constants)
 
 
-def _of_dataclass(node: ast.ClassDef) -> dict[str, Value]:
-    return {
-        item.target.id: ast.literal_eval(item.value)
+def _of_dataclass(node: ast.ClassDef, constants: Mapping[str, Value]) -> dict[str, Value]:
+    fields = [
+        (item.target.id, item.value)
         for item in node.body
         if isinstance(item, ast.AnnAssign)
         and isinstance(item.target, ast.Name)
-        and isinstance(item.value, ast.Constant | ast.UnaryOp)
-        and not ast.unparse(item.annotation).startswith("ClassVar")
+        and item.value is not None
+        and not ast.unparse(item.annotation).startswith(("ClassVar", "typing.ClassVar"))
         and item.target.id not in GIVEN
-    }
+    ]
+    return _evaluated(fields, constants)
+
+
+def _evaluated(defaults: list[tuple[str, ast.expr]], constants: Mapping[str, Value]) -> dict[str, Value]:
+    """The knobs among arguments with defaults: of another default (None, a tuple, a call) it is left to Python."""
+    values = {name: _evaluate(default, constants) for name, default in defaults}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@functools.cache
+def _read_constants(path: pathlib.Path, _changed: int) -> dict[str, Value]:
+    """The names that stand at the top of a file for a number, a text or a truth."""
+    found: dict[str, Value] = {}
+    for node in _tree(path).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        value = _evaluate(node.value, found) if isinstance(node, ast.Assign | ast.AnnAssign) and node.value else None
+        for target in targets:
+            if isinstance(target, ast.Name):
+                found.pop(target.id, None)
+                if value is not None:
+                    found[target.id] = value
+    return found
+
+
+def _evaluate(node: ast.expr, constants: Mapping[str, Value]) -> Value | None:
+    """The value of a constant expression without running any code; None for whatever else stands there."""
+    match node:
+        case ast.Constant(bool() | int() | float() | str() as value):
+            return value
+        case ast.Name(name):
+            return constants.get(name)
+        case ast.UnaryOp(op, operand):
+            inner, apply = _evaluate(operand, constants), UNARY.get(type(op))
+            return apply(inner) if apply and isinstance(inner, int | float) else None
+        case ast.BinOp(left, op, right):
+            one, other, apply = _evaluate(left, constants), _evaluate(right, constants), BINARY.get(type(op))
+            if not (apply and isinstance(one, int | float) and isinstance(other, int | float)):
+                return None
+            if isinstance(op, ast.Pow) and max(abs(one), abs(other)) > LARGEST_POWER:
+                return None
+            try:
+                value = apply(one, other)
+            except ArithmeticError:
+                return None
+            return value if isinstance(value, int | float) else None  # (-1) ** 0.5 is complex
+    return None
+
+
+@functools.cache
+def _read_bounds(path: pathlib.Path, _changed: int) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of each knob that a file's BOUNDS names."""
+    for node in _tree(path).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["BOUNDS"]:
+            return ast.literal_eval(node.value)
+    return {}
+
+
+def _check_bounds(name: str, knob: str, value: Value, bounds: Mapping[str, tuple[float, float]]) -> None:
+    if isinstance(value, str | bool):
+        return
+    low, high = bounds.get(knob, (-LARGEST, LARGEST))
+    if not low <= value <= high:
+        raise ValueError(f"{name}:{knob} wants {low:g} to {high:g}; got {value}")
 
 
 def _typed(name: str, knob: str, text: str, default: Value) -> Value:
