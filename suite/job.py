@@ -107,14 +107,17 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """A job as it was stored, specs canonical already: a user's own file need not be there any more."""
-        fields = json.loads(text)
-        known = {field.name for field in dataclasses.fields(cls)}
-        if fields.keys() != known:
-            raise ValueError(f"a stored job has other fields than this version: {', '.join(fields.keys() ^ known)}")
+        """A job as it was stored, specs canonical already: a user's own file need not be there any more.
+
+        A field that an older version did not have is at its default, at which it changes nothing.
+        """
+        stored = json.loads(text)
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        if newer := sorted(stored.keys() - known.keys()):
+            raise ValueError(f"written by a newer version, which has the fields {', '.join(newer)}; use that one")
         job = object.__new__(cls)
-        for name, value in fields.items():
-            object.__setattr__(job, name, value)
+        for name, field in known.items():
+            object.__setattr__(job, name, _checked(field, stored.get(name, field.default)))
         return job
 
     def to_flagfile(self) -> str:

@@ -4,6 +4,8 @@
     <out>/runs/<job id>/{job.json, job.flags, env.json, <measure>.jsonl, <measure>.done, checkpoints/, final/}
 
 What depends on the place where it was measured carries the place in its name: `step_time@<place>.jsonl`.
+A done marker knows how many rows there are and their crc32; a run is named by its job's id. What does not fit is told
+by `survey` and made again by the next launch.job or launch.compare.
 """
 
 import contextlib
@@ -20,18 +22,23 @@ import socket
 import subprocess
 import sys
 import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
+from suite import files
+from suite.files import Damaged, read_json, write
 from suite.job import Cell, Job, differences, slug
 
 Row = dict[str, Any]
 
-# Of the layout of a directory. 1, which had no schema.json, is read: its rolling checkpoints have no manifest, so
-# what was half trained begins again.
-SCHEMA = 2
+# Of the layout of a directory. All before are read. 1 had no schema.json and no manifests, so what was half trained
+# begins again; the done markers and job.json of 1 and 2 guard nothing.
+SCHEMA = 3
+# Every row has these, whatever was measured.
+OF_EVERY_ROW = ("run_id", "arm", "measure", "repeat", "group", "placed", "place", "outcome")
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_", "NPROC")
@@ -51,9 +58,12 @@ def check_writable(root: epath.PathLike) -> None:
 
 
 def check_schema(root: epath.PathLike) -> None:
-    """ValueError where the records under `root` were written by a newer version than this one can read."""
+    """ValueError where the records under `root` were written by a newer version than this one can read.
+
+    Damaged where their schema.json does not tell.
+    """
     stored = epath.Path(root) / "schema.json"
-    found = json.loads(stored.read_text())["schema"] if stored.exists() else 1
+    found = read_json(stored, "schema")["schema"] if stored.exists() else 1
     if found > SCHEMA:
         raise ValueError(
             f"{root} holds records of schema {found} and this version reads up to {SCHEMA}; use the newer version"
@@ -62,51 +72,65 @@ def check_schema(root: epath.PathLike) -> None:
 
 def mark_schema(root: epath.PathLike) -> None:
     """Says under `root` what the layout of its records is."""
-    check_schema(root)
+    try:
+        check_schema(root)
+    except Damaged as damage:
+        print(f"crossover: {damage}; written anew", file=sys.stderr)
     write(epath.Path(root) / "schema.json", json.dumps({"schema": SCHEMA}) + "\n")
 
 
 def open_run(root: epath.PathLike, job: Job) -> epath.Path:
     """The directory of a job, made on first use; ValueError where another job's records lie there."""
-    check_run(root, job)
     run = run_path(root, job)
-    if not (run / "job.json").exists():
+    if not check_run(root, job):
         run.mkdir(parents=True, exist_ok=True)
         write(run / "job.flags", job.to_flagfile())
-        write(run / "job.json", job.to_json())
+        fields = dataclasses.asdict(job)
+        write(run / "job.json", json.dumps({"id": job.id, **fields, "crc32": _checksum(fields)}, indent=1) + "\n")
     return run
 
 
-def check_run(root: epath.PathLike, job: Job) -> None:
-    """ValueError shows the difference where the directory of a job holds the records of another."""
-    stored = run_path(root, job) / "job.json"
-    if stored.exists():
-        changes = differences(json.loads(stored.read_text()), json.loads(job.to_json()))
-        if changes:
-            raise ValueError(
-                f"{stored.parent} holds the records of another job ({'; '.join(changes)}); use another --out"
-            )
+def check_run(root: epath.PathLike, job: Job) -> bool:
+    """Whether a job has a directory whose job.json is whole.
+
+    ValueError shows the difference where it holds the records of another job.
+    """
+    run = run_path(root, job)
+    if not (run / "job.json").exists():
+        return False
+    try:
+        stored = read_job(run)
+    except Damaged as damage:  # the directory's name says which job it is
+        print(f"crossover: {damage}; written anew", file=sys.stderr)
+        return False
+    if changes := differences(dataclasses.asdict(stored), dataclasses.asdict(job)):
+        raise ValueError(f"{run} holds the records of another job ({'; '.join(changes)}); use another --out")
+    return True
+
+
+def read_job(run: epath.Path) -> Job:
+    """The job of a directory. ValueError where job.json is another's or a newer version's; Damaged where it is cut."""
+    path = run / "job.json"
+    fields = read_json(path, "mixer", "task")
+    name, checksum = fields.pop("id", run.name), fields.pop("crc32", None)  # schemas 1 and 2 have neither
+    if checksum not in (None, _checksum(fields)):
+        raise Damaged(path, "its fields are not those that were written")
+    if name != run.name:
+        raise ValueError(f"{path}: of {name}; the directory was copied or renamed, remove it or name it so again")
+    try:
+        return Job.from_json(json.dumps(fields))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def run_path(root: epath.PathLike, job: Job) -> epath.Path:
     return epath.Path(root) / "runs" / job.id
 
 
-def write(path: epath.Path, content: str | bytes) -> None:
-    """Writes a whole file so that a reader sees the old content or the new, never a part."""
-    data = content.encode() if isinstance(content, str) else content
-    if _is_object(path):
-        path.write_bytes(data)
-        return
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    beside.write_bytes(data)
-    os.replace(beside, path)
-
-
 def append(run: epath.Path, kind: str, row: Row) -> None:
     """Adds one row, whole or not at all; NaN and infinity are refused: they are outcomes, not numbers."""
     line = json.dumps(row, allow_nan=False).encode() + b"\n"
-    if _is_object(run):
+    if files.is_object(run):
         folder = run / f"{kind}.jsonl.d"
         folder.mkdir(parents=True, exist_ok=True)
         # One immutable object a row, by its place among them: with no append there, nothing is ever written twice.
@@ -126,14 +150,8 @@ def append(run: epath.Path, kind: str, row: Row) -> None:
 
 
 def rows(run: epath.Path, kind: str) -> list[Row]:
-    """The rows of one kind, in the order in which they were written; torn lines are dropped."""
-    if _is_object(run):
-        folder = run / f"{kind}.jsonl.d"
-        texts = [path.read_text() for path in sorted(folder.iterdir())] if folder.exists() else []
-    else:
-        path = run / f"{kind}.jsonl"
-        texts = [path.read_text()] if path.exists() else []
-    return [row for text in texts for line in text.splitlines() if (row := _parse(line)) is not None]
+    """The rows of one kind, in the order in which they were written; lines that are none are dropped."""
+    return _rows(_content(run, kind))
 
 
 def keep(run: epath.Path, kind: str, wanted: Callable[[Row], bool]) -> list[Row]:
@@ -142,9 +160,9 @@ def keep(run: epath.Path, kind: str, wanted: Callable[[Row], bool]) -> list[Row]
     after = [row for row in before if wanted(row)]
     if len(after) == len(before):
         return after
-    if _is_object(run):
+    if files.is_object(run):
         for path in sorted((run / f"{kind}.jsonl.d").iterdir(), reverse=True):  # the newest first, as if never written
-            row = _parse(path.read_text())
+            row = _parse(path.read_bytes())
             if row is None or not wanted(row):
                 path.unlink()
     else:
@@ -154,15 +172,37 @@ def keep(run: epath.Path, kind: str, wanted: Callable[[Row], bool]) -> list[Row]
 
 def mark_done(run: epath.Path, kind: str) -> None:
     """Marks a cell done, after its rows have reached the disk: a marker that outlives them would lose them."""
+    flush(run, kind)
+    write(run / f"{kind}.done", json.dumps(_guard(_content(run, kind))) + "\n")
+
+
+def flush(run: epath.Path, kind: str) -> None:
+    """Returns when the rows of a kind are on the disk."""
     rows = run / f"{kind}.jsonl"
-    if not _is_object(run) and rows.exists():
+    if not files.is_object(run) and rows.exists():
         with open(rows, "rb") as file:
             os.fsync(file.fileno())
-    write(run / f"{kind}.done", "")
 
 
 def is_done(run: epath.Path, kind: str) -> bool:
-    return (run / f"{kind}.done").exists()
+    """Whether a cell has all its rows, and they are those that it was marked done with."""
+    return (run / f"{kind}.done").exists() and not damage(run, kind)
+
+
+def damage(run: epath.Path, kind: str) -> str:
+    """What is wrong with the rows of a cell that was marked done, or nothing."""
+    return _damage(run, kind, _content(run, kind))
+
+
+def put_aside(run: epath.Path, kind: str) -> str:
+    """Makes a cell that was marked done one that was never begun, its rows kept for a person; their path."""
+    source = run / (f"{kind}.jsonl.d" if files.is_object(run) else f"{kind}.jsonl")
+    number = sum(name.startswith(f"{source.name}.bad") for name in files.names(run))
+    aside = source.with_name(f"{source.name}.bad{number}")
+    if source.exists():
+        source.rename(aside)
+    (run / f"{kind}.done").unlink(missing_ok=True)
+    return os.fspath(aside)
 
 
 def kind(measure: str, place: str = "", repeat: int = 0, group: str = "") -> str:
@@ -170,14 +210,51 @@ def kind(measure: str, place: str = "", repeat: int = 0, group: str = "") -> str
     return ".".join(part for part in (slug(measure), slug(group)) if part) + (f"@{place}.{repeat}" if place else "")
 
 
+class Problem(NamedTuple):
+    """Something under a directory that is left out of its records, or what of it is, and why."""
+
+    path: epath.Path
+    why: str
+
+
+class Survey(NamedTuple):
+    """All that can be read under a directory: its runs, their rows joined with the fields of their jobs, and the rest.
+
+    The facts of a row (the solved width) win over the fields of its job.
+    """
+
+    runs: list[tuple[Job, epath.Path]]
+    rows: list[Row]
+    problems: list[Problem]
+
+
+def survey(root: epath.PathLike) -> Survey:
+    """Reads a directory whole, each file once. ValueError where it was written by a newer version."""
+    found = Survey([], [], [])
+    try:
+        check_schema(root)
+    except Damaged as damaged:
+        found.problems.append(Problem(damaged.path, damaged.why))
+    for run, job in _runs(root):
+        if isinstance(job, Problem):
+            found.problems.append(job)
+            continue
+        found.runs.append((job, run))
+        fields = dataclasses.asdict(job) | {"reference_width": job.width}
+        try:
+            names = files.names(run)
+            for kind in sorted(_kinds(names)):
+                read, problems = _checked_rows(run, kind, done=f"{kind}.done" in names)
+                found.rows.extend(fields | row for row in read)
+                found.problems.extend(problems)
+        except OSError as error:  # another user's, or a disk that gives no more
+            found.problems.append(Problem(epath.Path(error.filename or run), error.strerror or str(error)))
+    return found
+
+
 def load(root: epath.PathLike) -> list[Row]:
-    """Every row under `root`, joined with the fields of its job; the row's own facts (the solved width) win."""
-    check_schema(root)
-    return [
-        dataclasses.asdict(job) | {"reference_width": job.width} | row
-        for job, run in all_runs(root)
-        for row in all_rows(run)
-    ]
+    """Every row under `root` that fits, joined with the fields of its job."""
+    return survey(root).rows
 
 
 def job_of(row: Row) -> Job:
@@ -187,23 +264,18 @@ def job_of(row: Row) -> Job:
 
 
 def all_runs(root: epath.PathLike) -> Iterator[tuple[Job, epath.Path]]:
-    """Every job that has a directory under `root`."""
-    runs = epath.Path(root) / "runs"
-    if not runs.exists():
-        return
-    for run in sorted(runs.iterdir()):
-        if (run / "job.json").exists():
-            yield Job.from_json((run / "job.json").read_text()), run
+    """Every job that has a directory under `root` which can be read, and that directory."""
+    return ((job, run) for run, job in _runs(root) if isinstance(job, Job))
 
 
 def all_rows(run: epath.Path) -> list[Row]:
     """All rows of a run, of whatever kind."""
-    stems = {
-        path.name.split(".jsonl")[0]
-        for path in run.iterdir()
-        if ".jsonl" in path.name and not path.name.startswith(".")
-    }
-    return [row for stem in sorted(stems) for row in rows(run, stem)]
+    return [row for kind in sorted(_kinds(files.names(run))) for row in rows(run, kind)]
+
+
+def kind_of(row: Row) -> str:
+    """The kind of a row: the stem of the file that it stands in."""
+    return kind(row["measure"], row["place"] if row["placed"] else "", row["repeat"], row["group"])
 
 
 def of_cell(rows: Iterable[Row], cell: Cell) -> list[Row]:
@@ -274,13 +346,98 @@ def _commit() -> str:
         return "not a checkout"
 
 
-def _parse(line: str) -> Row | None:
+def _runs(root: epath.PathLike) -> Iterator[tuple[epath.Path, Job | Problem]]:
+    """The directories of jobs, and for each its job or why it cannot be read; other things that lie there are none."""
+    runs = epath.Path(root) / "runs"
+    if not runs.exists():
+        return
+    for name in sorted(files.names(runs)):
+        run = runs / name
+        if name.startswith(".") or not (run / "job.json").exists():
+            continue
+        try:
+            yield run, read_job(run)
+        except Damaged as damaged:
+            yield run, Problem(damaged.path, damaged.why)
+        except (ValueError, OSError) as error:
+            yield run, Problem(run / "job.json", str(error).removeprefix(f"{run / 'job.json'}: "))
+
+
+def _kinds(names: Iterable[str]) -> set[str]:
+    """The kinds that have rows, or were marked done, among the names in a directory."""
+    suffixes = (".jsonl", ".jsonl.d", ".done")
+    return {name.removesuffix(suffix) for name in names for suffix in suffixes if name.endswith(suffix)} - {""}
+
+
+def _checked_rows(run: epath.Path, kind: str, *, done: bool) -> tuple[list[Row], list[Problem]]:
+    """The rows of a kind that belong there, each once, and what is wrong with the others."""
+    content = _content(run, kind)
+    path = run / f"{kind}.jsonl"
+    if done and (why := _damage(run, kind, content)):
+        return [], [Problem(path, f"{why}; left out, and made again by the next run")]
+    whole = {}
+    dropped = {"are no row": 0, "are of another cell": 0, "stand there twice": 0}
+    *lines, last = content.split(b"\n")
+    for line in [*lines, last]:
+        row = _parse(line)
+        if row is None:
+            dropped["are no row"] += bool(line) and line is not last  # the last one may be being written
+        elif any(key not in row for key in OF_EVERY_ROW):
+            dropped["are no row"] += 1
+        elif (row["run_id"], kind_of(row)) != (run.name, kind):
+            dropped["are of another cell"] += 1
+        elif whole.setdefault(_identity(row), row) is not row:
+            dropped["stand there twice"] += 1
+    return list(whole.values()), [
+        Problem(path, f"{count} lines {what}; left out") for what, count in dropped.items() if count
+    ]
+
+
+def _identity(row: Row) -> str:
+    """What tells a row from the others of its cell: all but what is measured, and by which version."""
+    measured = {"commit", "source"} | {key for key, value in row.items() if isinstance(value, float | list)}
+    return json.dumps({key: value for key, value in row.items() if key not in measured}, sort_keys=True)
+
+
+def _content(run: epath.Path, kind: str) -> bytes:
+    """The bytes of a kind's rows; of an object store those of its objects, one after the other."""
+    if files.is_object(run):
+        folder = run / f"{kind}.jsonl.d"
+        return b"".join(path.read_bytes() for path in sorted(folder.iterdir())) if folder.exists() else b""
+    path = run / f"{kind}.jsonl"
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _rows(content: bytes) -> list[Row]:
+    return [row for line in content.split(b"\n") if (row := _parse(line)) is not None]
+
+
+def _guard(content: bytes) -> dict[str, int]:
+    """What a done marker says of its rows."""
+    return {"rows": len(_rows(content)), "crc32": zlib.crc32(content)}
+
+
+def _damage(run: epath.Path, kind: str, content: bytes) -> str:
+    marker = run / f"{kind}.done"
+    if marker.is_file() and not marker.stat().length:
+        return ""  # of schema 1 or 2, which guarded nothing
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
+        wanted = read_json(marker, "rows", "crc32")
+    except Damaged as damaged:
+        return str(damaged)
+    there = _guard(content)
+    if there["rows"] != wanted["rows"]:
+        return f"{there['rows']} rows are there and {wanted['rows']} were written"
+    return "" if there == wanted else "its bytes are not those that were written"
+
+
+def _checksum(fields: Row) -> int:
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+
+
+def _parse(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line.decode())
+    except ValueError:  # no UTF-8, or no JSON
         return None
     return row if isinstance(row, dict) else None
-
-
-def _is_object(path: epath.Path) -> bool:
-    return "://" in os.fspath(path)

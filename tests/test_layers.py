@@ -16,7 +16,7 @@ TESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rg
 PLAIN = {"numpy", "scipy", "absl", "etils"}
 JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
-    *("suite.job", "suite.parts", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
+    *("suite.job", "suite.parts", "suite.files", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
     *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace"),
     *("suite.ends", "suite.faults", "suite.leases", "suite.cells", "suite.manifest"),
 }
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "suite/__init__.py": set(),
     "suite/job.py": PLAIN | ZERO,
     "suite/parts.py": PLAIN | ZERO,
+    "suite/files.py": PLAIN | ZERO,
     "suite/store.py": PLAIN | ZERO,
     "suite/hardware.py": PLAIN | ZERO,
     "suite/scale.py": PLAIN | ZERO,

@@ -392,7 +392,8 @@ def test_what_does_not_fit_stands_in_the_table_without_a_number(tmp_path: pathli
         "run_id": run.name,
         "arm": "attention",
     }
-    store.append(run, "step_time", {"outcome": "crashed", "error": "exit code -9", "placed": True, **given_up, **place})
+    row = {"outcome": "crashed", "error": "exit code -9", "placed": True, **given_up, **place}
+    store.append(run, store.kind_of(row), row)
     report.write(tmp_path)
     lines = {line["outcome"]: line for line in table(tmp_path)}
     assert {"oom", "diverged", "crashed"} <= set(lines)

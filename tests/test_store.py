@@ -1,15 +1,19 @@
 """The run directory, through a crash at any moment."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import threading
+from collections.abc import Callable
 
 import pytest
 from etils import epath
 
-from suite import store
-from suite.job import Job
+from suite import files, store
+from suite.job import Cell, Job
+from suite.store import Row
 
 
 @pytest.fixture
@@ -72,19 +76,37 @@ def test_a_run_is_named_by_its_job_and_opened_twice(tmp_path: pathlib.Path):
     run = store.open_run(tmp_path, Job())
     assert run == store.open_run(tmp_path, Job()) == store.run_path(tmp_path, Job())
     assert run.name == Job().id
-    assert Job.from_json((run / "job.json").read_text()) == Job()
+    assert store.read_job(run) == Job()
 
 
-def test_a_job_that_changed_under_its_name_is_shown_as_a_difference(tmp_path: pathlib.Path):
-    run = store.open_run(tmp_path, Job())
-    stored = json.loads((run / "job.json").read_text())
-    del stored["conv"]
-    (run / "job.json").write_text(json.dumps(stored | {"rate": 0.5, "gone": 1}))
+def as_before_guards(run: epath.Path, **changes: object) -> None:
+    """Writes job.json as schemas 1 and 2 did, with other values for some fields; None leaves one out."""
+    fields = dataclasses.asdict(Job()) | changes
+    (run / "job.json").write_text(json.dumps({key: value for key, value in fields.items() if value is not None}))
+
+
+def test_a_job_that_changed_under_its_name_is_shown_as_a_difference(run: epath.Path, tmp_path: pathlib.Path):
+    as_before_guards(run, rate=0.5, depth=3)
     with pytest.raises(ValueError, match="another job") as raised:
         store.open_run(tmp_path, Job())
-    for line in ("conv: stored '(not there)', now 0", "gone: stored 1", "rate: stored 0.5, now 0.001"):
+    for line in ("depth: stored 3, now 2", "rate: stored 0.5, now 0.001"):
         assert line in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_field_that_an_older_version_had_not_is_at_its_default(run: epath.Path, tmp_path: pathlib.Path):
+    as_before_guards(run, remat=None, conv=None)
+    assert store.open_run(tmp_path, Job()) == run
+    assert [(job, job.id) for job, _ in store.all_runs(tmp_path)] == [(Job(), run.name)]
+
+
+def test_a_field_of_a_newer_version_is_refused_by_name(run: epath.Path, tmp_path: pathlib.Path):
+    as_before_guards(run, gone=1)
+    with pytest.raises(ValueError, match=r"job.json: written by a newer version, which has the fields gone"):
+        store.open_run(tmp_path, Job())
+    [problem] = store.survey(tmp_path).problems
+    assert problem.path == run / "job.json"
+    assert "newer version" in problem.why
 
 
 def test_a_write_that_fails_leaves_the_old_text(run: epath.Path, monkeypatch: pytest.MonkeyPatch):
@@ -184,10 +206,168 @@ def test_records_of_a_newer_schema_are_refused_with_the_reason(tmp_path: pathlib
             read(tmp_path)
 
 
-def test_records_of_the_first_schema_are_read(run: epath.Path, tmp_path: pathlib.Path):
-    store.append(run, "learning", {"step": 0})
-    assert not (tmp_path / "schema.json").exists()
-    assert [row["step"] for row in store.load(tmp_path)] == [0]
+def row(cell: Cell, step: int) -> Row:
+    """A row with all that every row has."""
+    facts = {"run_id": cell.job.id, "arm": cell.job.arm, "measure": cell.measure, "repeat": 0, "group": ""}
+    return {**facts, "placed": False, "place": "here", "outcome": "ok", "phase": "train", "step": step, "loss": 0.5}
+
+
+@pytest.fixture
+def done(tmp_path: pathlib.Path) -> pathlib.Path:
+    """The directory of a cell that is done, with five rows."""
+    run = store.open_run(tmp_path, Job())
+    for step in range(5):
+        store.append(run, "learning", row(Cell(Job(), "learning"), step))
+    store.mark_done(run, "learning")
+    return pathlib.Path(run)
+
+
+def test_a_whole_directory_has_no_problems(done: pathlib.Path, tmp_path: pathlib.Path):
+    store.mark_schema(tmp_path)
+    found = store.survey(tmp_path)
+    assert not found.problems
+    assert [row["step"] for row in found.rows] == list(range(5))
+    assert [run.name for _, run in found.runs] == [Job().id]
+    assert store.is_done(epath.Path(done), "learning")
+
+
+def lose_the_last(lines: list[bytes]) -> list[bytes]:
+    return lines[:-1]
+
+
+def double_the_last(lines: list[bytes]) -> list[bytes]:
+    return [*lines, lines[-1]]
+
+
+def change_a_number(lines: list[bytes]) -> list[bytes]:
+    return [lines[0].replace(b"0.5", b"0.4"), *lines[1:]]
+
+
+def flip_to_no_utf8(lines: list[bytes]) -> list[bytes]:
+    return [b"\xff" + lines[0][1:], *lines[1:]]
+
+
+HARMS = [lose_the_last, double_the_last, change_a_number, flip_to_no_utf8]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_rows_of_a_done_cell_that_changed_are_left_out_and_begun_again(
+    harm: Callable[[list[bytes]], list[bytes]], done: pathlib.Path, tmp_path: pathlib.Path
+):
+    path = done / "learning.jsonl"
+    path.write_bytes(b"".join(harm(path.read_bytes().splitlines(keepends=True))))
+    assert not store.is_done(epath.Path(done), "learning")
+    found = store.survey(tmp_path)
+    assert found.rows == []
+    assert [problem.path for problem in found.problems] == [epath.Path(path)]
+    aside = store.put_aside(epath.Path(done), "learning")
+    assert pathlib.Path(aside).exists()
+    assert store.survey(tmp_path)[1:] == ([], [])
+
+
+def test_of_a_cell_that_is_not_done_a_doubled_row_counts_once_and_damage_costs_its_line(
+    done: pathlib.Path, tmp_path: pathlib.Path
+):
+    (done / "learning.done").unlink()
+    path = done / "learning.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, lines[2], b"\xff{}\n", b"{}\n", b'{"step": 9, "torn']))
+    found = store.survey(tmp_path)
+    assert [row["step"] for row in found.rows] == list(range(5))
+    assert [problem.why for problem in found.problems] == [
+        "2 lines are no row; left out",
+        "1 lines stand there twice; left out",
+    ]
+
+
+def test_a_done_marker_of_an_older_version_guards_nothing_and_is_done(done: pathlib.Path, tmp_path: pathlib.Path):
+    (done / "learning.done").write_text("")
+    assert store.is_done(epath.Path(done), "learning")
+    assert len(store.load(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("text", ["{}", '{"rows": 5, "cr', '{"rows": 5, "crc32": "\xff"}'])
+def test_a_done_marker_that_is_damaged_marks_nothing(text: str, done: pathlib.Path, tmp_path: pathlib.Path):
+    (done / "learning.done").write_bytes(text.encode("latin-1"))
+    assert not store.is_done(epath.Path(done), "learning")
+    [problem] = store.survey(tmp_path).problems
+    assert f"{done}/learning.done is damaged" in problem.why
+
+
+def test_a_copied_or_renamed_run_counts_once_and_is_told(done: pathlib.Path, tmp_path: pathlib.Path):
+    shutil.copytree(done, done.with_name("copy"))
+    found = store.survey(tmp_path)
+    assert len(found.rows) == 5
+    [problem] = found.problems
+    assert problem.path == done.with_name("copy") / "job.json"
+    assert problem.why.startswith(f"of {Job().id}; the directory was copied or renamed")
+
+
+def test_rows_that_were_copied_into_another_cell_are_left_out(done: pathlib.Path, tmp_path: pathlib.Path):
+    shutil.copy(done / "learning.jsonl", done / "learning copy.jsonl")
+    other = store.open_run(tmp_path, Job(seed=1))
+    shutil.copy(done / "learning.jsonl", other / "learning.jsonl")
+    found = store.survey(tmp_path)
+    assert len(found.rows) == 5
+    assert [problem.why for problem in found.problems] == ["5 lines are of another cell; left out"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "it is empty"),
+        ("{}", "it has no mixer, task"),
+        ("[1]", "it holds a list"),
+        ('{"mixer": "lstm", ', "no JSON"),
+        ('{"mixer": "\xff"}', "byte 11 is not UTF-8"),
+    ],
+)
+def test_a_job_that_cannot_be_read_is_told_and_the_others_are_read(
+    text: str, word: str, done: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+):
+    other = store.open_run(tmp_path, Job(seed=1))
+    (other / "job.json").write_bytes(text.encode("latin-1"))
+    found = store.survey(tmp_path)
+    assert len(found.rows) == 5
+    [problem] = found.problems
+    assert problem.path == other / "job.json"
+    assert word in problem.why
+    assert store.open_run(tmp_path, Job(seed=1)) == other, "the job at hand writes it anew"
+    assert "job.json is damaged" in capsys.readouterr().err
+    assert not store.survey(tmp_path).problems
+
+
+def test_a_job_that_was_edited_by_hand_is_not_believed(done: pathlib.Path, tmp_path: pathlib.Path):
+    text = (done / "job.json").read_text()
+    (done / "job.json").write_text(text.replace('"depth": 2', '"depth": 7'))
+    [problem] = store.survey(tmp_path).problems
+    assert "its fields are not those that were written" in problem.why
+    assert store.load(tmp_path) == []
+
+
+def test_what_is_no_run_is_no_run(done: pathlib.Path, tmp_path: pathlib.Path):
+    store.mark_schema(tmp_path)
+    for name in (".DS_Store", "notes.txt", "learning.jsonl~"):
+        (tmp_path / "runs" / name).write_text("x")
+        (done / name).write_text("x")
+    (tmp_path / "runs" / "gone").symlink_to(tmp_path / "nowhere")
+    (done / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "runs" / "empty").mkdir()
+    found = store.survey(tmp_path)
+    assert len(found.rows) == len(store.all_rows(epath.Path(done))) == 5
+    assert len(found.runs) == len(list(store.all_runs(tmp_path))) == 1
+    assert not found.problems
+
+
+def test_a_schema_that_cannot_be_read_is_told_and_written_anew(
+    done: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+):
+    (tmp_path / "schema.json").write_text('{"sch')
+    assert [problem.path for problem in store.survey(tmp_path).problems] == [tmp_path / "schema.json"]
+    assert len(store.load(tmp_path)) == 5
+    store.mark_schema(tmp_path)
+    assert "schema.json is damaged" in capsys.readouterr().err
+    assert not store.survey(tmp_path).problems
 
 
 def test_lines_of_several_writers_never_mix(run: epath.Path):
@@ -205,7 +385,7 @@ def test_lines_of_several_writers_never_mix(run: epath.Path):
 @pytest.fixture
 def as_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layout for object stores, on files: what is asked of the store is there too."""
-    monkeypatch.setattr(store, "_is_object", lambda path: True)
+    monkeypatch.setattr(files, "is_object", lambda path: True)
 
 
 def test_objects_are_written_once_and_read_in_their_order(as_objects: None, run: epath.Path):
