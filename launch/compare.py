@@ -412,7 +412,7 @@ class Comparison:
     def report(self) -> epath.Path:
         from suite import report  # here, not above: Altair takes a second
 
-        return report.write(self.out)
+        return report.write(self.out, more_claims=self.claims)
 
     def headline(self) -> str:
         from suite import report

@@ -2,10 +2,13 @@
 
     python -m launch.report --out=out/compare
     python -m launch.report --out=out/compare --threshold=parallelism.threshold=5
+    python -m launch.report --out=out/compare --claims=./mine.py
     python -m launch.report --diff out/before out/after
 
-It writes report.html, report.md, report.json, results.csv and figures/ there; under thresholds of your own it writes
-them into rejudged/ there. Of two directories it writes diff.html and diff.md, into the second or into --out.
+It writes report.html, report.md, report.json, results.csv and figures/ there, or into --to; under thresholds of your
+own it writes them into rejudged/ there. Of two directories it writes diff.html and diff.md, into the second or --to.
+
+Records may be anybody's: no file that they name is opened or run. A claim of your own is judged by --claims.
 """
 
 from absl import flags
@@ -17,24 +20,32 @@ OUT = flags.DEFINE_string("out", "out/compare", "directory of the records, as gi
 THRESHOLD = flags.DEFINE_multi_string(
     "threshold", [], "claim.name=value: judge the stored rows under a threshold of your own; repeat the flag for more"
 )
+CLAIMS = flags.DEFINE_multi_string(
+    "claims", [], "claims to judge beside those of the comparison: files of your own, as given to launch.compare"
+)
+TO = flags.DEFINE_string("to", "", "directory to write to; empty: that of the records, or the second of --diff")
 DIFF = flags.DEFINE_multi_string("diff", [], "two directories to set side by side: --diff A B")
 
 
 def main() -> int:
-    from suite import report  # here, not above: --help answers at once
+    from suite import parts, report  # here, not above: --help answers at once
 
+    to = epath.Path(TO.value).expanduser() if TO.value else None
+    more_claims = [spec for value in CLAIMS.value for spec in parts.split_list(value)]
     if DIFF.value:
         if len(DIFF.value) != 2:
             launch.refuse(f"--diff wants two directories; got {len(DIFF.value)}: {', '.join(DIFF.value)}")
         if THRESHOLD.value:
             launch.refuse("--threshold is for the report of one directory; leave it or --diff out")
+        if OUT.present:
+            launch.refuse("--diff reads two directories and --out names one; --to says where diff.html is written")
         first, second = (epath.Path(folder).expanduser() for folder in DIFF.value)
         with launch.door():
-            path = report.write_diff(first, second, epath.Path(OUT.value).expanduser() if OUT.present else second)
+            path = report.write_diff(first, second, to or second, more_claims)
         print(f"side by side: {path}")
         return 0
     with launch.door():
-        path = report.write(epath.Path(OUT.value).expanduser(), THRESHOLD.value)
+        path = report.write(epath.Path(OUT.value).expanduser(), THRESHOLD.value, more_claims, to)
     print(f"report: {path}")
     print(report.headline(path.parent))
     return 0

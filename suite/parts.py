@@ -9,6 +9,7 @@ a field) whose default is a number, a text or a truth, or an expression of numbe
 
 import ast
 import contextlib
+import contextvars
 import difflib
 import functools
 import hashlib
@@ -49,6 +50,27 @@ GIVEN = ("length", "seed")
 _imported: dict[pathlib.Path, str] = {}
 
 
+_READS_RECORDS = contextvars.ContextVar("reads_records", default=False)
+
+
+@contextlib.contextmanager
+def reading_records() -> Iterator[None]:
+    """Within it, parts are files of the folders: other files and modules that a stored spec names stay closed.
+
+    To find a module already runs its parent packages. Such a spec is taken as it stands: stored, it is canonical.
+    """
+    token = _READS_RECORDS.set(True)
+    try:
+        yield
+    finally:
+        _READS_RECORDS.reset(token)
+
+
+def is_own(folder: str, spec: str) -> bool:
+    """Whether a spec names a user's own file or module and not a file of the folder."""
+    return split(spec)[0] not in names(folder)
+
+
 def load(folder: str, spec: str) -> tuple[ModuleType, dict[str, Value]]:
     """Imports the part that `spec` names; returns its module and all its knobs, defaults resolved."""
     name, _ = split(spec)
@@ -57,7 +79,8 @@ def load(folder: str, spec: str) -> tuple[ModuleType, dict[str, Value]]:
 
 def names(folder: str) -> list[str]:
     """The parts that a folder holds, sorted."""
-    return sorted(path.stem for path in _folder(folder).glob("*.py") if path.stem != "__init__")
+    path = _folder(folder)
+    return list(_names(path, path.stat().st_mtime_ns))
 
 
 def knobs(folder: str, spec: str) -> dict[str, Value]:
@@ -80,6 +103,8 @@ def canonical(folder: str, spec: str) -> str:
     """The spec with every knob spelt out; patterns (`a+b`) part by part."""
     if "+" in spec:
         return "+".join(canonical(folder, part) for part in pattern(spec))
+    if _READS_RECORDS.get() and is_own(folder, spec):
+        return spec
     return _join(_spelt(folder, split(spec)[0]), knobs(folder, spec))
 
 
@@ -88,6 +113,8 @@ def short(folder: str, spec: str) -> str:
     if "+" in spec:
         return "+".join(short(folder, part) for part in pattern(spec))
     name, _ = split(spec)
+    if _READS_RECORDS.get() and is_own(folder, spec):
+        return spec
     if name.endswith(".py") and not _file(name).is_file():
         return spec  # a stored spec outlives its file
     known = _defaults(folder, name)
@@ -147,6 +174,8 @@ def split_list(text: str) -> list[str]:
 
 def source(folder: str, name: str) -> pathlib.Path:
     """The file that defines a part; LookupError lists the known ones."""
+    if _READS_RECORDS.get() and name not in names(folder):
+        raise LookupError(f"{name!r} is no file of {folder}; what else records name is not opened")
     if _is_path(name):
         path = _file(name)
         if not path.is_file():
@@ -309,6 +338,11 @@ def _spelt(folder: str, name: str) -> str:
 
 def _folder(folder: str) -> pathlib.Path:
     return SUITE.parent.joinpath(*folder.split("."))
+
+
+@functools.cache
+def _names(folder: pathlib.Path, _changed: int) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__"))
 
 
 def _defaults(folder: str, name: str) -> dict[str, Value]:

@@ -477,8 +477,8 @@ def test_claims_stand_in_the_textbooks_order_and_others_after_them(tmp_path: pat
     describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
     facts = json.loads((tmp_path / "compare.json").read_text()) | {"claims": [str(own), "parallelism"]}
     (tmp_path / "compare.json").write_text(json.dumps(facts))
-    assert [judged.name for judged in records.gather(tmp_path).judged] == ["parallelism", str(own)]
-    changed = records.gather(tmp_path, [f"{own}.least=3"]).judged[1]
+    assert [judged.name for judged in records.gather(tmp_path, (), [str(own)]).judged] == ["parallelism", str(own)]
+    changed = records.gather(tmp_path, [f"{own}.least=3"], [str(own)]).judged[1]
     assert (changed.finding.sentence, changed.changed) == ("least 3", (records.Changed("least", 3, 2),))
 
 
@@ -1016,9 +1016,9 @@ def test_thresholds_and_diff_from_the_command_line(tmp_path: pathlib.Path):
     assert done.stdout.splitlines()[0] == f"report: {first}/rejudged/report.html"
     done = launch("--diff", str(first), str(second))
     assert (done.returncode, done.stdout) == (0, f"side by side: {second}/diff.html\n")
-    done = launch("--diff", str(first), str(second), f"--out={tmp_path / 'c'}")
+    done = launch("--diff", str(first), str(second), f"--to={tmp_path / 'c'}")
     assert (tmp_path / "c" / "diff.html").exists()
-    launch(f"--diff={first}", f"--diff={second}", f"--out={tmp_path / 'd'}")
+    launch(f"--diff={first}", f"--diff={second}", f"--to={tmp_path / 'd'}")
     assert (tmp_path / "c" / "diff.md").read_text() == (tmp_path / "d" / "diff.md").read_text()
 
 
@@ -1027,6 +1027,7 @@ def test_a_diff_wants_two_directories_with_records(tmp_path: pathlib.Path):
     for argv, why in (
         (("--diff", str(tmp_path)), "--diff wants two directories; got 1"),
         (("--diff", str(tmp_path), str(tmp_path / "none")), "no records in"),
+        (("--diff", str(tmp_path), str(tmp_path), f"--out={tmp_path}"), "--to says where diff.html is written"),
         (("--diff", str(tmp_path), str(tmp_path), "--threshold=parallelism.threshold=5"), "leave it or --diff out"),
         ((str(tmp_path),), "unexpected argument"),
     ):

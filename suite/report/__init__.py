@@ -1,36 +1,45 @@
 """The report: reads records, derives ratios, writes HTML, Markdown, PNG, CSV and JSON. Needs no JAX."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from suite import rates, store
+from suite import parts, rates, store
 from suite.report import calibration, charts, diff, findings, markdown, page, results, sections, tuning
 from suite.report.document import Document
 from suite.report.records import gather
 
 
-def write(out: epath.PathLike, thresholds: Sequence[str] = ()) -> epath.Path:
-    """Draws the report of a directory from what is there; returns the path of report.html.
+def write(
+    out: epath.PathLike,
+    thresholds: Sequence[str] = (),
+    more_claims: Sequence[str] = (),
+    to: epath.PathLike | None = None,
+) -> epath.Path:
+    """Draws the report of a directory from what is there; returns the path of report.html, in `out` or in `to`.
 
     Under the reader's own thresholds, each `claim.name=value`, it is written into `rejudged`: the ruled one stays.
+    Claims outside suite/claims are judged where `more_claims` names them: no record's word runs a file.
     """
-    folder = epath.Path(out) / "rejudged" if thresholds else epath.Path(out)
-    found = gather(out, thresholds)
-    document = sections.document(found)
-    folder.mkdir(parents=True, exist_ok=True)
-    store.write(folder / "results.csv", results.text(found.every_row))
-    store.write(folder / "report.json", findings.text(found, document.headline))
-    return _write(document, folder, "report")
+    folder = epath.Path(to or out) / "rejudged" if thresholds else epath.Path(to or out)
+    found = gather(out, thresholds, more_claims)
+    with parts.reading_records(), _writing(folder):
+        document = sections.document(found)
+        store.write(folder / "results.csv", results.text(found.every_row))
+        store.write(folder / "report.json", findings.text(found, document.headline))
+        return _write(document, folder, "report")
 
 
-def write_diff(first: epath.PathLike, second: epath.PathLike, out: epath.PathLike) -> epath.Path:
+def write_diff(
+    first: epath.PathLike, second: epath.PathLike, out: epath.PathLike, more_claims: Sequence[str] = ()
+) -> epath.Path:
     """Sets the records of two directories side by side; returns the path of diff.html in `out`."""
-    document = diff.document(gather(first), gather(second))
+    one, other = (gather(root, (), more_claims) for root in (first, second))
     folder = epath.Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    return _write(document, folder, "diff")
+    with parts.reading_records(), _writing(folder):
+        return _write(diff.document(one, other), folder, "diff")
 
 
 def write_rates(curves: Sequence[rates.Curve], command: str, out: epath.PathLike) -> epath.Path:
@@ -55,6 +64,17 @@ def write_calibration(
 def headline(folder: epath.PathLike) -> str:
     """The sentence at the top of the report that was written last."""
     return json.loads((epath.Path(folder) / "report.json").read_text())["headline"]
+
+
+@contextlib.contextmanager
+def _writing(folder: epath.Path) -> Iterator[None]:
+    """Makes the folder; OSError says how a report of records that may only be read is written elsewhere."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(f"cannot write the report to {folder}: {why}; --to=DIRECTORY writes it elsewhere") from error
 
 
 def _write(document: Document, folder: epath.Path, name: str) -> epath.Path:

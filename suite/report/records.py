@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import os
+import pathlib
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from etils import epath
@@ -22,6 +25,17 @@ class Changed:
     name: str
     value: parts.Value
     rule: parts.Value
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim as it is judged: its code, and its thresholds beside those of the rule."""
+
+    name: str
+    module: ModuleType
+    thresholds: dict[str, parts.Value]
+    by_rule: dict[str, parts.Value]
+    rule_hash: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +68,7 @@ class Gathered:
     rows: list[Row]  # under the first of the matchings
     more: dict[str, list[Row]]  # under each of the others
     judged: tuple[Judged, ...]
+    problems: tuple[str, ...]  # what was left out of the report or cannot be relied upon, each in a line
     environment: Row  # of the newest run here; empty before it
     flags: str  # all of them, defaults too: of the comparison, or of the newest run
 
@@ -81,32 +96,41 @@ class Gathered:
         return [cell.command(self.out) for cell in cells]
 
 
+NOT_GIVEN = "it is no file of suite/claims; --claims=FILE judges it by a file that you trust"
 PLACE = ("place", "platform", "device_kind", "n_devices")
 
 
-def gather(root: epath.PathLike, thresholds: Sequence[str] = ()) -> Gathered:
+def gather(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Sequence[str] = ()) -> Gathered:
     """Reads a directory at any moment: while rows are written, before the first one, after single jobs.
 
     `thresholds`, each `claim.name=value`, stand in the place of the rules' own; ValueError lists those that there are.
+    Records are a stranger's: claims are loaded from suite/claims and from `more_claims`, which the reader trusts, and
+    nothing else that a record names is opened or run.
     """
     out = epath.Path(root)
     if not (out / "compare.json").exists() and not (out / "runs").exists():
         raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
     stored = out / "compare.json"
     comparison = json.loads(stored.read_text()) if stored.exists() else {}
+    names, unknown = _claims(comparison, more_claims)
+    chosen = [_load(spec) for spec in _under(thresholds, names)]
+    with parts.reading_records():
+        return _gather(out, comparison, chosen, unknown)
+
+
+def _gather(out: epath.Path, comparison: dict[str, Any], chosen: list[Claim], unknown: list[str]) -> Gathered:
     every = store.load(out)
     place = (comparison["place"] if comparison else {}) or _newest_place(out)
     rows = store.of_place(every, place["place"]) if place else every
     environment = _environment(out, place)
     flags = out / "compare.flags"
-    evidence = comparison["evidence"] if comparison else True
+    no_evidence = _no_evidence(comparison)
     first, *others = claims.matches(rows)
-    names = sorted(comparison["claims"] if comparison else parts.names("suite.claims"), key=_in_order)
     return Gathered(
-        out=str(root),
+        out=os.fspath(out),
         scale=comparison["scale"] if comparison else "",
         about=comparison["about"] if comparison else "",
-        evidence=evidence,
+        evidence=not no_evidence,
         untested={"untested": {}, **comparison}["untested"],
         arms=_arms(comparison["arms"] if comparison else [], rows),
         command=words.command(["launch.compare", *comparison["command"]]) if comparison else "",
@@ -114,10 +138,28 @@ def gather(root: epath.PathLike, thresholds: Sequence[str] = ()) -> Gathered:
         jobs={run.name: job for job, run in store.all_runs(out)},
         rows=claims.of_match(rows, first),
         more={match: claims.of_match(rows, match) for match in others},
-        judged=tuple(_judge(spec, rows, evidence) for spec in _under(thresholds, names)),
+        judged=tuple(_judge(claim, rows, no_evidence) for claim in chosen),
+        problems=tuple(f"the claim {name} is not judged: {NOT_GIVEN}" for name in unknown),
         environment=environment,
         flags=flags.read_text() if flags.exists() else {"flags": "", **environment}["flags"],
     )
+
+
+def _claims(comparison: dict[str, Any], own: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The claims to judge, and those that the comparison has judged by files that nobody has given here."""
+    known = parts.names("suite.claims")
+    stored = comparison["claims"] if comparison else known
+    files = {pathlib.PurePath(name).name for name in own}
+    names = dict.fromkeys([*(name for name in stored if name in known), *own])
+    unknown = [name for name in stored if name not in known and pathlib.PurePath(name).name not in files]
+    return sorted(names, key=_in_order), unknown
+
+
+def _no_evidence(comparison: dict[str, Any]) -> str:
+    """Why no verdict may rest on the rows, or nothing."""
+    if not comparison:
+        return "no compare.json says at which scale the rows were taken"
+    return "" if comparison["evidence"] else "the scale is not evidence"
 
 
 def _in_order(claim: str) -> tuple[int, str]:
@@ -146,25 +188,29 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _judge(spec: str, rows: list[Row], evidence: bool) -> Judged:
+def _load(spec: str) -> Claim:
     module, thresholds = parts.load("suite.claims", spec)
-    finding = claims.judge(module, rows, thresholds)
-    if not evidence and finding.verdict != "untested":
-        finding = dataclasses.replace(
-            finding, verdict="untested", reason=f"the scale is not evidence; {finding.reason}"
-        )
     name, _ = parts.split(spec)
     by_rule = parts.knobs("suite.claims", name)
+    return Claim(name, module, thresholds, by_rule, claims.rule_hash(str(parts.source("suite.claims", name))))
+
+
+def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:
+    finding = claims.judge(claim.module, rows, claim.thresholds)
+    if no_evidence and finding.verdict != "untested":
+        finding = dataclasses.replace(finding, verdict="untested", reason=f"{no_evidence}; {finding.reason}")
     return Judged(
-        name=name,
-        question=module.QUESTION,
-        textbook=module.TEXTBOOK,
-        said=module.SAID,
-        rule=module.RULE,
-        rule_hash=claims.rule_hash(str(parts.source("suite.claims", name))),
+        name=claim.name,
+        question=claim.module.QUESTION,
+        textbook=claim.module.TEXTBOOK,
+        said=claim.module.SAID,
+        rule=claim.module.RULE,
+        rule_hash=claim.rule_hash,
         finding=finding,
         changed=tuple(
-            Changed(knob, value, by_rule[knob]) for knob, value in thresholds.items() if value != by_rule[knob]
+            Changed(knob, value, claim.by_rule[knob])
+            for knob, value in claim.thresholds.items()
+            if value != claim.by_rule[knob]
         ),
     )
 
