@@ -23,7 +23,7 @@ from etils import epath
 
 import launch
 from suite import cells as states
-from suite import ends, faults, leases, parts, store
+from suite import ends, faults, leases, parts, provenance, store
 from suite import job as jobs
 from suite.job import Cell
 
@@ -80,13 +80,17 @@ def main() -> int:
     with launch.door():
         mesh = meshes.make(MESH.value)
         cells = with_needs(cells)
-        checked = set()
+        checked, corpora = set(), {}
         for cell in cells:
             store.check_run(OUT.value, cell.job)
             shape = cell.job.replace(**rig.NOT_IN_A_PROGRAM)
             if shape not in checked:
-                rig.check(cell.job, mesh, rig.open_task(cell.job, DATA_DIR.value).vocab)
+                task = rig.open_task(cell.job, DATA_DIR.value)
+                rig.check(cell.job, mesh, task.vocab)
                 checked.add(shape)
+                data = provenance.of_data(task)
+                corpora |= {cell.job.task: data[provenance.CORPUS]} if provenance.CORPUS in data else {}
+        check_done(cells, corpora)
     worker = Worker(mesh, fault)
     try:
         code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
@@ -95,6 +99,16 @@ def main() -> int:
         print("stopped, and saved; the same command goes on from here", file=sys.stderr)
     processes.part()
     return code
+
+
+def check_done(cells: list[Cell], corpora: dict[str, str]) -> None:
+    """Refuses where cells of these jobs are done that rest on other own files, or on another corpus, than now."""
+    runs = {store.run_path(OUT.value, cell.job): cell.job for cell in cells}
+    rows = [row | {"task": job.task} for run, job in runs.items() if run.exists() for row in store.all_rows(run)]
+    provenance.check_done(OUT.value, rows, provenance.own_files(cells), corpora)
+    line = provenance.of_another_version(rows)
+    if line and EVENTS.value < 0:  # a launch.compare has said so
+        print(f"crossover: {line}", file=sys.stderr)
 
 
 def notice(interrupted: threading.Event) -> None:
@@ -287,7 +301,7 @@ class Worker:
                 store.keep(run, stem, lambda row: False)
             store.write(run / "env.json", self.environment)
         built = self.build(cell)
-        conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts}
+        conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts, "own_source": cell.own_files()}
         try:
             for row in module.measure(built, **knobs):
                 yield self.append(cell, row, conditions)
