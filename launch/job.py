@@ -80,17 +80,14 @@ def main() -> int:
     with launch.door():
         mesh = meshes.make(MESH.value)
         cells = with_needs(cells)
-        checked, corpora = set(), {}
+        checked = set()
         for cell in cells:
             store.check_run(OUT.value, cell.job)
             shape = cell.job.replace(**rig.NOT_IN_A_PROGRAM)
             if shape not in checked:
-                task = rig.open_task(cell.job, DATA_DIR.value)
-                rig.check(cell.job, mesh, task.vocab)
+                rig.check(cell.job, mesh, rig.open_task(cell.job, DATA_DIR.value).vocab)
                 checked.add(shape)
-                data = provenance.of_data(task)
-                corpora |= {cell.job.task: data[provenance.CORPUS]} if provenance.CORPUS in data else {}
-        check_done(cells, corpora)
+        check_done(cells)
     worker = Worker(mesh, fault)
     try:
         code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
@@ -101,13 +98,13 @@ def main() -> int:
     return code
 
 
-def check_done(cells: list[Cell], corpora: dict[str, str]) -> None:
+def check_done(cells: list[Cell]) -> None:
     """Refuses where cells of these jobs are done that rest on other own files, or on another corpus, than now."""
     runs = {store.run_path(OUT.value, cell.job): cell.job for cell in cells}
     rows = [row | {"task": job.task} for run, job in runs.items() if run.exists() for row in store.all_rows(run)]
-    provenance.check_done(OUT.value, rows, provenance.own_files(cells), corpora)
+    provenance.check_done(OUT.value, rows, cells, DATA_DIR.value)
     line = provenance.of_another_version(rows)
-    if line and EVENTS.value < 0:  # a launch.compare has said so
+    if line and EVENTS.value < 0:  # launch.compare says so itself
         print(f"crossover: {line}", file=sys.stderr)
 
 

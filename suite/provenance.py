@@ -4,10 +4,11 @@ A half-trained state goes on only where all of it is as it was. A done cell stay
 """
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from etils import epath
@@ -24,7 +25,7 @@ NUMERICS = ("JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_
 CORPUS = "corpus_sha256"
 
 
-def of_training(job: Job, data: Mapping[str, Any]) -> dict[str, str]:
+def of_training(job: Job, data: Row) -> dict[str, str]:
     """All that a training rests on beside its job, by name; `data` is what its task knows of its data."""
     return {
         "source": store.provenance({})["source"],
@@ -56,22 +57,12 @@ def of_data(task: Any) -> dict[str, Any]:
     return {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if not field.init}
 
 
-def own_files(cells: Iterable[Cell]) -> dict[str, str]:
-    """The hashes of all own files that cells rest on, as they are now."""
-    specs: dict[tuple[str, str], None] = {}
-    for cell in cells:
-        specs |= {("suite.measures", cell.measure): None, ("suite.tasks", cell.job.task): None}
-        specs |= {("suite.mixers", spec): None for spec in (cell.job.mixer, cell.job.match_to) if spec}
-    return {name: hash for folder, spec in specs for name, hash in parts.own_files(folder, spec).items()}
+def check_done(root: epath.PathLike, rows: Collection[Row], cells: Collection[Cell], data_dir: str) -> None:
+    """ValueError where a done cell rests on another version of an own file, or of a corpus, than those of `cells` now.
 
-
-def check_done(
-    root: epath.PathLike, rows: Collection[Row], own: Mapping[str, str], corpora: Mapping[str, str]
-) -> None:
-    """ValueError where a done cell rests on another version of an own file, or of a task's corpus, than there is now.
-
-    `rows` are joined with the fields of their jobs. Rows of versions that wrote down less are taken as they are.
+    `rows` are those that there are, with the tasks of their jobs. What a row does not tell is not asked.
     """
+    own, corpora = _own_files(cells), _corpora(rows, cells, data_dir)
     changed: dict[tuple[str, str, str], dict[tuple[str, str], None]] = collections.defaultdict(dict)
     for row in rows:
         then = dict(row["own_source"]) if "own_source" in row else {}
@@ -82,14 +73,14 @@ def check_done(
         for name in now:
             if then[name] != now[name]:
                 changed[name, then[name], now[name]][row["run_id"], store.kind_of(row)] = None
-    for (name, then, now), cells in changed.items():
-        done = [run for run, stem in cells if store.is_done(epath.Path(root) / "runs" / run, stem)]
+    for (name, then, now), kinds in changed.items():
+        done = [run for run, kind in kinds if store.is_done(epath.Path(root) / "runs" / run, kind)]
         if done:
             runs = list(dict.fromkeys(done))
-            more = f" and {len(runs) - 1} more there" if len(runs) > 1 else ""
+            more = f" and {len(runs) - 1} more of its runs" if len(runs) > 1 else ""
             raise ValueError(
-                f"{name} has changed since {len(done)} cells were done: {then[:16]} then, {now[:16]} now; use another"
-                f" --out, or remove {root}/runs/{runs[0]}{more}"
+                f"{name} has changed since it was measured ({len(done)} done cells): {then[:16]} then, {now[:16]} now;"
+                f" use another --out, or remove {root}/runs/{runs[0]}{more}"
             )
 
 
@@ -98,3 +89,22 @@ def of_another_version(rows: Collection[Row]) -> str:
     now = store.provenance({})["source"]
     cells = {(row["run_id"], store.kind_of(row)) for row in rows if "source" in row and row["source"] != now}
     return f"{len(cells)} done cells are of another version of the suite; they stay as they are" if cells else ""
+
+
+def _own_files(cells: Iterable[Cell]) -> dict[str, str]:
+    """The hashes of all own files that cells rest on, as they are now."""
+    specs: dict[tuple[str, str], None] = {}
+    for cell in cells:
+        specs |= {("suite.measures", cell.measure): None, ("suite.tasks", cell.job.task): None}
+        specs |= {("suite.mixers", spec): None for spec in (cell.job.mixer, cell.job.match_to) if spec}
+    return {name: hash for folder, spec in specs for name, hash in parts.own_files(folder, spec).items()}
+
+
+def _corpora(rows: Iterable[Row], cells: Iterable[Cell], data_dir: str) -> dict[str, str]:
+    """By task, the hash of its corpus as it is now, for those of the cells that rows were taken on too."""
+    known = {row["task"] for row in rows if CORPUS in row}
+    found = {}
+    for job in {cell.job.task: cell.job for cell in cells if cell.job.task in known}.values():
+        with contextlib.suppress(LookupError):  # not there any more: no matter, unless something is left to do
+            found[job.task] = of_data(make_task(job, data_dir))[CORPUS]
+    return found

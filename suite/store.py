@@ -393,7 +393,9 @@ def _checked_rows(run: epath.Path, kind: str, *, done: bool) -> tuple[list[Row],
 
 def _identity(row: Row) -> str:
     """What tells a row from the others of its cell: all but what is measured, and by which version."""
-    measured = {"commit", "source", "own_source"} | {key for key, value in row.items() if isinstance(value, float | list)}
+    measured = {"commit", "source", "own_source"} | {
+        key for key, value in row.items() if isinstance(value, float | list)
+    }
     return json.dumps({key: value for key, value in row.items() if key not in measured}, sort_keys=True)
 
 

@@ -109,7 +109,9 @@ def _goes_on(run: epath.Path, rests_on: Mapping[str, str], known: Mapping[str, A
     """Whether training may go on from a saved state: its rows are there and it rests on what it did."""
     changes = differences(known["rests_on"], rests_on) if "rests_on" in known else ["saved by an earlier version"]
     if changes:
-        _say_once(f"crossover: {run} is trained from the start again, for what it rests on changed: {'; '.join(changes)}")
+        _say_once(
+            f"crossover: {run} is trained from the start again, for what it rests on changed: {'; '.join(changes)}"
+        )
     return not changes and _has_rows(run, known)
 
 
