@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "suite/clock.py": JAX | ZERO,
     "suite/ops/*": JAX | ZERO | {"suite.mesh", "suite.ops"},
     "suite/mixers/*": JAX | {"suite.ops", "suite.mixers"},  # no mesh, job or task
-    "suite/tasks/*": PLAIN | {"tensorflow_datasets", "suite.tasks"},
+    "suite/tasks/*": PLAIN | {"tensorflow_datasets", "array_record", "suite.files", "suite.manifest", "suite.tasks"},
     "suite/model.py": JAX | ZERO | {"suite.ops"},
     "suite/matching.py": JAX | ZERO | {"suite.flops", "suite.model"},
     "suite/step.py": JAX | {"optax"} | ZERO | ONE | {"suite.model", "suite.tasks"},
