@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from suite import ends
+from suite import ends, files
 
 # Of glibc's mallopt: no memory from mmap, none given back, one arena.
 MALLOPT = {-4: 0, -1: -1, -8: 1}
@@ -37,6 +37,21 @@ def keep_memory() -> None:
 def xla_flags(more: str = "") -> str:
     """What XLA is told: ours, then the user's, which count where both say something, then `more`. Read as it starts."""
     return " ".join(filter(None, (WIDE_VECTORS, os.environ.get("XLA_FLAGS", ""), more)))
+
+
+flags.disclaim_key_flags()  # those that are defined here are the caller's
+
+
+class _Directory(flags.ArgumentParser):
+    syntactic_help = "a path or gs://"
+
+    def parse(self, argument: str) -> str:
+        return os.fspath(files.root(argument))
+
+
+def define_directory(name: str, default: str | None, help: str) -> flags.FlagHolder:
+    """Defines a flag of the calling program that names a directory: expanded here, whoever reads it reads the same."""
+    return flags.DEFINE(_Directory(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
 class Stopped(BaseException):
@@ -75,7 +90,11 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
         except SystemExit as left:
             leave(left.code if isinstance(left.code, int) else ends.REFUSED)
         except Exception as error:
-            traceback.print_exception(error)
+            refused = ends.refused_by_files(error)
+            if refused:
+                print(f"crossover: {refused}", file=sys.stderr)
+            else:
+                traceback.print_exception(error)
             leave(ends.code_of(error))
 
     logging.set_verbosity(logging.ERROR)
@@ -97,12 +116,12 @@ def _stop(number: int, _: object) -> None:
 
 @contextlib.contextmanager
 def door() -> Iterator[None]:
-    """What goes wrong in here the user can mend: bad flags, unknown parts, files that are not there."""
+    """What goes wrong in here the user can mend: bad flags, unknown parts, files and packages that are not there."""
     try:
         yield
     except (KeyError, IndexError):
         raise  # a bug of ours: what a user got wrong is never said by these
-    except (ValueError, LookupError, TypeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, OSError, ImportError) as error:
         logging.debug("refused", exc_info=error)
         refuse(error)
 

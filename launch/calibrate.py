@@ -22,7 +22,7 @@ from etils import epath
 import launch
 from suite import ends, parts, store
 
-OUT = flags.DEFINE_string("out", "out/calibrate", "directory of the rows and the tables")
+OUT = launch.define_directory("out", "out/calibrate", "directory of the rows and the tables")
 FAMILIES = flags.DEFINE_string("families", "", "what to time, separated by commas; empty for everything")
 SHAPES = flags.DEFINE_string("shapes", "", "batch x length x width, separated by commas; empty for those of a family")
 PROCESSES = flags.DEFINE_integer("processes", 5, "fresh processes; the interval is over them", lower_bound=2)
@@ -61,7 +61,7 @@ def main() -> int:
         store.check_writable(OUT.value)
     if PROCESS.value >= 0:
         return time_everything(families or list(CPU_SHAPES), shapes)
-    out = epath.Path(OUT.value).expanduser()
+    out = epath.Path(OUT.value)
     for process in range(PROCESSES.value):
         print(f"process {process + 1} of {PROCESSES.value}", flush=True)
         code = run_child(process, "")
@@ -104,7 +104,7 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
     mesh = meshes.make(devices=jax.devices()[:1])
     platform = mesh.devices.flat[0].platform
     dtype = DTYPE.value or ("float32" if platform == "cpu" else "bfloat16")
-    out = epath.Path(OUT.value).expanduser()
+    out = epath.Path(OUT.value)
     graphs = GRAPHS in os.environ["XLA_FLAGS"]
     kind = f"process-{PROCESS.value}{'-graphs' if graphs else ''}"
     conditions = {

@@ -33,7 +33,7 @@ from etils import epath
 import launch
 from launch import job as worker
 from suite import cells as states
-from suite import ends, leases, pace, parts, provenance, rates, store
+from suite import ends, leases, pace, parts, rates, store
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale, curve_cells
@@ -91,7 +91,7 @@ OF_A_PROGRAM = (
 
 def main() -> int:
     if STATUS.value:
-        return print_status(epath.Path(worker.OUT.value).expanduser())
+        return print_status(epath.Path(worker.OUT.value))
     with launch.door():
         scale = chosen_scale()
         claims = parts.split_list(CLAIMS.value) or parts.names("suite.claims")
@@ -103,7 +103,7 @@ def main() -> int:
     if DRY_RUN.value:
         print_plan(scale, claims, wanted)
         return 0
-    out = epath.Path(worker.OUT.value).expanduser()
+    out = epath.Path(worker.OUT.value)
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
     store.write(out / "compare.flags", "\n".join(given) + "\n")
     return Comparison(scale, claims, out).run()
@@ -266,12 +266,7 @@ class Comparison:
 
     def left(self) -> list[Cell]:
         """What the claims ask for and is not over, whoever did it."""
-        rows = self.rows()
-        wanted = wanted_cells(self.scale, self.claims, rows)
-        with launch.door():
-            provenance.check_done(self.out, rows, wanted, worker.DATA_DIR.value)
-        if not self.wanted and self.first and (line := provenance.of_another_version(rows)):
-            print(f"crossover: {line}", file=sys.stderr)
+        wanted = wanted_cells(self.scale, self.claims, self.rows())
         known = len(self.wanted)
         self.wanted |= {f"{cell.job.id}/{self.stem(cell)}": None for cell in wanted}
         if self.first and len(self.wanted) > known:

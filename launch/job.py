@@ -7,6 +7,7 @@ coordinator and rank come from the flags or, on Cloud TPU, Slurm and Open MPI, f
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ from etils import epath
 
 import launch
 from suite import cells as states
-from suite import ends, faults, leases, parts, provenance, store
+from suite import ends, faults, files, leases, parts, store
 from suite import job as jobs
 from suite.job import Cell
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from suite.rig import Rig
 
-OUT = flags.DEFINE_string("out", "out/job", "directory of the records; shared by all processes of a job")
+OUT = launch.define_directory("out", "out/job", "directory of the records; shared by all processes of a job")
 MEASURES = flags.DEFINE_string("measures", "learning,size,step_time", "measures with knobs, separated by commas")
 MESH = flags.DEFINE_string("mesh", "", "device mesh, as in data:8; empty for all devices")
 DATA_DIR = flags.DEFINE_string("data_dir", "~/tensorflow_datasets", "where TFDS data sets lie: a path or gs://")
@@ -87,7 +88,6 @@ def main() -> int:
             if shape not in checked:
                 rig.check(cell.job, mesh, rig.open_task(cell.job, DATA_DIR.value).vocab)
                 checked.add(shape)
-        check_done(cells)
     worker = Worker(mesh, fault)
     try:
         code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
@@ -96,16 +96,6 @@ def main() -> int:
         print("stopped, and saved; the same command goes on from here", file=sys.stderr)
     processes.part()
     return code
-
-
-def check_done(cells: list[Cell]) -> None:
-    """Refuses where cells of these jobs are done that rest on other own files, or on another corpus, than now."""
-    runs = {store.run_path(OUT.value, cell.job): cell.job for cell in cells}
-    rows = [row | {"task": job.task} for run, job in runs.items() if run.exists() for row in store.all_rows(run)]
-    provenance.check_done(OUT.value, rows, cells, DATA_DIR.value)
-    line = provenance.of_another_version(rows)
-    if line and EVENTS.value < 0:  # launch.compare says so itself
-        print(f"crossover: {line}", file=sys.stderr)
 
 
 def notice(interrupted: threading.Event) -> None:
@@ -138,7 +128,7 @@ def start_jax() -> None:
 
     from suite import processes
 
-    jax.config.update("jax_compilation_cache_dir", str(epath.Path(OUT.value).expanduser() / "cache"))
+    jax.config.update("jax_compilation_cache_dir", str(epath.Path(OUT.value) / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     coordinator = COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
     number = NUM_PROCESSES.value or int(os.environ.get("JAX_NUM_PROCESSES", "0"))
@@ -169,6 +159,8 @@ class Worker:
         self.mesh = mesh
         self.told = EVENTS.value >= 0  # to a launch.compare, and not to a person
         self.first = jax.process_index() == 0
+        self.put_off: list[Cell] = []  # of the group under way: what is begun again, and what waits for it
+        self.began_again: set[Cell] = set()
         self.leases = leases.Leases(OUT.value, LEASE_SECONDS.value, time.monotonic)
         mine = fault if fault is not None and fault.rank == jax.process_index() else None
         self.pulse = Pulse(PATIENCE.value, mine, self.leases.check)
@@ -202,7 +194,9 @@ class Worker:
                 group = {cells[index]: owner for index, owner in chosen}
                 cells = [cell for index, cell in enumerate(cells) if index not in over and cell not in group]
                 if group:
+                    self.put_off = []
                     self.run_group(group)
+                    cells = list(dict.fromkeys([*self.put_off, *cells]))
                 elif cells:  # what is left is with other workers
                     self.pulse.beat(long=True)
                     time.sleep(WAIT_SECONDS)
@@ -282,29 +276,34 @@ class Worker:
                     self.pulse.beat(long=True)
                 if next(rows, None) is None:
                     turns.remove(turn)
-                    self.say("done", cell)
+                    if cell not in self.put_off:
+                        self.say("done", cell)
 
     def measure(self, cell: Cell) -> Iterator[store.Row]:
         """Appends the rows of a cell one by one; what the hardware refuses is a row with its outcome."""
         import jax
 
-        from suite import processes
+        from suite import checkpoint, processes, rig
 
         stem = self.stem(cell)
         module, knobs = parts.load("suite.measures", cell.measure)
         if self.first:
             run = store.open_run(OUT.value, cell.job)
+            self.mend(cell)
             if not module.RESUMES:
                 store.keep(run, stem, lambda row: False)
-            store.write(run / "env.json", self.environment)
+            files.ensure(run / "env.json", self.environment)
         built = self.build(cell)
-        conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts, "own_source": cell.own_files()}
+        conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts}
         try:
             for row in module.measure(built, **knobs):
                 yield self.append(cell, row, conditions)
         except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
             refused = {"outcome": outcome_of(error), "error": str(error)[:500], **built.estimate()}
             yield self.append(cell, refused, conditions)
+        except rig.Untrained as error:
+            self.train_again(cell, str(error))
+            return
         if self.pulse.fault is not None:
             self.pulse.fault.delay()
         processes.barrier(f"{cell.job.id} {stem}", PATIENCE.value)
@@ -312,6 +311,28 @@ class Worker:
             self.leases.check()
             store.mark_done(self.path(cell), stem)
             states.release(self.leases, self.key(cell), ends.DONE)
+            if module.RESUMES:  # of what is done its final state is kept
+                checkpoint.forget(self.path(cell) / "checkpoints")
+
+    def mend(self, cell: Cell) -> None:
+        """Puts the rows of a cell aside that was marked done with others: it was claimed because they do not fit."""
+        run, stem = self.path(cell), self.stem(cell)
+        if (run / f"{stem}.done").exists():
+            store.put_aside(run, stem, store.damage(run, stem))
+
+    def train_again(self, cell: Cell, why: str) -> None:
+        """Begins again what a cell needs, whose parameters are lost, and puts the cell off until that is done."""
+        module, _ = parts.load("suite.measures", cell.measure)
+        needs = [Cell(cell.job, need) for need in module.NEEDS]
+        if cell in self.began_again:
+            raise OSError(errno.EIO, f"{why}, which have just been made again", os.fspath(self.path(cell)))
+        self.began_again.add(cell)
+        if self.first:
+            for need in needs:
+                if store.is_done(self.path(need), self.stem(need)):  # or else another worker is at it already
+                    store.put_aside(self.path(need), self.stem(need), why)
+            states.withdraw(self.leases, self.key(cell))
+        self.put_off += [*needs, cell]
 
     def build(self, cell: Cell) -> "Rig":
         from suite import rig
@@ -325,12 +346,12 @@ class Worker:
         try:
             yield
         except Exception as error:
-            full = ends.is_disk_full(error)
+            # No cell is to blame for a full disk or for another user's files.
+            refused = str(error) if ends.is_disk_full(error) else ends.refused_by_files(error)
             lost = isinstance(error, ends.LeaseLost)
             for key in list(self.leases.held):
                 try:
-                    # No cell is to blame for a full disk.
-                    states.release(self.leases, key, ends.PREEMPTED if full else ends.code_of(error))
+                    states.release(self.leases, key, ends.PREEMPTED if refused else ends.code_of(error))
                 except ends.LeaseLost:
                     lost = True
                 except (ValueError, OSError) as unwritten:  # the disk, again: the lease lapses
@@ -338,9 +359,9 @@ class Worker:
             if lost:
                 self.say("lost")
                 raise ends.LeaseLost("another worker has taken the cell") from error
-            if full:
-                self.say("refused", why=str(error))
-                launch.refuse(error)
+            if refused:
+                self.say("refused", why=refused)
+                launch.refuse(refused)
             raise
 
     def trace(self, job: jobs.Job, steps: int) -> int:

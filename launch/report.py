@@ -16,21 +16,23 @@ from etils import epath
 
 import launch
 
-OUT = flags.DEFINE_string("out", "out/compare", "directory of the records, as given to launch.compare or launch.job")
+OUT = launch.define_directory(
+    "out", "out/compare", "directory of the records, as given to launch.compare or launch.job"
+)
 THRESHOLD = flags.DEFINE_multi_string(
     "threshold", [], "claim.name=value: judge the stored rows under a threshold of your own; repeat the flag for more"
 )
 CLAIMS = flags.DEFINE_multi_string(
     "claims", [], "claims to judge beside those of the comparison: files of your own, as given to launch.compare"
 )
-TO = flags.DEFINE_string("to", "", "directory to write to; empty: that of the records, or the second of --diff")
+TO = launch.define_directory("to", None, "directory to write to, if not that of the records or the second of --diff")
 DIFF = flags.DEFINE_multi_string("diff", [], "two directories to set side by side: --diff A B")
 
 
 def main() -> int:
-    from suite import parts, report  # here, not above: --help answers at once
+    from suite import files, parts, report  # here, not above: --help answers at once
 
-    to = epath.Path(TO.value).expanduser() if TO.value else None
+    to = epath.Path(TO.value) if TO.value else None
     more_claims = [spec for value in CLAIMS.value for spec in parts.split_list(value)]
     if DIFF.value:
         if len(DIFF.value) != 2:
@@ -39,13 +41,13 @@ def main() -> int:
             launch.refuse("--threshold is for the report of one directory; leave it or --diff out")
         if OUT.present:
             launch.refuse("--diff reads two directories and --out names one; --to says where diff.html is written")
-        first, second = (epath.Path(folder).expanduser() for folder in DIFF.value)
         with launch.door():
+            first, second = map(files.root, DIFF.value)
             path = report.write_diff(first, second, to or second, more_claims)
         print(f"side by side: {path}")
         return 0
     with launch.door():
-        path = report.write(epath.Path(OUT.value).expanduser(), THRESHOLD.value, more_claims, to)
+        path = report.write(epath.Path(OUT.value), THRESHOLD.value, more_claims, to)
     print(f"report: {path}")
     print(report.headline(path.parent))
     return 0

@@ -8,7 +8,6 @@ A cell is waiting, running, done or failed. To try a failed one again, remove it
 
 import collections
 import itertools
-import json
 import os
 import pathlib
 import socket
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from suite import ends, parts, store
+from suite import ends, files, parts, store
 from suite.job import Cell
 from suite.leases import Leases, Record
 
@@ -89,8 +88,8 @@ def note_end(leases: Leases, key: str, owner: str, rank: int, code: int, *, outs
     """
     while True:
         record, generation = leases.read(key)
-        noted = _ended(record, owner, rank, code, outside=outside)
-        if leases.write(key, noted, generation):
+        # Nothing is left to add to where the record was damaged: the cell is free.
+        if not record or leases.write(key, _ended(record, owner, rank, code, outside=outside), generation):
             return
 
 
@@ -135,35 +134,35 @@ def table(root: epath.PathLike) -> Iterator[tuple[str, ...]]:
     runs = epath.Path(root) / "runs"
     wanted: dict[str, set[str]] = collections.defaultdict(set)
     if (epath.Path(root) / WANTED).exists():
-        for line in (epath.Path(root) / WANTED).read_text().splitlines():
+        # The list is written anew by each comparison; of one that is cut what can be read is shown.
+        for line in (epath.Path(root) / WANTED).read_bytes().decode(errors="replace").splitlines():
             run, _, stem = line.partition("/")
-            wanted[run].add(stem)
-    begun = _names(runs) if runs.exists() else set()
-    for run in sorted(begun | wanted.keys()):
-        names = _names(runs / run) if run in begun else set()
+            wanted[run] |= {stem} - {""}
+    begun = {run.name for _, run in store.all_runs(root)}
+    for run in sorted(begun | {run for run in wanted if wanted[run]}):
+        names = files.names(runs / run) if run in begun else set()
         found = {name.rpartition(".")[0] for name in names if name.endswith((".cell", ".done", ".failed"))}
         for stem in sorted(found | wanted[run]):
             yield *_state(runs / run, stem, names), f"{run}/{stem}"
 
 
 def _state(run: epath.Path, stem: str, names: set[str]) -> tuple[str, ...]:
-    record = (
-        json.loads((run / f"{stem}.cell").read_text()) if f"{stem}.cell" in names else {"owner": "", "attempts": []}
-    )
-    tries, ended = str(len(record["attempts"])), last_end(record)
-    for state in ("done", "failed"):
-        if f"{stem}.{state}" in names:
-            return state, tries, ended, ""
+    record, ended = {"owner": "", "attempts": []}, ""
+    if f"{stem}.cell" in names:
+        try:
+            record = store.read_json(run / f"{stem}.cell", "owner", "attempts")
+            ended = last_end(record)
+        except store.Damaged:
+            ended = "no record"  # it was damaged: the cell is free
+    tries = str(len(record["attempts"]))
+    if f"{stem}.done" in names:
+        return ("waiting", tries, "damaged", "") if store.damage(run, stem) else ("done", tries, ended, "")
+    if f"{stem}.failed" in names:
+        return "failed", tries, ended, ""
     if not record["owner"]:
         return "waiting", tries, ended, ""
     newest = record["attempts"][-1]
     return "running", tries, ended, f"{newest['host']}:{newest['pid']}"
-
-
-def _names(folder: epath.Path) -> set[str]:
-    """What lies in a folder; the system is asked directly where it can be, for sweeps of many thousand cells."""
-    text = os.fspath(folder)
-    return {path.name for path in folder.iterdir()} if "://" in text else set(os.listdir(text))
 
 
 def _ended(record: Record, owner: str, rank: int, code: int, *, outside: bool) -> Record:

@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from suite import manifest, processes
+from suite import files, manifest, processes
 
 KEPT = 2  # the newest, and one to fall back on
 # Orbax counts the seconds of a save by the wall clock, which may leap; what is stuck is the watchdog's affair.
@@ -28,7 +28,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.PathLike):
-        self.directory = _resolved(directory)
+        self.directory = files.absolute(directory)
         self._background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way: concurrent.futures.Future[None] | None = None
         self._newest = -1
@@ -105,9 +105,20 @@ class Checkpoints:
                 _remove(old)
 
 
+def forget(directory: epath.Path) -> None:
+    """Removes the checkpoints under a directory, of a training that is over; what was put aside is a person's."""
+    if not directory.exists():
+        return
+    for path in directory.iterdir():
+        if ".bad" not in path.name:
+            files.remove(path)
+    if not files.names(directory):
+        directory.rmdir()
+
+
 def save_final(directory: epath.PathLike, params: PyTree) -> None:
     """Keeps the trained parameters apart from the rolling checkpoints."""
-    path, arrays = _resolved(directory), _named(params)
+    path, arrays = files.absolute(directory), _named(params)
     check_room(path.parent, size(params))
     with _patient():
         ocp.save(path, arrays, overwrite=True)
@@ -116,9 +127,12 @@ def save_final(directory: epath.PathLike, params: PyTree) -> None:
 
 
 def restore_final(directory: epath.PathLike, like: PyTree) -> PyTree | None:
-    """The trained parameters, with the shapes and shardings of `like`; None where they are damaged, and put aside."""
-    path = _resolved(directory)
-    whole = processes.agree(jax.process_index() == 0 and not _put_aside_if_damaged(path))
+    """The trained parameters, with the shapes and shardings of `like`.
+
+    None where they are not there, or damaged, and put aside.
+    """
+    path = files.absolute(directory)
+    whole = processes.agree(jax.process_index() == 0 and not _put_aside_if_damaged(path) and path.is_dir())
     return _load(path, like) if whole else None
 
 
@@ -165,8 +179,3 @@ def _named(tree: PyTree) -> dict[str, jax.Array]:
     """Arrays by their path in the tree: a checkpoint that can be read without this project's classes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _resolved(directory: epath.PathLike) -> epath.Path:
-    path = epath.Path(directory)
-    return path if "://" in os.fspath(path) else path.resolve()

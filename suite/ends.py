@@ -9,7 +9,10 @@
 """
 
 import errno
+import re
 from collections.abc import Iterator
+
+from suite import files
 
 DONE = 0
 REFUSED = 70
@@ -19,6 +22,8 @@ INTERRUPTED = 130
 PEER_DIED = 134
 KILLED = 137
 
+# To a user who may not write what another has written.
+TO_SHARE = "to share a directory give it to a group by chmod -R g+rwXs, and let each user have a umask of 002"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # How JAX, its coordination service and the collectives of each platform say that it was not this process.
@@ -66,6 +71,19 @@ def is_disk_full(error: BaseException) -> bool:
         (isinstance(cause, OSError) and cause.errno in FULL) or "No space left on device" in str(cause)
         for cause in _causes(error)
     )
+
+
+def refused_by_files(error: BaseException) -> str:
+    """What a user is told where a file is another user's or damaged, which no cell is to blame for; else nothing."""
+    for cause in _causes(error):
+        if isinstance(cause, PermissionError):
+            return f"{cause.filename}: {cause.strerror}; {TO_SHARE}"
+        if isinstance(cause, files.Damaged | IsADirectoryError | NotADirectoryError):
+            return " ".join(str(cause).split())
+        denied = re.search(r"PERMISSION_DENIED: [^\n]*", str(cause))
+        if denied:
+            return f"{denied[0]}; {TO_SHARE}"
+    return ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

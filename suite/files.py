@@ -2,6 +2,7 @@
 
 import json
 import os
+import urllib.parse
 import uuid
 from typing import Any
 
@@ -34,21 +35,74 @@ def write(path: epath.Path, content: str | bytes) -> None:
     os.replace(beside, path)
 
 
+def ensure(path: epath.Path, content: str) -> None:
+    """Writes a file unless it holds just that: of what can be made again, damage is mended so."""
+    try:
+        if path.read_bytes() == content.encode():
+            return
+    except FileNotFoundError:
+        pass
+    write(path, content)
+
+
+def sync(path: epath.Path) -> None:
+    """Returns when what a file or a directory holds is on the disk."""
+    if not is_object(path) and path.exists():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(path: epath.Path) -> None:
+    """Removes a file, or whatever has come in its place."""
+    if path.is_dir():
+        path.rmtree()
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_json(path: epath.Path, *wanted: str) -> dict[str, Any]:
     """The JSON object that a file holds; Damaged, which names the file, where it is none or lacks a wanted key."""
     try:
-        found = json.loads(path.read_bytes().decode())
+        return parse_json(path, path.read_bytes(), *wanted)
+    except IsADirectoryError as error:
+        raise Damaged(path, "it is a directory") from error
+
+
+def parse_json(path: epath.Path, content: bytes, *wanted: str) -> dict[str, Any]:
+    """The JSON object in the content of a file."""
+    try:
+        found = json.loads(content.decode())
     except UnicodeDecodeError as error:
         raise Damaged(path, f"byte {error.start} is not UTF-8") from error
     except json.JSONDecodeError as error:
-        raise Damaged(path, "it is empty" if not error.doc.strip() else f"no JSON ({error})") from error
-    except IsADirectoryError as error:
-        raise Damaged(path, "it is a directory") from error
+        raise Damaged(path, "it is empty" if not content.strip() else f"no JSON ({error})") from error
     if not isinstance(found, dict):
         raise Damaged(path, f"wanted a JSON object; it holds a {type(found).__name__}")
     if missing := [key for key in wanted if key not in found]:
         raise Damaged(path, f"it has no {', '.join(missing)}")
     return found
+
+
+def root(text: str) -> epath.Path:
+    """The directory that a flag names: a path, as a shell would expand it, or gs://. ValueError for other places."""
+    scheme, separator, rest = text.partition("://")
+    if not text:
+        raise ValueError("wanted a directory; got nothing")
+    if not separator:
+        return epath.Path(text).expanduser()
+    if scheme == "file":
+        return epath.Path(urllib.parse.unquote(rest.removeprefix("localhost")))
+    if scheme != "gs":
+        raise ValueError(f"there is no client for {scheme}:// here; wanted a path or gs://")
+    return epath.Path(text)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A path that means the same from any working directory: what orbax and TensorStore want."""
+    return epath.Path(path) if is_object(path) else epath.Path(path).resolve()
 
 
 def names(folder: epath.Path) -> set[str]:

@@ -1,17 +1,20 @@
 """Job: what is computed, said once. Flags, JSON and the run's id are all made from its fields."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import re
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
 from suite import parts
+
+FOLDERS = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}  # of the fields that are specs
+LONGEST = 120  # letters of a name: a file's may have 255 bytes, and to a cell's come its place and suffixes
 
 
 def _field(default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
@@ -92,7 +95,8 @@ class Job:
         changed = self._changed()
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
         task = slug(parts.short("suite.tasks", self.task))
-        return f"{slug(self.arm)}-{task}-t{self.length}-b{self.batch}-s{self.seed}-{digest}"
+        sizes = f"t{self.length}-b{self.batch}-s{self.seed}-{digest}"
+        return f"{bounded(f'{slug(self.arm)}-{task}', LONGEST - len(sizes) - 1)}-{sizes}"
 
     def own_files(self) -> dict[str, str]:
         """The hashes of the user's own files that it rests on, by their names; without own parts, none."""
@@ -108,9 +112,9 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """A job as it was stored, specs canonical already: a user's own file need not be there any more.
+        """A job as it was stored: a user's own file need not be there any more.
 
-        A field that an older version did not have is at its default, at which it changes nothing.
+        A field or a knob that an older version did not have is at its default, at which it changes nothing.
         """
         stored = json.loads(text)
         known = {field.name: field for field in dataclasses.fields(cls)}
@@ -118,7 +122,9 @@ class Job:
             raise ValueError(f"written by a newer version, which has the fields {', '.join(newer)}; use that one")
         job = object.__new__(cls)
         for name, field in known.items():
-            object.__setattr__(job, name, _checked(field, stored.get(name, field.default)))
+            value = _checked(field, stored.get(name, field.default))
+            folder = FOLDERS.get(name)
+            object.__setattr__(job, name, _completed(folder, str(value)) if folder and value else value)
         return job
 
     def to_flagfile(self) -> str:
@@ -136,7 +142,7 @@ class Job:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != getattr(default, field.name):
-                folder = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}.get(field.name)
+                folder = FOLDERS.get(field.name)
                 changed[field.name] = parts.short(folder, value) if folder and value else value
         return changed
 
@@ -197,7 +203,7 @@ def from_flags(values: flags.FlagValues, base: Job | None = None) -> Job:
     return Job(**chosen) if base is None else base.replace(**chosen)
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """One line for every key whose values differ."""
     missing = "(not there)"
     return [
@@ -208,8 +214,26 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def slug(text: str) -> str:
-    """Letters, digits, dots, underscores and dashes only: a part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.").lower()
+    """Letters, digits, dots, underscores and dashes only, and not too many of them: a part of a file name."""
+    return bounded(re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.").lower(), LONGEST)
+
+
+def bounded(name: str, longest: int) -> str:
+    """A name of at most so many letters: the end of one that has more is given as its hash."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:10]
+    return name if len(name) <= longest else f"{name[: longest - len(digest) - 1]}-{digest}"
+
+
+@functools.cache
+def _completed(folder: str, spec: str) -> str:
+    """A stored spec with the knobs that its parts have gained since; of a user's own parts nothing is read."""
+    ours = parts.names(folder)
+    try:
+        return "+".join(
+            parts.canonical(folder, part) if parts.split(part)[0] in ours else part for part in parts.pattern(spec)
+        )
+    except (LookupError, ValueError):  # a knob that is no more
+        return spec
 
 
 def _checked(field: dataclasses.Field, value: Any) -> int | float | str:

@@ -6,8 +6,10 @@ On files and on gs:// alike; what TensorStore calls a generation is a number of 
 """
 
 import contextlib
+import errno
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import tensorstore
 from etils import epath
 
+from suite import files
 from suite.ends import LeaseLost
 
 Record = dict[str, Any]
@@ -28,22 +31,30 @@ class Leases:
         self.seconds = seconds
         self.clock = clock
         self.held: dict[str, Lease] = {}
-        self._root = os.fspath(epath.Path(root) if "://" in os.fspath(root) else epath.Path(root).resolve())
-        url = self._root if "://" in self._root else f"file://{self._root}"
-        self._store = tensorstore.KvStore.open(f"{url}/").result()
+        self._root = files.absolute(root)
+        self._store = tensorstore.KvStore.open(_spec(self._root)).result()
         self._seen: dict[str, tuple[bytes, float]] = {}  # of keys of others: generation, and since when
         self._stop = threading.Event()
 
     def read(self, key: str) -> tuple[Record, bytes]:
-        """The record under a key, empty where there is none, and its generation."""
-        found = self._store.read(key).result()
-        return (json.loads(found.value) if found.value else {}), found.stamp.generation
+        """The record under a key, empty where there is none or it cannot be read, and its generation."""
+        path = self._root / key
+        with _named(path):
+            found = self._store.read(key).result()
+        if found.state == "missing":
+            return {}, found.stamp.generation
+        try:
+            return files.parse_json(path, found.value, "owner", "beat", "attempts"), found.stamp.generation
+        except files.Damaged as damage:
+            print(f"crossover: {damage}; the cell is free and its attempts are forgotten", file=sys.stderr)
+            return {}, found.stamp.generation
 
     def write(self, key: str, record: Record, generation: bytes) -> bytes:
         """Writes where the generation is still this one; the new generation, or nothing where another was first."""
         # The generation of a missing key is not empty; an empty one would mean: whatever is there.
         assert generation, "a conditional write wants the generation that was read"
-        return self._store.write(key, json.dumps(record).encode(), if_equal=generation).result().generation
+        with _named(self._root / key):
+            return self._store.write(key, json.dumps(record).encode(), if_equal=generation).result().generation
 
     def is_free(self, key: str, record: Record, generation: bytes) -> bool:
         """Whether nobody holds a key, or its holder has not renewed it for as long as this worker watched."""
@@ -88,6 +99,26 @@ class Leases:
                 # What cannot be renewed now, as on a full disk, is found out by who wants to write.
                 with contextlib.suppress(LeaseLost, ValueError, OSError):
                     lease.renew()
+
+
+def _spec(root: epath.Path) -> dict[str, str]:
+    """What TensorStore opens: a path as it is and no URL, in which # and ? would end it."""
+    text = os.fspath(root)
+    if not files.is_object(root):
+        return {"driver": "file", "path": f"{text}/"}
+    bucket, _, path = text.removeprefix("gs://").partition("/")
+    return {"driver": "gcs", "bucket": bucket, "path": f"{path}/" if path else ""}
+
+
+@contextlib.contextmanager
+def _named(path: epath.Path) -> Iterator[None]:
+    """What the system refuses to this user is a PermissionError here as elsewhere."""
+    try:
+        yield
+    except ValueError as error:
+        if "PERMISSION_DENIED" not in str(error):
+            raise
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path)) from error
 
 
 class Lease:

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from suite import checkpoint, clock, matching, model, parts, processes, provenance, store
+from suite import checkpoint, clock, matching, model, parts, processes, store
 from suite import mesh as meshes
 from suite import step as steps
 from suite.job import Job, slug
@@ -31,6 +31,10 @@ NOT_IN_A_PROGRAM = {
     **{"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1},
     **{"rate": 1.0, "warmup": 0.0, "steps": 1},  # the course of the rate stands in the state
 }
+
+
+class Untrained(Exception):
+    """The parameters of a training that is over are lost or damaged: it is to be done again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Rig:
 
     @functools.cached_property
     def trained(self) -> Model:
-        """The parameters at the end of training: for measures that need `learning`."""
+        """The parameters at the end of training: for measures that need `learning`. Untrained where they are lost."""
         assert self.run is not None, "trained parameters lie in a run directory"
         params = checkpoint.restore_final(self.run / "final", self.state.params)
         return self._rescued() if params is None else params
@@ -68,7 +72,7 @@ class Rig:
         with checkpoint.Checkpoints(self.run / "checkpoints") as checkpoints:
             found = checkpoints.restore(self.state)
         if found is None or int(found[0].step) != self.job.steps:
-            raise ValueError(f"no trained parameters are left in {self.run}; remove learning.done there to train again")
+            raise Untrained(f"no trained parameters are left in {self.run}")
         checkpoint.save_final(self.run / "final", found[0].params)
         return found[0].params
 
@@ -296,7 +300,10 @@ def check(job: Job, mesh: Mesh, vocab: int) -> None:
 
 def open_task(job: Job, data_dir: str) -> Any:
     """The job's task; process 0 prepares its files while the others wait."""
-    make = functools.partial(provenance.make_task, job, data_dir)
+    module, knobs = parts.load("suite.tasks", job.task)
+    if any(field.name == "data_dir" for field in dataclasses.fields(module.Task)):
+        knobs["data_dir"] = data_dir
+    make = functools.partial(module.Task, length=job.length, seed=job.seed, **knobs)
     if jax.process_count() == 1:
         return make()
     task = make() if jax.process_index() == 0 else None
@@ -350,6 +357,7 @@ def _programs(job: Job, mesh: Mesh, vocab: int) -> Programs:
 
 def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
     """The conditions under which a row was taken."""
+    own = [parts.source(folder, parts.split(spec)[0]) for folder, spec in _parts_of(job)]
     params = model.count_parameters(model.shapes(solved, task.vocab))
     wanted = matching.reference(job) if job.match_to and job.match != "none" else solved
     target = model.count_parameters(model.shapes(wanted, task.vocab))
@@ -368,8 +376,8 @@ def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
         "n_devices": mesh.size,
         "n_processes": jax.process_count(),
         "jax": jax.__version__,
-        **store.provenance(job.own_files()),
-        **provenance.of_data(task),
+        **store.provenance(path for path in own if not path.resolve().is_relative_to(store.PACKAGE)),
+        **{field.name: getattr(task, field.name) for field in dataclasses.fields(task) if not field.init},
     }
 
 
@@ -378,6 +386,10 @@ def _changed(spec: str, changes: Mapping[str, parts.Value]) -> str:
     known = parts.knobs("suite.mixers", spec)
     own = {knob: value for knob, value in changes.items() if knob in known}
     return parts.with_knobs("suite.mixers", spec, own)
+
+
+def _parts_of(job: Job) -> list[tuple[str, str]]:
+    return [*(("suite.mixers", spec) for spec in parts.pattern(job.mixer)), ("suite.tasks", job.task)]
 
 
 def _is_shape(leaf: Any) -> bool:

@@ -23,14 +23,14 @@ import subprocess
 import sys
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from suite import files
+from suite import ends, files
 from suite.files import Damaged, read_json, write
-from suite.job import Cell, Job, differences, slug
+from suite.job import LONGEST, Cell, Job, bounded, differences, slug
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "t
 
 
 def check_writable(root: epath.PathLike) -> None:
-    """Raises OSError, naming the directory, where nothing can be written under `root`."""
+    """Raises OSError, naming the directory, where nothing can be written under `root` or in one of its runs."""
     root = epath.Path(root)
     probe = root / f".probe-{uuid.uuid4().hex[:8]}"
     try:
@@ -55,6 +55,12 @@ def check_writable(root: epath.PathLike) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"cannot write to --out={root}: {error.strerror or error}; choose another directory") from error
+    if files.is_object(root) or not (root / "runs").is_dir():
+        return
+    for run in os.scandir(root / "runs"):
+        if run.is_dir() and not os.access(run, os.W_OK | os.X_OK):
+            owner = pathlib.Path(run).owner()
+            raise OSError(f"cannot write to {run.path}, which belongs to the user {owner}; {ends.TO_SHARE}")
 
 
 def check_schema(root: epath.PathLike) -> None:
@@ -82,9 +88,10 @@ def mark_schema(root: epath.PathLike) -> None:
 def open_run(root: epath.PathLike, job: Job) -> epath.Path:
     """The directory of a job, made on first use; ValueError where another job's records lie there."""
     run = run_path(root, job)
-    if not check_run(root, job):
-        run.mkdir(parents=True, exist_ok=True)
-        write(run / "job.flags", job.to_flagfile())
+    whole = check_run(root, job)
+    run.mkdir(parents=True, exist_ok=True)
+    files.ensure(run / "job.flags", job.to_flagfile())
+    if not whole:
         fields = dataclasses.asdict(job)
         write(run / "job.json", json.dumps({"id": job.id, **fields, "crc32": _checksum(fields)}, indent=1) + "\n")
     return run
@@ -174,14 +181,12 @@ def mark_done(run: epath.Path, kind: str) -> None:
     """Marks a cell done, after its rows have reached the disk: a marker that outlives them would lose them."""
     flush(run, kind)
     write(run / f"{kind}.done", json.dumps(_guard(_content(run, kind))) + "\n")
+    files.sync(run)
 
 
 def flush(run: epath.Path, kind: str) -> None:
     """Returns when the rows of a kind are on the disk."""
-    rows = run / f"{kind}.jsonl"
-    if not files.is_object(run) and rows.exists():
-        with open(rows, "rb") as file:
-            os.fsync(file.fileno())
+    files.sync(run / f"{kind}.jsonl")
 
 
 def is_done(run: epath.Path, kind: str) -> bool:
@@ -191,23 +196,24 @@ def is_done(run: epath.Path, kind: str) -> bool:
 
 def damage(run: epath.Path, kind: str) -> str:
     """What is wrong with the rows of a cell that was marked done, or nothing."""
-    return _damage(run, kind, _content(run, kind))
+    return _damage_of(run, kind, _stamps(run, kind))
 
 
-def put_aside(run: epath.Path, kind: str) -> str:
-    """Makes a cell that was marked done one that was never begun, its rows kept for a person; their path."""
-    source = run / (f"{kind}.jsonl.d" if files.is_object(run) else f"{kind}.jsonl")
+def put_aside(run: epath.Path, kind: str, why: str) -> None:
+    """Makes a cell that was marked done one that was never begun; its rows are kept for a person, who is told."""
+    source = _rows_path(run, kind)
     number = sum(name.startswith(f"{source.name}.bad") for name in files.names(run))
     aside = source.with_name(f"{source.name}.bad{number}")
     if source.exists():
         source.rename(aside)
-    (run / f"{kind}.done").unlink(missing_ok=True)
-    return os.fspath(aside)
+    files.remove(run / f"{kind}.done")
+    print(f"crossover: {source} is begun again ({why}); what was there is {aside.name}", file=sys.stderr)
 
 
 def kind(measure: str, place: str = "", repeat: int = 0, group: str = "") -> str:
     """The stem of a cell's files: measure, what it was interleaved with, place where it matters, fresh process."""
-    return ".".join(part for part in (slug(measure), slug(group)) if part) + (f"@{place}.{repeat}" if place else "")
+    name = ".".join(part for part in (slug(measure), slug(group)) if part)
+    return bounded(name, LONGEST) + (f"@{place}.{repeat}" if place else "")
 
 
 class Problem(NamedTuple):
@@ -301,7 +307,7 @@ def environment() -> Row:
         "packages": dict(_versions()),
         "variables": {name: value for name, value in os.environ.items() if name.startswith(RECORDED_VARIABLES)},
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
-        **provenance({}),
+        **provenance(()),
     }
 
 
@@ -312,17 +318,19 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, importlib.metadata.version(name)
 
 
-def provenance(own_files: Mapping[str, str]) -> Row:
-    """The commit, a hash of those of the suite's sources that compute rows, and the hashes of a user's own files."""
-    return {"commit": _commit(), "source": _source(), "own_source": dict(own_files)}
+def provenance(own_files: Iterable[pathlib.Path]) -> Row:
+    """The commit and a hash of the sources that computed a row, a user's own files included."""
+    digest = hashlib.sha256(_own_sources())
+    for path in own_files:
+        digest.update(path.read_bytes())
+    return {"commit": _commit(), "source": digest.hexdigest()[:16]}
 
 
 @functools.cache
-def _source() -> str:
+def _own_sources() -> bytes:
     sources = sorted((PACKAGE / "suite").rglob("*.py"))
     judging = (PACKAGE / "suite" / "report", PACKAGE / "suite" / "claims")  # they read rows and make none
-    text = b"".join(path.read_bytes() for path in sources if path.parent not in judging)
-    return hashlib.sha256(text).hexdigest()[:16]
+    return b"".join(path.read_bytes() for path in sources if path.parent not in judging)
 
 
 def cpu_model() -> str:
@@ -370,7 +378,7 @@ def _kinds(names: Iterable[str]) -> set[str]:
 def _checked_rows(run: epath.Path, kind: str, *, done: bool) -> tuple[list[Row], list[Problem]]:
     """The rows of a kind that belong there, each once, and what is wrong with the others."""
     content = _content(run, kind)
-    path = run / f"{kind}.jsonl"
+    path = _rows_path(run, kind)
     if done and (why := _damage(run, kind, content)):
         return [], [Problem(path, f"{why}; left out, and made again by the next run")]
     whole = {}
@@ -393,19 +401,21 @@ def _checked_rows(run: epath.Path, kind: str, *, done: bool) -> tuple[list[Row],
 
 def _identity(row: Row) -> str:
     """What tells a row from the others of its cell: all but what is measured, and by which version."""
-    measured = {"commit", "source", "own_source"} | {
-        key for key, value in row.items() if isinstance(value, float | list)
-    }
+    measured = {"commit", "source"} | {key for key, value in row.items() if isinstance(value, float | list)}
     return json.dumps({key: value for key, value in row.items() if key not in measured}, sort_keys=True)
 
 
 def _content(run: epath.Path, kind: str) -> bytes:
     """The bytes of a kind's rows; of an object store those of its objects, one after the other."""
-    if files.is_object(run):
-        folder = run / f"{kind}.jsonl.d"
-        return b"".join(path.read_bytes() for path in sorted(folder.iterdir())) if folder.exists() else b""
-    path = run / f"{kind}.jsonl"
-    return path.read_bytes() if path.is_file() else b""
+    path = _rows_path(run, kind)
+    if not path.exists():
+        return b""
+    return b"".join(row.read_bytes() for row in sorted(path.iterdir())) if files.is_object(run) else path.read_bytes()
+
+
+def _rows_path(run: epath.Path, kind: str) -> epath.Path:
+    """The file of the rows of a kind; in an object store the folder of their objects."""
+    return run / (f"{kind}.jsonl.d" if files.is_object(run) else f"{kind}.jsonl")
 
 
 def _rows(content: bytes) -> list[Row]:
@@ -415,6 +425,20 @@ def _rows(content: bytes) -> list[Row]:
 def _guard(content: bytes) -> dict[str, int]:
     """What a done marker says of its rows."""
     return {"rows": len(_rows(content)), "crc32": zlib.crc32(content)}
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _damage_of(run: epath.Path, kind: str, stamps: tuple) -> str:
+    """Damage, by what tells whether files have changed: sweeps ask of every cell again and again."""
+    return _damage(run, kind, _content(run, kind))
+
+
+def _stamps(run: epath.Path, kind: str) -> tuple:
+    rows, marker = _rows_path(run, kind), run / f"{kind}.done"
+    if files.is_object(run):
+        return tuple(sorted(files.names(rows))) if rows.exists() else (), marker.stat().mtime
+    there = [os.stat(path) for path in (rows, marker) if path.exists()]
+    return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in there)
 
 
 def _damage(run: epath.Path, kind: str, content: bytes) -> str:

@@ -189,9 +189,12 @@ def test_a_package_that_is_not_installed_is_left_out_of_the_environment(monkeypa
     assert list(store.environment()["packages"]) == ["numpy"]
 
 
-def test_a_users_own_files_stand_beside_the_hash_of_the_sources():
-    own = {"./mine.py": "0123456789abcdef"}
-    assert store.provenance(own) == store.provenance({}) | {"own_source": own}
+def test_a_users_own_file_changes_the_hash_of_the_sources(tmp_path: pathlib.Path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("a")
+    first = store.provenance([mine])["source"]
+    mine.write_text("b")
+    assert len({first, store.provenance([mine])["source"], store.provenance([])["source"]}) == 3
 
 
 def test_records_of_a_newer_schema_are_refused_with_the_reason(tmp_path: pathlib.Path):
@@ -257,8 +260,8 @@ def test_rows_of_a_done_cell_that_changed_are_left_out_and_begun_again(
     found = store.survey(tmp_path)
     assert found.rows == []
     assert [problem.path for problem in found.problems] == [epath.Path(path)]
-    aside = store.put_aside(epath.Path(done), "learning")
-    assert pathlib.Path(aside).exists()
+    store.put_aside(epath.Path(done), "learning", found.problems[0].why)
+    assert (done / "learning.jsonl.bad0").exists()
     assert store.survey(tmp_path)[1:] == ([], [])
 
 
