@@ -110,7 +110,7 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
     conditions = {
         **{"process": PROCESS.value, "graphs": graphs, "xla_flags": os.environ["XLA_FLAGS"]},
         **{"platform": platform, "device_kind": rig.device_kind(mesh), "place": rig.place(mesh)},
-        **{"jax": jax.__version__, **store.provenance([])},
+        **{"jax": jax.__version__, **store.provenance({})},
     }
     done = {_key(row) for row in store.rows(out, kind) if row["phase"] == "contest"}
     if not any(row["phase"] == "peak" for row in store.rows(out, kind)):

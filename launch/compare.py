@@ -33,7 +33,7 @@ from etils import epath
 import launch
 from launch import job as worker
 from suite import cells as states
-from suite import ends, leases, pace, parts, rates, store
+from suite import ends, leases, pace, parts, provenance, rates, store
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale, curve_cells
@@ -266,7 +266,12 @@ class Comparison:
 
     def left(self) -> list[Cell]:
         """What the claims ask for and is not over, whoever did it."""
-        wanted = wanted_cells(self.scale, self.claims, self.rows())
+        rows = self.rows()
+        wanted = wanted_cells(self.scale, self.claims, rows)
+        with launch.door():
+            provenance.check_done(self.out, rows, wanted, worker.DATA_DIR.value)
+        if not self.wanted and self.first and (line := provenance.of_another_version(rows)):
+            print(f"crossover: {line}", file=sys.stderr)
         known = len(self.wanted)
         self.wanted |= {f"{cell.job.id}/{self.stem(cell)}": None for cell in wanted}
         if self.first and len(self.wanted) > known:

@@ -24,7 +24,7 @@ from etils import epath
 
 import launch
 from suite import cells as states
-from suite import ends, faults, files, leases, parts, store
+from suite import ends, faults, files, leases, parts, provenance, store
 from suite import job as jobs
 from suite.job import Cell
 
@@ -88,6 +88,7 @@ def main() -> int:
             if shape not in checked:
                 rig.check(cell.job, mesh, rig.open_task(cell.job, DATA_DIR.value).vocab)
                 checked.add(shape)
+        check_done(cells)
     worker = Worker(mesh, fault)
     try:
         code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
@@ -96,6 +97,16 @@ def main() -> int:
         print("stopped, and saved; the same command goes on from here", file=sys.stderr)
     processes.part()
     return code
+
+
+def check_done(cells: list[Cell]) -> None:
+    """Refuses where cells of these jobs are done that rest on other own files, or on another corpus, than now."""
+    runs = {store.run_path(OUT.value, cell.job): cell.job for cell in cells}
+    rows = [row | {"task": job.task} for run, job in runs.items() if run.exists() for row in store.all_rows(run)]
+    provenance.check_done(OUT.value, rows, cells, DATA_DIR.value)
+    line = provenance.of_another_version(rows)
+    if line and EVENTS.value < 0:  # launch.compare says so itself
+        print(f"crossover: {line}", file=sys.stderr)
 
 
 def notice(interrupted: threading.Event) -> None:
@@ -294,7 +305,7 @@ class Worker:
                 store.keep(run, stem, lambda row: False)
             files.ensure(run / "env.json", self.environment)
         built = self.build(cell)
-        conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts}
+        conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts, "own_source": cell.own_files()}
         try:
             for row in module.measure(built, **knobs):
                 yield self.append(cell, row, conditions)

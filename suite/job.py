@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -203,7 +204,7 @@ def from_flags(values: flags.FlagValues, base: Job | None = None) -> Job:
     return Job(**chosen) if base is None else base.replace(**chosen)
 
 
-def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """One line for every key whose values differ."""
     missing = "(not there)"
     return [

@@ -7,26 +7,26 @@ from typing import Any
 
 from etils import epath
 
-from suite import store
+from suite import files
 
 PIECE = 1 << 24
 
 
 def write(directory: epath.Path, facts: dict[str, Any]) -> None:
     """Writes down beside a complete directory what is in it, with `facts` about it."""
-    files = {name: [path.stat().length, _checksum(path)] for name, path in _files(directory).items()}
-    store.write(path_of(directory), json.dumps({"files": files, "facts": facts}) + "\n")
+    found = {name: [path.stat().length, _checksum(path)] for name, path in _files(directory).items()}
+    files.write(path_of(directory), json.dumps({"files": found, "facts": facts}) + "\n")
 
 
 def facts(directory: epath.Path) -> dict[str, Any]:
-    return store.read_json(path_of(directory), "facts")["facts"]
+    return files.read_json(path_of(directory), "facts")["facts"]
 
 
 def damage(directory: epath.Path) -> str:
     """What is wrong with a directory that has a manifest, or nothing."""
     try:
-        wanted = store.read_json(path_of(directory), "files", "facts")["files"]
-    except store.Damaged as damaged:
+        wanted = files.read_json(path_of(directory), "files", "facts")["files"]
+    except files.Damaged as damaged:
         return f"{path_of(directory).name}: {damaged.why}"
     found = _files(directory) if directory.exists() else {}
     for name, (size, checksum) in wanted.items():

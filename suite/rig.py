@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from suite import checkpoint, clock, matching, model, parts, processes, store
+from suite import checkpoint, clock, matching, model, parts, processes, provenance, store
 from suite import mesh as meshes
 from suite import step as steps
 from suite.job import Job, slug
@@ -300,10 +300,7 @@ def check(job: Job, mesh: Mesh, vocab: int) -> None:
 
 def open_task(job: Job, data_dir: str) -> Any:
     """The job's task; process 0 prepares its files while the others wait."""
-    module, knobs = parts.load("suite.tasks", job.task)
-    if any(field.name == "data_dir" for field in dataclasses.fields(module.Task)):
-        knobs["data_dir"] = data_dir
-    make = functools.partial(module.Task, length=job.length, seed=job.seed, **knobs)
+    make = functools.partial(provenance.make_task, job, data_dir)
     if jax.process_count() == 1:
         return make()
     task = make() if jax.process_index() == 0 else None
@@ -357,7 +354,6 @@ def _programs(job: Job, mesh: Mesh, vocab: int) -> Programs:
 
 def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
     """The conditions under which a row was taken."""
-    own = [parts.source(folder, parts.split(spec)[0]) for folder, spec in _parts_of(job)]
     params = model.count_parameters(model.shapes(solved, task.vocab))
     wanted = matching.reference(job) if job.match_to and job.match != "none" else solved
     target = model.count_parameters(model.shapes(wanted, task.vocab))
@@ -376,8 +372,8 @@ def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
         "n_devices": mesh.size,
         "n_processes": jax.process_count(),
         "jax": jax.__version__,
-        **store.provenance(path for path in own if not path.resolve().is_relative_to(store.PACKAGE)),
-        **{field.name: getattr(task, field.name) for field in dataclasses.fields(task) if not field.init},
+        **store.provenance(job.own_files()),
+        **provenance.of_data(task),
     }
 
 
@@ -386,10 +382,6 @@ def _changed(spec: str, changes: Mapping[str, parts.Value]) -> str:
     known = parts.knobs("suite.mixers", spec)
     own = {knob: value for knob, value in changes.items() if knob in known}
     return parts.with_knobs("suite.mixers", spec, own)
-
-
-def _parts_of(job: Job) -> list[tuple[str, str]]:
-    return [*(("suite.mixers", spec) for spec in parts.pattern(job.mixer)), ("suite.tasks", job.task)]
 
 
 def _is_shape(leaf: Any) -> bool:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -307,7 +307,7 @@ def environment() -> Row:
         "packages": dict(_versions()),
         "variables": {name: value for name, value in os.environ.items() if name.startswith(RECORDED_VARIABLES)},
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
-        **provenance(()),
+        **provenance({}),
     }
 
 
@@ -318,19 +318,17 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, importlib.metadata.version(name)
 
 
-def provenance(own_files: Iterable[pathlib.Path]) -> Row:
-    """The commit and a hash of the sources that computed a row, a user's own files included."""
-    digest = hashlib.sha256(_own_sources())
-    for path in own_files:
-        digest.update(path.read_bytes())
-    return {"commit": _commit(), "source": digest.hexdigest()[:16]}
+def provenance(own_files: Mapping[str, str]) -> Row:
+    """The commit, a hash of those of the suite's sources that compute rows, and the hashes of a user's own files."""
+    return {"commit": _commit(), "source": _source(), "own_source": dict(own_files)}
 
 
 @functools.cache
-def _own_sources() -> bytes:
+def _source() -> str:
     sources = sorted((PACKAGE / "suite").rglob("*.py"))
     judging = (PACKAGE / "suite" / "report", PACKAGE / "suite" / "claims")  # they read rows and make none
-    return b"".join(path.read_bytes() for path in sources if path.parent not in judging)
+    text = b"".join(path.read_bytes() for path in sources if path.parent not in judging)
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def cpu_model() -> str:
@@ -401,7 +399,9 @@ def _checked_rows(run: epath.Path, kind: str, *, done: bool) -> tuple[list[Row],
 
 def _identity(row: Row) -> str:
     """What tells a row from the others of its cell: all but what is measured, and by which version."""
-    measured = {"commit", "source"} | {key for key, value in row.items() if isinstance(value, float | list)}
+    measured = {"commit", "source", "own_source"} | {
+        key for key, value in row.items() if isinstance(value, float | list)
+    }
     return json.dumps({key: value for key, value in row.items() if key not in measured}, sort_keys=True)
 
 

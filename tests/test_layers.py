@@ -17,7 +17,7 @@ PLAIN = {"numpy", "scipy", "absl", "etils"}
 JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
     *("suite.job", "suite.parts", "suite.files", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
-    *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace"),
+    *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace", "suite.provenance"),
     *("suite.ends", "suite.faults", "suite.leases", "suite.cells", "suite.manifest"),
 }
 ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops", "suite.processes", "suite.pulse"}
@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "suite/leases.py": PLAIN | ZERO | {"tensorstore"},
     "suite/cells.py": PLAIN | ZERO,
     "suite/manifest.py": PLAIN | ZERO,
+    "suite/provenance.py": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
     "suite/processes.py": JAX | ZERO,
     "suite/pulse.py": JAX | ZERO,
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "suite/clock.py": JAX | ZERO,
     "suite/ops/*": JAX | ZERO | {"suite.mesh", "suite.ops"},
     "suite/mixers/*": JAX | {"suite.ops", "suite.mixers"},  # no mesh, job or task
-    "suite/tasks/*": PLAIN | {"tensorflow_datasets", "suite.tasks"},
+    "suite/tasks/*": PLAIN | {"tensorflow_datasets", "array_record", "suite.files", "suite.manifest", "suite.tasks"},
     "suite/model.py": JAX | ZERO | {"suite.ops"},
     "suite/matching.py": JAX | ZERO | {"suite.flops", "suite.model"},
     "suite/step.py": JAX | {"optax"} | ZERO | ONE | {"suite.model", "suite.tasks"},

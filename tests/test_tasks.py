@@ -3,8 +3,10 @@
 import hashlib
 import importlib.metadata
 import itertools
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from suite import parts
+from suite.files import Damaged
 from suite.tasks import SPLITS, Batch, Draws, corpora, parity, word_problem
 
 NAMES = parts.names("suite.tasks")
@@ -402,6 +405,162 @@ def test_a_catalogue_set_with_three_splits_keeps_them(tmp_path: pathlib.Path):
     prepare(tmp_path, tales, key="story")
     build("text:corpus=tiny_tales", tmp_path)
     assert {split: sorted(documents) for split, documents in written("tiny_tales", tmp_path).items()} == tales
+
+
+# Damage.
+
+
+def tales(folder: pathlib.Path) -> pathlib.Path:
+    """A data set of the catalogue with one file a split; returns the folder of its files."""
+    prepare(folder, {split: [f"{split} {number}: " + "words " * 20 for number in range(9)] for split in SPLITS}, "text")
+    return folder / "tiny_tales" / "1.0.0"
+
+
+def open_anew(corpus: str, data_dir: pathlib.Path) -> corpora.Tokens:
+    """As another process would; in memory, for what is done to the files is seen through their maps."""
+    corpora.open_tokens.cache_clear()
+    tokens = corpora.open_tokens(corpus, str(data_dir))
+    return corpora.Tokens({split: tokens_N.copy() for split, tokens_N in tokens.splits.items()}, tokens.sha256)
+
+
+def flip(path: pathlib.Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: pathlib.Path) -> None:
+    os.truncate(path, path.stat().st_size - 7)
+
+
+def write_records(path: pathlib.Path, records: list[bytes]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+HARMS = {
+    "cut": cut,
+    "a bit flipped": flip,
+    "empty": lambda path: path.write_bytes(b""),
+    "half a page": lambda path: path.write_bytes(b'{"fi'),
+    "nothing in it": lambda path: path.write_bytes(b"{}"),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", ["train.bin", "test.bin", "manifest"])
+def test_damaged_bytes_are_made_again_and_it_is_said(name: str, tmp_path: pathlib.Path, capsys):
+    tales(tmp_path)
+    whole = open_anew("tiny_tales", tmp_path)
+    [folder] = (tmp_path / "bytes" / "tiny_tales" / "1.0.0").glob("????????????")
+    path = folder / name if name != "manifest" else folder.with_name(f"{folder.name}.manifest")
+    for how, harm in HARMS.items():
+        harm(path)
+        again = open_anew("tiny_tales", tmp_path)
+        assert again.sha256 == whole.sha256, how
+        for split in SPLITS:
+            np.testing.assert_array_equal(again.splits[split], whole.splits[split], how)
+        said = capsys.readouterr().err
+        if (name, how) not in (("manifest", "missing"), ("manifest", "a bit flipped")):
+            assert f"{folder} is damaged ({path.name}" in said, how
+            assert "made again" in said
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (cut, "it has 0 examples, wanted 9"),
+        (flip, "it has 0 examples, wanted 9"),
+        (lambda path: path.write_bytes(b""), "it has 0 examples, wanted 9"),
+        (lambda path: path.unlink(), "it has 0 examples, wanted 9"),
+        (lambda path: write_records(path, [b""] * 8), "it has 8 examples, wanted 9"),
+        (lambda path: write_records(path, [b""] * 10), "it has 10 examples, wanted 9"),
+        (lambda path: write_records(path, [b""] * 9), "example 0 has no text"),  # and not the text "None"
+        (lambda path: write_records(path, [b"noise" * 9] * 9), "[Pp]arsing"),
+    ],
+)
+def test_a_damaged_file_of_a_catalogue_set_is_named(harm, said: str, tmp_path: pathlib.Path):
+    [shard] = tales(tmp_path).glob("*train.array_record*")
+    harm(shard)
+    with pytest.raises(Damaged, match=f"^{shard} is damaged: [^\n]*{said}[^\n]*tfds build tiny_tales"):
+        open_anew("tiny_tales", tmp_path)
+    assert not list((tmp_path / "bytes").rglob("*.manifest"))
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("how", [how for how in HARMS if how not in ("cut", "a bit flipped")])
+def test_a_damaged_description_of_a_catalogue_set_is_named(name: str, how: str, tmp_path: pathlib.Path):
+    path = tales(tmp_path) / name
+    HARMS[how](path)
+    with pytest.raises(Damaged, match=f"^{path} is damaged: [^\n]*tfds build tiny_tales"):
+        open_anew("tiny_tales", tmp_path)
+
+
+def test_damaged_sources_are_prepared_again(data_dir: pathlib.Path, tmp_path: pathlib.Path, capsys):
+    from suite.tasks.corpora import sources
+
+    whole = open_anew("sources", data_dir)
+    shutil.copytree(data_dir / "sources", tmp_path / "sources")
+    [shard] = tmp_path.rglob("*train.array_record*")
+    flip(shard)
+    assert open_anew("sources", tmp_path).sha256 == whole.sha256
+    assert f"{shard} is damaged: Corrupted" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "bytes")
+    assert open_anew("sources", tmp_path).sha256 == whole.sha256
+    assert not capsys.readouterr().err
+    for how in ("half a page", "missing"):
+        HARMS[how](sources.path(str(tmp_path)) / "dataset_info.json")
+        assert open_anew("sources", tmp_path).sha256 == whole.sha256
+        assert "prepared again" in capsys.readouterr().err
+
+
+# Runs a program in which root, as any other user, may write no more than the modes of files allow: without
+# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, by PR_CAPBSET_DROP, which is refused where there is nothing to drop.
+AS_A_USER = """
+import ctypes, os, sys
+for capability in (1, 2):
+    ctypes.CDLL(None).prctl(24, capability)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("corpus", ["sources", "tiny_tales"])
+def test_a_data_set_that_cannot_be_written_to_has_its_bytes_in_the_cache(
+    corpus: str, data_dir: pathlib.Path, tmp_path: pathlib.Path
+):
+    there, cache = tmp_path / "there", tmp_path / "cache"
+    there.mkdir()
+    shutil.copytree(data_dir / "sources", there / "sources") if corpus == "sources" else tales(there)
+    folders = [there, *(path for path in there.rglob("*") if path.is_dir())]
+    code = f"from suite.tasks import corpora; print(corpora.open_tokens({corpus!r}, {str(there)!r}).sha256)"
+    variables = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    try:
+        for folder in folders:
+            folder.chmod(0o555)
+        argv = [sys.executable, "-c", AS_A_USER, sys.executable, "-c", code]
+        ended = subprocess.run(argv, capture_output=True, text=True, env=variables, check=False)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert ended.returncode == 0, ended.stderr
+    assert not (there / "bytes").exists()
+    assert len(list((cache / "crossover" / "bytes").rglob("train.bin"))) == 1
+    assert ended.stdout.strip() == open_anew(corpus, there).sha256
+
+
+def test_workers_that_find_damaged_bytes_at_once_all_get_whole_ones(tmp_path: pathlib.Path):
+    tales(tmp_path)
+    whole = open_anew("tiny_tales", tmp_path)
+    for path in (tmp_path / "bytes").rglob("*.bin"):
+        cut(path)
+    code = f"from suite.tasks import corpora; print(corpora.open_tokens('tiny_tales', {str(tmp_path)!r}).sha256)"
+    workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [worker.communicate()[0].strip() for worker in workers] == [whole.sha256] * 3
+    np.testing.assert_array_equal(open_anew("tiny_tales", tmp_path).splits["train"], whole.splits["train"])
 
 
 @pytest.mark.timeout(200)

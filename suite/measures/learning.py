@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,9 +10,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from suite import checkpoint, clock, ends, processes, store
+from suite import checkpoint, clock, ends, processes, provenance, store
 from suite import step as steps
 from suite.clock import Stopwatch
+from suite.job import differences
 from suite.rig import Rig
 from suite.step import Metrics, State
 from suite.store import Row
@@ -31,9 +33,11 @@ def measure(rig: Rig) -> Iterator[Row]:
     `seconds` is training alone, without compilation, evaluation and checkpoints: equal seconds is a fair budget.
     """
     assert rig.run is not None, "learning keeps checkpoints: build the rig with a run directory"
-    job = rig.job
-    with checkpoint.Checkpoints(rig.run / "checkpoints") as checkpoints:
-        state, known = checkpoints.restore(rig.state, functools.partial(_has_rows, rig.run)) or (rig.state, NOTHING)
+    job, run = rig.job, rig.run
+    with checkpoint.Checkpoints(run / "checkpoints") as checkpoints:
+        rests_on = provenance.of_training(job, provenance.of_data(rig.task))
+        goes_on = functools.partial(_goes_on, run, rests_on)
+        state, known = checkpoints.restore(rig.state, goes_on) or (rig.state, NOTHING)
         number = int(state.step)
         n_rows, validated = _keep_rows(rig, number, known)
         window: list[Metrics] = [jax.tree.map(np.asarray, metrics) for metrics in known["window"]]  # not in a row yet
@@ -44,11 +48,11 @@ def measure(rig: Rig) -> Iterator[Row]:
             rig.pulse.expect(long=True)
             with watch.paused():
                 if jax.process_index() == 0:
-                    store.flush(rig.run, KIND)  # a checkpoint that outlives its rows is none
+                    store.flush(run, KIND)  # a checkpoint that outlives its rows is none
                 pending = [steps.facts(metrics) for metrics in window]
                 if all(fact["finite"] for fact in pending):  # of what has diverged a row comes, and no checkpoint
                     known = {"step": number, "recorded": number - len(window), "rows": n_rows}
-                    known |= {"seconds": watch.spent, "window": pending}
+                    known |= {"seconds": watch.spent, "window": pending, "rests_on": rests_on}
                     checkpoints.save(number, state, known)
                 due.restart(number)
 
@@ -85,7 +89,7 @@ def measure(rig: Rig) -> Iterator[Row]:
             save()
             checkpoints.wait()
             raise
-    checkpoint.save_final(rig.run / "final", state.params)
+    checkpoint.save_final(run / "final", state.params)
 
 
 def outcome(rig: Rig) -> str:
@@ -101,6 +105,22 @@ def _keep_rows(rig: Rig, number: int, known: Mapping[str, Any]) -> tuple[int, bo
     kept = store.keep(rig.run, KIND, functools.partial(_is_before, known)) if first else []
     found = any(row["phase"] == "validation" and row["step"] == number for row in kept)
     return tuple(processes.agree([len(kept), found or number == 0 or not _validates(rig, number)]))
+
+
+def _goes_on(run: epath.Path, rests_on: Mapping[str, str], known: Mapping[str, Any]) -> bool:
+    """Whether training may go on from a saved state: its rows are there and it rests on what it did."""
+    changes = differences(known["rests_on"], rests_on) if "rests_on" in known else ["saved by an earlier version"]
+    if changes:
+        _say_once(
+            f"crossover: {run} is trained from the start again, for what it rests on changed: {'; '.join(changes)}"
+        )
+    return not changes and _has_rows(run, known)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Of two checkpoints of one training the same is to be said."""
+    print(line, file=sys.stderr)
 
 
 def _has_rows(run: epath.Path, known: Mapping[str, Any]) -> bool:

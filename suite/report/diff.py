@@ -97,7 +97,8 @@ def _conditions(found: Gathered) -> dict[str, list[str]]:
     """Whatever may change a result, each with its values."""
     facts = {"device": [found.where], "scale": [found.scale or "single jobs"], "arms": list(found.arms)}
     facts |= {"source of the rows": sorted({row["source"] for row in found.rows if "source" in row})}
-    facts |= {"corpus, sha256": _corpora(found)}
+    own = {f"{name} {hash}" for row in found.rows if "own_source" in row for name, hash in row["own_source"].items()}
+    facts |= {"own files": sorted(own), "corpus, sha256": _corpora(found)}
     env = found.environment
     if env:
         facts |= {"commit": [env["commit"]], "Python": [env["python"]], "system": [env["platform"]]}

@@ -70,6 +70,7 @@ CONDITIONS = {
         "repeat",
         "run_id",
         "source",
+        "own_source",
     ),
     *("step", "tokens", "turn", "n_devices", "n_processes", "device_kind", "calls"),
     *("distance", "sequences", "decoded", "windows", "eval_length", "low", "high", "targets", "remedy"),

@@ -1,5 +1,6 @@
 """What stands in a report, in its order: headline, claims, the one chart, all arms, each claim, and the rest."""
 
+import collections
 import re
 from collections.abc import Iterator
 
@@ -90,6 +91,10 @@ def _warnings(found: Gathered) -> Iterator[Block]:
     sources = sorted({row["source"] for row in found.rows if "source" in row})
     if len(sources) > 1:
         yield Banner(f"The rows were taken with {len(sources)} versions of the source; a fresh --out has one.")
+    own = {file for row in found.rows if "own_source" in row for file in row["own_source"].items()}
+    for name, count in collections.Counter(name for name, _ in sorted(own)).items():
+        if count > 1:
+            yield Banner(f"The rows were taken with {count} versions of {name}; a fresh --out has one.")
 
 
 def _claims_table(found: Gathered) -> Iterator[Block]:

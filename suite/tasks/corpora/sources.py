@@ -5,12 +5,16 @@ import functools
 import hashlib
 import importlib.metadata
 import io
+import os
 import pathlib
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 
+from suite.files import Damaged
 from suite.tasks import SPLITS
 
 PACKAGES = ("equinox", "optax", "orbax-checkpoint", "tensorflow-datasets")
@@ -34,19 +38,48 @@ class Sources(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError  # abstract in TFDS, and not called where the split generators are iterators
 
 
+def path(data_dir: str) -> epath.Path:
+    """Where the installed versions lie prepared."""
+    return epath.Path(data_dir) / "sources" / _config().name / str(Sources.VERSION)
+
+
 def prepare(data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of the installed versions, prepared under `data_dir` if it is not there yet."""
-    versions = [f"{name}-{importlib.metadata.version(name)}" for name in PACKAGES]
-    config = tfds.core.BuilderConfig(name=hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12])
-    root = data_dir if "://" in data_dir else str(pathlib.Path(data_dir).expanduser())
-    make = functools.partial(Sources, data_dir=root, file_format="array_record", config=config)
-    builder = make()
+    """The builder of the installed versions, prepared under `data_dir` if it is not there yet.
+
+    Damaged where what is there cannot be read.
+    """
+    make = functools.partial(Sources, data_dir=data_dir, file_format="array_record", config=_config())
+    try:
+        builder = make()
+    except Exception as error:  # each library beneath TFDS has errors of its own
+        raise Damaged(path(data_dir), " ".join(str(error).split())) from error
     with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads, and it does not
         try:
             builder.download_and_prepare()
         except FileExistsError:  # another worker was first; what it wrote is the same
             return make()
     return builder
+
+
+@contextlib.contextmanager
+def prepared_again(root: pathlib.Path) -> Iterator[tfds.core.DatasetBuilder]:
+    """A builder of a copy of its own, which afterwards takes the place of the one under `root`.
+
+    Others may read or mend that one meanwhile, so nothing is read from there.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".sources.", dir=root) as beside:
+        builder = prepare(beside)
+        yield builder
+        with contextlib.suppress(OSError):  # it is not there
+            os.rename(path(str(root)), os.path.join(beside, "damaged"))
+        with contextlib.suppress(OSError):  # another process has put its own there: the same
+            os.rename(path(beside), path(str(root)))
+
+
+def _config() -> tfds.core.BuilderConfig:
+    versions = [f"{name}-{importlib.metadata.version(name)}" for name in PACKAGES]
+    return tfds.core.BuilderConfig(name=hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12])
 
 
 def read_documents() -> list[tuple[str, str]]:
