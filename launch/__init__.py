@@ -82,6 +82,8 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
     def guarded(_: list[str]) -> int | None:
         signal.signal(signal.SIGINT, _stop)
         signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(signal.SIGHUP, _stop)
         try:
             return main()
         except Stopped as stopped:
@@ -89,6 +91,9 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
             leave(stopped.code)
         except SystemExit as left:
             leave(left.code if isinstance(left.code, int) else ends.REFUSED)
+        except ends.NotMet as error:
+            print(f"crossover: {error}", file=sys.stderr)
+            leave(ends.code_of(error))
         except Exception as error:
             refused = ends.refused_by_files(error)
             if refused:

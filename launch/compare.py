@@ -33,7 +33,7 @@ from etils import epath
 import launch
 from launch import job as worker
 from suite import cells as states
-from suite import ends, leases, pace, parts, provenance, rates, store
+from suite import ends, leases, pace, parts, provenance, rates, rendezvous, store
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale, curve_cells
@@ -66,12 +66,16 @@ for field in dataclasses.fields(jobs.Job):
 flags.set_default(worker.OUT, "out/compare")
 
 LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
+DISMISSING_SECONDS = 60  # for the comparisons on other hosts to hear of the end
+FAILING_SECONDS = 10  # for those that have not ended already, where it could not go on
 CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
 REPORT_SECONDS = 300  # between two reports of what there is so far
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
 # What XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower.
 ONE_THREAD = {"NPROC": "1"}
+# Flags that say, with those of a job, what a comparison is.
+ASKED = ("scale", "arms", "claims", "choose_rates", "workers")
 # Jobs that differ in other fields share their compiled programs: they go to one child.
 OF_A_PROGRAM = (
     "mixer",
@@ -207,6 +211,8 @@ class Comparison:
         self.log = local / "log.txt"  # all that the children print
         self.over: set[Cell] = set()
         self.wanted: dict[str, None] = {}  # the files of all cells that were asked for
+        self.address = ""  # of process 0, where several processes do each job
+        self.dismissed: int | None = None  # the exit code of the comparison beside process 0, which has ended
         self.lonely = 0  # children that ended outside any cell since one was done
         self.leases = leases.Leases(self.out, worker.LEASE_SECONDS.value, time.monotonic)
         self.progress = Progress()
@@ -228,24 +234,36 @@ class Comparison:
         except launch.Stopped:
             self.stop_children()
             raise
-        if code:
+        if not self.first:
             return code
-        if self.first and CHOOSE_RATES.value:
+        if code:
+            if code not in (ends.PREEMPTED, ends.INTERRUPTED):  # these all processes of a job have heard of
+                self.dismiss(code, FAILING_SECONDS)
+            return code
+        failed = sorted(cell.label for cell in self.over if states.is_failed(self.path(cell), self.stem(cell)))
+        code = ends.REFUSED if failed else ends.DONE
+        self.dismiss(code, DISMISSING_SECONDS)
+        if CHOOSE_RATES.value:
             print(f"rates: {self.write_rates()}")
-        elif self.first:
+        else:
             print(f"report: {self.report()}")
             print(self.headline())
-        failed = sorted(cell.label for cell in self.over if states.is_failed(self.path(cell), self.stem(cell)))
         if failed:
             print(f"crossover: {states.told(failed, self.out)}", file=sys.stderr)
-        return ends.REFUSED if failed else ends.DONE
+        return code
 
     def run_rounds(self) -> int:
         """Runs what the claims ask for until they ask for nothing new; an exit code that ends the comparison, or 0."""
-        while not self.place:  # a child says where it runs, which the sizes and the rows depend on
-            code = self.run_child([], 0)
+        while not self.place and self.dismissed is None:  # a child says where it runs, on which sizes and rows depend
+            code = self.run_child([])
             if code:
                 return code
+        if WORKERS.value > 1 and self.place and self.place["n_processes"] > 1:
+            launch.refuse(
+                f"--workers={WORKERS.value} is for jobs of one process; each of these has several: leave it out"
+            )
+        if not self.first:
+            return self.follow_first()
         if not flags.FLAGS["batch"].present:
             self.scale = self.scale.on(self.place["n_devices"])
         while left := self.left():
@@ -253,10 +271,24 @@ class Comparison:
             code = self.run_children(self.shares(left))
             if code:
                 return code
-            if self.first and not CHOOSE_RATES.value and time.monotonic() > self.report_due:
+            if not CHOOSE_RATES.value and time.monotonic() > self.report_due:
                 print(f"report so far: {self.report()}", flush=True)
                 self.report_due = time.monotonic() + REPORT_SECONDS
         return 0
+
+    def follow_first(self) -> int:
+        """On another host than process 0: its children do what the one beside process 0 wants done, until that ends."""
+        while self.dismissed is None:
+            code = self.run_child([])
+            if code:
+                return code
+        return self.dismissed
+
+    def dismiss(self, code: int, seconds: float) -> None:
+        """Ends the comparisons on the other hosts, whose children wait for one of this host."""
+        if self.place and self.place["n_processes"] > 1:
+            member = rendezvous.Member(self.address, self.place["n_processes"], 0)
+            rendezvous.dismiss(member, code, seconds, time.monotonic)
 
     def write_rates(self) -> epath.Path:
         from suite import report
@@ -270,11 +302,11 @@ class Comparison:
         wanted = wanted_cells(self.scale, self.claims, rows)
         with launch.door():
             provenance.check_done(self.out, rows, wanted, worker.DATA_DIR.value)
-        if not self.wanted and self.first and (line := provenance.of_another_version(rows)):
+        if not self.wanted and (line := provenance.of_another_version(rows)):
             print(f"crossover: {line}", file=sys.stderr)
         known = len(self.wanted)
         self.wanted |= {f"{cell.job.id}/{self.stem(cell)}": None for cell in wanted}
-        if self.first and len(self.wanted) > known:
+        if len(self.wanted) > known:
             store.write(self.out / states.WANTED, "\n".join(self.wanted) + "\n")
         left = [cell for cell in wanted if cell not in self.over]
         self.over |= {cell for cell in left if states.is_over(self.path(cell), self.stem(cell))}
@@ -319,34 +351,34 @@ class Comparison:
     def run_children(self, shares: list[list[Cell]]) -> int:
         """Runs each share in a child of its own, all at once; the first exit code that is not 0."""
         if len(shares) == 1:
-            return self.run_child(shares[0], 0)
+            return self.run_child(shares[0])
         with concurrent.futures.ThreadPoolExecutor(len(shares), thread_name_prefix="child") as threads:
             try:
                 run = functools.partial(self.run_child, shared=True)
-                return next(filter(None, threads.map(run, shares, range(len(shares)))), 0)
+                return next(filter(None, threads.map(run, shares)), 0)
             except launch.Stopped:
                 self.stop_children()
                 raise
 
-    def run_child(self, cells: list[Cell], number: int, *, shared: bool = False) -> int:
+    def run_child(self, cells: list[Cell], *, shared: bool = False) -> int:
         """Runs cells in a fresh process; returns an exit code that ends the comparison, or 0 to go on.
 
-        `number` tells it from those that run beside it; `shared`: there are such.
+        `shared`: others run beside it. Where several processes do a job it is the list of process 0 that is run.
         """
         running: dict[Cell, tuple[str, str]] = {}  # where the record of each is, and whose attempt it was
         said: dict[str, Any] = {}
         kills = states.oom_kills()
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "cells.json"
-            file.write_text(json.dumps([cell.to_dict() for cell in cells]))
-            with child(file, self.log, ONE_THREAD if shared else {}, number) as (process, events):
+            file.write_text(json.dumps({"cells": [cell.to_dict() for cell in cells], "asked": asked()}))
+            with child(file, self.log, ONE_THREAD if shared else {}) as (process, events):
                 self.children.add(process)
                 for event in events:
                     with self.lock:
                         said |= self.follow(event, running)
                 code = ends.code_of_child(process.wait())
                 self.children.remove(process)
-        if code in (ends.DONE, ends.INTERRUPTED):
+        if code in (ends.DONE, ends.INTERRUPTED) or self.dismissed is not None:
             return code
         if (code == ends.REFUSED and not running) or "refused" in said:
             print(said.get("refused") or self.said()[-1], file=sys.stderr)
@@ -369,9 +401,13 @@ class Comparison:
     def follow(self, event: dict[str, Any], running: dict[Cell, tuple[str, str]]) -> dict[str, Any]:
         """Takes one event of a child to account; what it says of its own end is returned."""
         if event["event"] == "ready":
-            self.place = {key: event[key] for key in event if key not in ("event", "cell")}
+            self.place = {key: event[key] for key in event if key not in ("event", "cell", "address")}
+            self.address = event["address"]
             if self.first:
                 self.describe()
+            return {}
+        if event["event"] == "dismissed":
+            self.dismissed = event["code"]
             return {}
         if event["event"] in ("lost", "refused"):
             return {event["event"]: event.get("why", "")}
@@ -379,13 +415,12 @@ class Comparison:
         match event["event"]:
             case "started":
                 running[cell] = (event["key"], event["owner"])
-                self.progress.started(cell)
             case "done":
                 del running[cell]
                 self.lonely = 0
-                self.progress.done(cell)
-            case "skipped" if cell not in self.over:  # another child has not told of it
-                self.progress.skipped(cell)
+        told = event["event"] == "skipped" and cell in self.over  # by another child
+        if self.first and not told:  # on another host there is no telling how many are left
+            self.progress.follow(event["event"], cell)
         if event["event"] != "started":
             self.over.add(cell)
         return {}
@@ -412,7 +447,7 @@ class Comparison:
     @property
     def first(self) -> bool:
         """Whether this is the comparison that writes: on several hosts, the one beside process 0."""
-        return self.place["process"] == 0
+        return bool(self.place) and self.place["process"] == 0
 
     def report(self) -> epath.Path:
         from suite import report  # here, not above: Altair takes a second
@@ -427,14 +462,11 @@ class Comparison:
 
 @contextlib.contextmanager
 def child(
-    cells: pathlib.Path, log: pathlib.Path, variables: dict[str, str], number: int
+    cells: pathlib.Path, log: pathlib.Path, variables: dict[str, str]
 ) -> Iterator[tuple[subprocess.Popen, Iterator[dict[str, Any]]]]:
     """A fresh process that runs cells, and the events that it reports; what it prints goes to the log."""
     read, write = os.pipe()
     passed = {name: flags.FLAGS[name].value for name in PASSED}
-    if number and passed["coordinator_address"]:  # children of one number meet, each number at a port of its own
-        host, _, port = passed["coordinator_address"].rpartition(":")
-        passed["coordinator_address"] = f"{host}:{int(port) + number}"
     argv = [sys.executable, "-m", "launch.job", *(f"--{name}={value}" for name, value in passed.items())]
     with open(log, "ab") as output, os.fdopen(read) as pipe:
         process = subprocess.Popen(
@@ -446,6 +478,12 @@ def child(
         )
         os.close(write)
         yield process, map(json.loads, pipe)
+
+
+def asked() -> rendezvous.Facts:
+    """What this comparison is, to be the same on every host that takes part in it."""
+    names = [*ASKED, *(field.name for field in dataclasses.fields(jobs.Job) if field.name not in NOT_OURS)]
+    return {f"--{name}": str(flags.FLAGS[name].value) for name in names}
 
 
 def estimate_seconds(cell: Cell) -> float:
@@ -509,18 +547,16 @@ class Progress:
     def expect(self, left: list[Cell]) -> None:
         self.n_left, self.cost_left = len(left), sum(map(estimate_seconds, left))
 
-    def started(self, cell: Cell) -> None:
-        self._show(cell.label)
-
-    def skipped(self, cell: Cell) -> None:
-        self.n_done, self.n_left = self.n_done + 1, self.n_left - 1
-        self.cost_left -= estimate_seconds(cell)
-
-    def done(self, cell: Cell) -> None:
-        self.skipped(cell)
-        self.cost_done += estimate_seconds(cell)
-        self._show(cell.label)
-        if self.bar is None:
+    def follow(self, event: str, cell: Cell) -> None:
+        """Shows that a cell was started, skipped or done."""
+        if event != "started":
+            self.n_done, self.n_left = self.n_done + 1, self.n_left - 1
+            self.cost_left -= estimate_seconds(cell)
+        if event == "done":
+            self.cost_done += estimate_seconds(cell)
+        if event != "skipped":
+            self._show(cell.label)
+        if event == "done" and self.bar is None:
             print(f"[{self.n_done}/{self.n_done + self.n_left}] {cell.label}{self._time_left()}", flush=True)
 
     def _show(self, label: str) -> None:

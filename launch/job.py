@@ -7,8 +7,10 @@ coordinator and rank come from the flags or, on Cloud TPU, Slurm and Open MPI, f
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
+import math
 import os
 import pathlib
 import select
@@ -24,7 +26,7 @@ from etils import epath
 
 import launch
 from suite import cells as states
-from suite import ends, faults, files, leases, parts, provenance, store
+from suite import ends, faults, files, leases, parts, provenance, rendezvous, store
 from suite import job as jobs
 from suite.job import Cell
 
@@ -59,20 +61,37 @@ CELLS = flags.DEFINE_string("cells", "", "file with the cells that launch.compar
 SECONDS = flags.DEFINE_float("seconds", 0.0, "end after the cell under way when so many are over; 0: do all cells")
 EVENTS = flags.DEFINE_integer("events", -1, "file descriptor on which launch.compare reads what happens")
 jobs.define_flags()
+MEETING_SECONDS = 60.0  # at least, whatever the patience, for the processes of a job to come
+SEEING_SECONDS = 10.0  # for a file to be seen from another host
+# Variables of JAX that differ from process to process as they should.
+OF_ONE_PROCESS = (
+    *("JAX_PROCESS_ID", "JAX_NUM_PROCESSES", "JAX_LOCAL_DEVICE_IDS", "JAX_PARTITION_INDEX", "JAX_SLICE_INDEX"),
+    *("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_COORDINATOR_PORT", "JAX_COMPILATION_CACHE_DIR"),
+)
 
 
 def main() -> int:
     with launch.door():
-        cells = read_cells()
+        cells, asked = read_cells()
         for cell in cells:
             parts.knobs("suite.measures", cell.measure)
         fault = faults.parse(FAULT.value) if FAULT.value else None
         store.check_writable(OUT.value)
+        member, name = find_member(), ""
+        if member is not None:
+            try:
+                cells, name = meet(member, cells, asked)
+            except rendezvous.Dismissed as dismissed:
+                tell("dismissed", code=dismissed.code)
+                return dismissed.code
     if all(cell.job.remat == "none" for cell in cells):  # who has blocks computed again wants memory, not time
         launch.keep_memory()
-    start_jax()
+    with launch.door():
+        start_jax(member, name)
     interrupted = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: notice(interrupted))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     if EVENTS.value >= 0:
         threading.Thread(target=follow_parent, args=(EVENTS.value,), name="parent", daemon=True).start()
     from suite import mesh as meshes
@@ -82,12 +101,18 @@ def main() -> int:
         mesh = meshes.make(MESH.value)
         cells = with_needs(cells)
         checked = set()
+        data = {}
         for cell in cells:
             store.check_run(OUT.value, cell.job)
             shape = cell.job.replace(**rig.NOT_IN_A_PROGRAM)
             if shape not in checked:
-                rig.check(cell.job, mesh, rig.open_task(cell.job, DATA_DIR.value).vocab)
+                task = rig.open_task(cell.job, DATA_DIR.value)
+                data |= {
+                    f"{name} of --task={cell.job.task}": str(value) for name, value in provenance.of_data(task).items()
+                }
+                rig.check(cell.job, mesh, task.vocab)
                 checked.add(shape)
+        processes.check_alike(data)
         check_done(cells)
     worker = Worker(mesh, fault)
     try:
@@ -124,27 +149,91 @@ def follow_parent(events: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def read_cells() -> list[Cell]:
-    """The cells of the flags, or those that launch.compare left in a file."""
+def read_cells() -> tuple[list[Cell], rendezvous.Facts]:
+    """The cells of the flags, or those that launch.compare left in a file, with what it was asked for."""
     if CELLS.value:
-        return [Cell.from_dict(record) for record in json.loads(pathlib.Path(CELLS.value).read_text())]
+        left = json.loads(pathlib.Path(CELLS.value).read_text())
+        return [Cell.from_dict(record) for record in left["cells"]], left["asked"]
     job = jobs.from_flags(flags.FLAGS)
-    return [Cell(job, parts.short("suite.measures", spec), REPEAT.value) for spec in parts.split_list(MEASURES.value)]
+    cells = [Cell(job, parts.short("suite.measures", spec), REPEAT.value) for spec in parts.split_list(MEASURES.value)]
+    return cells, {f"--{name}": str(flags.FLAGS[name].value) for name in flags_of_job()}
 
 
-def start_jax() -> None:
-    """Imports JAX with the persistent cache under --out, and joins the other processes where there are any."""
+def flags_of_job() -> list[str]:
+    """The flags that say what one job computes."""
+    return [*(field.name for field in dataclasses.fields(jobs.Job)), MEASURES.name, REPEAT.name, TRACE.name]
+
+
+def find_member() -> rendezvous.Member | None:
+    """Which process of its job this is: by the flags, then by the environment; None for the only one. Imports JAX."""
+    from suite import processes
+
+    if os.environ.get("XLA_FLAGS"):
+        processes.check_xla_flags(launch.xla_flags())
     os.environ["XLA_FLAGS"] = launch.xla_flags()
+    return processes.find(
+        COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS", ""),
+        NUM_PROCESSES.value or whole_number("JAX_NUM_PROCESSES", 0),
+        PROCESS_ID.value if PROCESS_ID.value >= 0 else whole_number("JAX_PROCESS_ID", -1),
+        os.environ,
+    )
+
+
+def whole_number(variable: str, default: int) -> int:
+    """A number of the environment."""
+    text = os.environ.get(variable, "")
+    if text and not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"{variable} wants a whole number, not {text!r}")
+    return int(text) if text else default
+
+
+def meet(member: rendezvous.Member, cells: list[Cell], asked: rendezvous.Facts) -> tuple[list[Cell], str]:
+    """Meets the other processes of the job, alike in all that decides; the cells of process 0, and the job's name.
+
+    What launch.compare wants done it has found out on each host by itself, at another moment: process 0's list counts.
+    """
+    followed, first = bool(CELLS.value), member.rank == 0
+    taken = cells
+
+    def accept(offer: Any) -> rendezvous.Facts:
+        nonlocal taken
+        if followed:
+            taken = [Cell.from_dict(record) for record in offer["cells"]]
+        if not first and not store.sees(OUT.value, offer["probe"], SEEING_SECONDS):
+            raise ValueError(
+                f"does not see rank 0's --out={offer['out']} as its own --out={OUT.value}: "
+                "the processes of a job share one directory"
+            )
+        return {name: hash for cell in taken for name, hash in cell.own_files().items()}
+
+    offer = {"cells": [cell.to_dict() for cell in cells] if followed else [], "out": OUT.value}
+    seconds = max(PATIENCE.value, MEETING_SECONDS) if PATIENCE.value else math.inf
+    with store.probe(OUT.value) if first else contextlib.nullcontext("") as probe:
+        entry = rendezvous.Entry(facts_of(member, asked), offer | {"probe": probe}, accept)
+        _, name = rendezvous.meet(member, entry, seconds, time.monotonic)
+    return taken, name
+
+
+def facts_of(member: rendezvous.Member, asked: rendezvous.Facts) -> rendezvous.Facts:
+    """What the numbers of a job rest on, and so must be the same in all of its processes."""
+    facts = {"started by": "launch.compare" if CELLS.value else "launch.job"} | asked
+    facts |= {f"--{flag.name}": str(flag.value) for flag in (MESH, SAVE_SECONDS, SECONDS)}
+    facts |= {"--num_processes": str(member.processes)}
+    variables = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+    facts |= {name: value for name, value in sorted(variables.items()) if name not in OF_ONE_PROCESS}
+    return facts | provenance.of_process() | store.sources()
+
+
+def start_jax(member: rendezvous.Member | None, name: str) -> None:
+    """Starts JAX with the persistent cache under --out, together with the processes that were met, if any."""
     import jax
 
     from suite import processes
 
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(OUT.value) / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    coordinator = COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    number = NUM_PROCESSES.value or int(os.environ.get("JAX_NUM_PROCESSES", "0"))
-    rank = PROCESS_ID.value if PROCESS_ID.value >= 0 else int(os.environ.get("JAX_PROCESS_ID", "-1"))
-    processes.join(coordinator if number else "", number, rank)
+    processes.join(member, name, processes.local_devices(os.environ))
+    processes.check_platform(alone=member is None)
 
 
 def with_needs(cells: list[Cell]) -> list[Cell]:
@@ -164,7 +253,7 @@ class Worker:
     def __init__(self, mesh: "Mesh", fault: faults.Fault | None):
         import jax
 
-        from suite import rig
+        from suite import processes, rig
         from suite.pulse import Pulse
 
         self.mesh = mesh
@@ -177,14 +266,14 @@ class Worker:
         self.pulse = Pulse(PATIENCE.value, mine, self.leases.check)
         device = mesh.devices.flat[0]
         self.place = {
-            "place": rig.place(mesh),
+            "place": processes.agree(rig.place(mesh)),  # the hosts of a job need not have one kind of CPU
             "platform": device.platform,
             "device_kind": rig.device_kind(mesh),
             "n_devices": mesh.size,
             "n_processes": jax.process_count(),
         }
         self.environment = json.dumps(store.environment(), indent=1) + "\n"
-        self.say("ready", **self.place, process=jax.process_index())
+        self.say("ready", **self.place, process=jax.process_index(), address=processes.address())
 
     def run(self, cells: list[Cell]) -> int:
         """Does the cells, those of a group in turns, until all are over, done by whom they may be, or time is up.
@@ -424,11 +513,17 @@ class Worker:
     def say(self, event: str, cell: Cell | None = None, **facts: Any) -> None:
         """Every process tells the launch.compare that started it; a user is told by the first alone."""
         if self.told:
-            line = json.dumps({"event": event, "cell": cell and cell.to_dict(), **facts}) + "\n"
-            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: follow_parent gives notice
-                os.write(EVENTS.value, line.encode())
+            tell(event, cell, **facts)
         elif self.first:
             print(event, cell.label if cell else " ".join(f"{key}={value}" for key, value in facts.items()), flush=True)
+
+
+def tell(event: str, cell: Cell | None = None, **facts: Any) -> None:
+    """Writes a line for the launch.compare that started this process, if one did."""
+    if EVENTS.value >= 0:
+        line = json.dumps({"event": event, "cell": cell and cell.to_dict(), **facts}) + "\n"
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more: follow_parent gives notice
+            os.write(EVENTS.value, line.encode())
 
 
 def of_cell(cell: Cell) -> store.Row:

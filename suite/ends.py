@@ -3,7 +3,7 @@
 0    done; an out-of-memory or diverged cell is done, its outcome is a result
 70   cannot succeed: a bad flag, an unknown part, records of another job, a cell that failed too often
 75   preempted, state saved: start again
-124  the watchdog saw no progress: start again
+124  the watchdog saw no progress, or the processes of a job did not come together: start again
 130  interrupted by the user, state saved; the same command goes on
 134  a process of the same job died (137 and 143: killed, terminated before the save): start again
 """
@@ -54,10 +54,16 @@ class PeerLate(Exception):
     """Processes of the job did not come to a barrier in time."""
 
 
+class NotMet(Exception):
+    """Processes of the job did not come together before it began."""
+
+
 def code_of(error: BaseException) -> int:
     """The exit code that an exception ends a process with."""
     if isinstance(error, Preempted | LeaseLost):
         return PREEMPTED
+    if isinstance(error, NotMet):
+        return STUCK
     return PEER_DIED if any(_is_of_a_peer(cause) for cause in _causes(error)) else REFUSED
 
 

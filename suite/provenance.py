@@ -31,6 +31,13 @@ def of_training(job: Job, data: Row) -> dict[str, str]:
         "source": store.provenance({})["source"],
         **job.own_files(),
         **{name: str(value) for name, value in data.items()},
+        **of_process(),
+    }
+
+
+def of_process() -> dict[str, str]:
+    """What every job of this process rests on beside the source: libraries, and what the compiler is told."""
+    return {
         **{package: importlib.metadata.version(package) for package in COMPUTING},
         **compiler_flags(),
         **{name: os.environ[name] for name in NUMERICS if name in os.environ},

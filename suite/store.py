@@ -21,6 +21,7 @@ import platform
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -40,6 +41,7 @@ SCHEMA = 3
 # Every row has these, whatever was measured.
 OF_EVERY_ROW = ("run_id", "arm", "measure", "repeat", "group", "placed", "place", "outcome")
 
+LOOKS = 20  # for a probe
 PACKAGE = pathlib.Path(__file__).parent.parent
 RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_", "NPROC")
 RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "absl-py")
@@ -61,6 +63,28 @@ def check_writable(root: epath.PathLike) -> None:
         if run.is_dir() and not os.access(run, os.W_OK | os.X_OK):
             owner = pathlib.Path(run).owner()
             raise OSError(f"cannot write to {run.path}, which belongs to the user {owner}; {ends.TO_SHARE}")
+
+
+@contextlib.contextmanager
+def probe(root: epath.PathLike) -> Iterator[str]:
+    """The name of a file that lies under `root` meanwhile: another process sees it if it sees the same directory."""
+    path = epath.Path(root).expanduser() / f".probe-{uuid.uuid4().hex}"
+    path.write_text(path.name)
+    try:
+        yield path.name
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def sees(root: epath.PathLike, name: str, seconds: float) -> bool:
+    """Whether a probe of another process is seen under `root`, at once or, on a slow file system, soon."""
+    path = epath.Path(root).expanduser() / name
+    for _ in range(LOOKS):
+        with contextlib.suppress(OSError):
+            if path.exists() and path.read_text() == name:
+                return True
+        threading.Event().wait(seconds / LOOKS)
+    return False
 
 
 def check_schema(root: epath.PathLike) -> None:
@@ -318,6 +342,12 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, importlib.metadata.version(name)
 
 
+def sources() -> dict[str, str]:
+    """A hash of each file of the suite that takes part in a job, by its name."""
+    files = [*_sources_of_rows(), PACKAGE / "launch" / "__init__.py", PACKAGE / "launch" / "job.py"]
+    return {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in files}
+
+
 def provenance(own_files: Mapping[str, str]) -> Row:
     """The commit, a hash of those of the suite's sources that compute rows, and the hashes of a user's own files."""
     return {"commit": _commit(), "source": _source(), "own_source": dict(own_files)}
@@ -325,10 +355,13 @@ def provenance(own_files: Mapping[str, str]) -> Row:
 
 @functools.cache
 def _source() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in _sources_of_rows())).hexdigest()[:16]
+
+
+def _sources_of_rows() -> list[pathlib.Path]:
     sources = sorted((PACKAGE / "suite").rglob("*.py"))
     judging = (PACKAGE / "suite" / "report", PACKAGE / "suite" / "claims")  # they read rows and make none
-    text = b"".join(path.read_bytes() for path in sources if path.parent not in judging)
-    return hashlib.sha256(text).hexdigest()[:16]
+    return [path for path in sources if path.parent not in judging]
 
 
 def cpu_model() -> str:

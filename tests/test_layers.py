@@ -18,7 +18,7 @@ JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
     *("suite.job", "suite.parts", "suite.files", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
     *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace", "suite.provenance"),
-    *("suite.ends", "suite.faults", "suite.leases", "suite.cells", "suite.manifest"),
+    *("suite.ends", "suite.faults", "suite.leases", "suite.cells", "suite.manifest", "suite.rendezvous"),
 }
 ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops", "suite.processes", "suite.pulse"}
 TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.matching", "suite.step", "suite.checkpoint"}
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "suite/cells.py": PLAIN | ZERO,
     "suite/manifest.py": PLAIN | ZERO,
     "suite/provenance.py": PLAIN | ZERO,
+    "suite/rendezvous.py": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
     "suite/processes.py": JAX | ZERO,
     "suite/pulse.py": JAX | ZERO,
