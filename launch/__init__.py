@@ -82,8 +82,7 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
     def guarded(_: list[str]) -> int | None:
         signal.signal(signal.SIGINT, _stop)
         signal.signal(signal.SIGTERM, _stop)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(signal.SIGHUP, _stop)
+        on_hangup(_stop)
         try:
             return main()
         except Stopped as stopped:
@@ -106,6 +105,12 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
     logging.set_stderrthreshold(logging.ERROR)
     app.run(guarded, flags_parser=parse)
     raise AssertionError("app.run exits")
+
+
+def on_hangup(handler: Callable[[int, object], None]) -> None:
+    """Says what the end of the terminal does: what SIGTERM does, unless nohup has it ignored."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
 
 
 def leave(code: int) -> NoReturn:

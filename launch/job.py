@@ -62,7 +62,7 @@ SECONDS = flags.DEFINE_float("seconds", 0.0, "end after the cell under way when 
 EVENTS = flags.DEFINE_integer("events", -1, "file descriptor on which launch.compare reads what happens")
 jobs.define_flags()
 MEETING_SECONDS = 60.0  # at least, whatever the patience, for the processes of a job to come
-SEEING_SECONDS = 10.0  # for a file to be seen from another host
+SEEING_SECONDS = 5.0  # for a file to be seen from another host
 # Variables of JAX that differ from process to process as they should.
 OF_ONE_PROCESS = (
     *("JAX_PROCESS_ID", "JAX_NUM_PROCESSES", "JAX_LOCAL_DEVICE_IDS", "JAX_PARTITION_INDEX", "JAX_SLICE_INDEX"),
@@ -90,8 +90,7 @@ def main() -> int:
         start_jax(member, name)
     interrupted = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: notice(interrupted))
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    launch.on_hangup(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     if EVENTS.value >= 0:
         threading.Thread(target=follow_parent, args=(EVENTS.value,), name="parent", daemon=True).start()
     from suite import mesh as meshes

@@ -93,7 +93,8 @@ def dismiss(member: Member, code: int, seconds: float, clock: Callable[[], float
     with contextlib.suppress(ends.NotMet), _listening(member.port, wait) as listener:
         while len(told) < member.processes - 1 and wait.spent < seconds:
             for guest in _guests(listener):
-                guest.tell({"dismissed": code})
+                with guest.link.connection:
+                    guest.tell({"dismissed": code})
                 told.add(guest.rank)
 
 

@@ -43,8 +43,8 @@ def run(argv: list[str], devices: int = 1, seconds: float = 400, **options) -> s
 
 
 def start(argv: list[str], devices: int = 1, **options) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(argv, env=environment(devices), **pipes | options)
+    usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment(devices)}
+    return subprocess.Popen(argv, **usual | options)
 
 
 def free_address() -> str:

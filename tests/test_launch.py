@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from programs import TINY, assert_same, command, environment, ranks, start, training, wait, wait_for_step
+from programs import TINY, assert_same, command, ended, environment, ranks, start, training, wait, wait_for_step
 
 from suite import claims, store
 from suite.job import Job
@@ -143,6 +143,27 @@ def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pat
     assert_same(killed, whole)
     skipped = subprocess.run(training(killed, *long), env=environment(1), check=True, capture_output=True, text=True)
     assert "skipped" in skipped.stdout
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_saves(tmp_path: pathlib.Path) -> None:
+    process = start(training(tmp_path, "--steps=100000", "--validate_every=40"))
+    with ended([process]):
+        wait_for_step(tmp_path, 40, process)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert list(tmp_path.glob("runs/*/checkpoints/*.manifest"))
+
+
+def test_a_program_under_nohup_goes_on_when_its_terminal_is_closed() -> None:
+    code = (
+        "import os, signal, launch\n"
+        "launch.run(lambda: launch.on_hangup(launch._stop) or os.kill(os.getpid(), signal.SIGHUP))\n"
+    )
+    for before, code_ in ((["nohup"], 0), ([], 75)):
+        done = subprocess.run([*before, sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+        assert done.returncode == code_, done.stderr
 
 
 def test_two_processes_train_like_one(tmp_path: pathlib.Path) -> None:
