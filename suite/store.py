@@ -68,7 +68,7 @@ def check_writable(root: epath.PathLike) -> None:
 @contextlib.contextmanager
 def probe(root: epath.PathLike) -> Iterator[str]:
     """The name of a file that lies under `root` meanwhile: another process sees it if it sees the same directory."""
-    path = epath.Path(root).expanduser() / f".probe-{uuid.uuid4().hex}"
+    path = epath.Path(root) / f".probe-{uuid.uuid4().hex}"
     path.write_text(path.name)
     try:
         yield path.name
@@ -78,7 +78,7 @@ def probe(root: epath.PathLike) -> Iterator[str]:
 
 def sees(root: epath.PathLike, name: str, seconds: float) -> bool:
     """Whether a probe of another process is seen under `root`, at once or, on a slow file system, soon."""
-    path = epath.Path(root).expanduser() / name
+    path = epath.Path(root) / name
     for _ in range(LOOKS):
         with contextlib.suppress(OSError):
             if path.exists() and path.read_text() == name:
