@@ -112,6 +112,11 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
         **{"platform": platform, "device_kind": rig.device_kind(mesh), "place": rig.place(mesh)},
         **{"jax": jax.__version__, **store.provenance({})},
     }
+    elsewhere = {row["place"] for row in rows(out)} - {conditions["place"]}
+    if elsewhere:  # ratios of one table are of one machine
+        launch.refuse(
+            f"{out} holds timings of {', '.join(elsewhere)} and this is {conditions['place']}; use another --out"
+        )
     done = {_key(row) for row in store.rows(out, kind) if row["phase"] == "contest"}
     if not any(row["phase"] == "peak" for row in store.rows(out, kind)):
         store.append(out, kind, {"phase": "peak", **peak.peaks(dtype), **conditions})

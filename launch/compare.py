@@ -33,7 +33,7 @@ from etils import epath
 import launch
 from launch import job as worker
 from suite import cells as states
-from suite import ends, leases, pace, parts, provenance, rates, rendezvous, store
+from suite import ends, leases, machine, pace, parts, provenance, rates, rendezvous, store
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale, curve_cells
@@ -330,9 +330,7 @@ class Comparison:
         timed = [
             cell for cell in now if cell in with_seconds or parts.constant("suite.measures", cell.measure, "PLACED")
         ]
-        alone = (
-            self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or store.environment()["cores"] < CHILDREN
-        )
+        alone = self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or machine.share() < CHILDREN
         children = WORKERS.value or (1 if alone else CHILDREN)
         if timed or children == 1 or not self.over:  # the first child prepares the data set
             return [timed or now]

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from suite import checkpoint, clock, matching, model, parts, processes, provenance, store
+from suite import checkpoint, clock, machine, matching, model, parts, processes, provenance, store
 from suite import mesh as meshes
 from suite import step as steps
 from suite.job import Job, slug
@@ -309,18 +309,18 @@ def open_task(job: Job, data_dir: str) -> Any:
 
 
 def place(mesh: Mesh) -> str:
-    """A name for where it runs: device kind, devices, mesh. A CPU is named by its model and its cores."""
-    device = mesh.devices.flat[0]
-    cores = store.environment()["cores"]
-    kind = f"{store.cpu_model()} {cores} cores" if device.platform == "cpu" else device.device_kind
+    """A name for where it runs: device kind, devices, mesh. Of a CPU also the cores that may be used."""
+    kind = device_kind(mesh)
+    if mesh.devices.flat[0].platform == "cpu":
+        kind = f"{kind} {machine.cores()} cores"
     axes = " ".join(f"{axis}{size}" for axis, size in mesh.shape.items())
     return slug(f"{kind} {axes}")
 
 
 def device_kind(mesh: Mesh) -> str:
-    """The kind under which suite/hardware.py knows a device; for a CPU its model."""
+    """The kind under which suite/hardware.py knows a device; for a CPU its brand and model."""
     device = mesh.devices.flat[0]
-    return store.cpu_model() if device.platform == "cpu" else device.device_kind
+    return machine.cpu() if device.platform == "cpu" else device.device_kind
 
 
 def batch_shapes(size: int, length: int) -> Batch:

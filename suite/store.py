@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import platform
-import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +28,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from suite import ends, files
+from suite import ends, files, machine
 from suite.files import Damaged, read_json, write
 from suite.job import LONGEST, Cell, Job, bounded, differences, slug
 
@@ -323,11 +322,7 @@ def environment() -> Row:
     """What the process runs on and with; devices are added by who has touched them."""
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        **machine.describe(),
         "packages": dict(_versions()),
         "variables": {name: value for name, value in os.environ.items() if name.startswith(RECORDED_VARIABLES)},
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -362,16 +357,6 @@ def _sources_of_rows() -> list[pathlib.Path]:
     sources = sorted((PACKAGE / "suite").rglob("*.py"))
     judging = (PACKAGE / "suite" / "report", PACKAGE / "suite" / "claims")  # they read rows and make none
     return [path for path in sources if path.parent not in judging]
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import pathlib
 
 import programs
 import pytest
+from etils import epath
 
 from suite import contest, store
 from suite.report import calibration
@@ -49,6 +50,14 @@ def test_what_cannot_be_timed_is_refused(flag: str, said: str, tmp_path: pathlib
     ran = programs.run(programs.command("calibrate", f"--out={tmp_path}", flag))
     assert ran.returncode == 70
     assert said in ran.stderr
+
+
+def test_timings_of_two_machines_do_not_come_into_one_table(tmp_path: pathlib.Path) -> None:
+    store.append(epath.Path(tmp_path), "process-0", {"phase": "peak", "place": "amd-epyc-2-cores-data1"})
+    ran = programs.run(programs.command("calibrate", f"--out={tmp_path}", "--families=gru", *SMALL))
+    assert ran.returncode == 70
+    assert f"{tmp_path} holds timings of amd-epyc-2-cores-data1 and this is " in ran.stderr
+    assert len(store.rows(epath.Path(tmp_path), "process-0")) == 1
 
 
 @pytest.mark.parametrize("family", contest.FAMILIES)

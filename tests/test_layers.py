@@ -17,7 +17,7 @@ PLAIN = {"numpy", "scipy", "absl", "etils"}
 JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
     *("suite.job", "suite.parts", "suite.files", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
-    *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace", "suite.provenance"),
+    *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace", "suite.provenance", "suite.machine"),
     *("suite.ends", "suite.faults", "suite.leases", "suite.cells", "suite.manifest", "suite.rendezvous"),
 }
 ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops", "suite.processes", "suite.pulse"}
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "suite/job.py": PLAIN | ZERO,
     "suite/parts.py": PLAIN | ZERO,
     "suite/files.py": PLAIN | ZERO,
+    "suite/machine.py": set(),
     "suite/store.py": PLAIN | ZERO,
     "suite/hardware.py": PLAIN | ZERO,
     "suite/scale.py": PLAIN | ZERO,

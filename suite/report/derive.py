@@ -148,9 +148,9 @@ class Machine:
 
     def _own_peak(self, row: Row) -> Row:
         found = [own for own in self.rows if own.get("phase") == "peak" and own["dtype"] == row["dtype"]]
-        found = [own for own in found if own["device_kind"] == row["device_kind"]]
+        found = [own for own in found if own["place"] == row["place"]]
         if not found:
-            raise LookupError(f"no peak of {row['device_kind']} in {row['dtype']} was measured; run the measure `peak`")
+            raise LookupError(f"no peak of {row['place']} in {row['dtype']} was measured; run the measure `peak`")
         return found[-1]
 
     @functools.cached_property

@@ -1,0 +1,95 @@
+"""The machine that a process runs on: its processor, told apart from others of the same brand, and its share of it."""
+
+import functools
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+OWN_GROUPS = pathlib.Path("/proc/self/cgroup")
+GROUPS = pathlib.Path("/sys/fs/cgroup")
+BRANDS = ("model name", "cpu", "uarch")  # on x86 and some Arm, on POWER, on RISC-V
+# Lines of /proc/cpuinfo that tell processors of one brand apart: on x86, then on Arm.
+DISTINGUISHING = {
+    **{"cpu family": "family", "model": "model", "stepping": "stepping"},
+    **{"CPU implementer": "implementer", "CPU part": "part", "CPU variant": "variant", "CPU revision": "revision"},
+}
+
+
+def describe() -> dict[str, Any]:
+    """Host, system, processor, cores and memory."""
+    return {
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpu": cpu(),
+        "cores": cores(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+@functools.cache
+def cpu() -> str:
+    """The processor: AMD EPYC, family 25 model 1 stepping 1. The brand alone stands for several generations."""
+    if CPUINFO.exists():
+        return processor(CPUINFO.read_text(errors="replace"))
+    if platform.system() == "Darwin":
+        brand = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        return brand.stdout.strip() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def processor(cpuinfo: str) -> str:
+    """What a text like /proc/cpuinfo says of its processors, in one line; of cores that differ, each kind."""
+    kinds: dict[str, None] = {}
+    for block in cpuinfo.split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines())
+        lines = {name.strip(): value.strip() for name, _, value in pairs}
+        details = " ".join(f"{short} {lines[name]}" for name, short in DISTINGUISHING.items() if name in lines)
+        brands = [lines[name] for name in BRANDS if name in lines]
+        if brands or details:
+            kinds[", ".join(filter(None, [*(brands[:1] or [platform.machine()]), details]))] = None
+    return " and ".join(kinds) or platform.processor() or platform.machine()
+
+
+def cores() -> str:
+    """Cores that this process may use: 2, or 1.5 of 8 where its control group gives it no more time than that."""
+    allowed, worth = _allowed(), share()
+    return f"{worth:g} of {allowed}" if worth < allowed else f"{allowed}"
+
+
+def share() -> float:
+    """Cores' worth of processor time that this process may take."""
+    return min([_allowed(), *quotas(OWN_GROUPS, GROUPS)])
+
+
+def _allowed() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quotas(own_groups: pathlib.Path, groups: pathlib.Path) -> Iterator[float]:
+    """Cores' worth of processor time that control groups allow, of every group with a limit that the process is in."""
+    if not own_groups.exists():
+        return
+    for line in own_groups.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = groups / controllers
+        inner = root / path.lstrip("/")  # of a container its host's path, which is not there: the root is its own
+        for folder in (inner, *(parent for parent in inner.parents if parent.is_relative_to(root))):
+            limit = folder / "cpu.max"
+            quota, period = folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"
+            if limit.exists():
+                words = limit.read_text().split()
+            elif quota.exists() and period.exists():
+                words = [quota.read_text().strip(), period.read_text().strip()]
+            else:
+                continue
+            if words[0] not in ("max", "-1"):
+                yield int(words[0]) / int(words[1])
