@@ -247,7 +247,7 @@ class Comparison:
             print(f"rates: {self.write_rates()}")
         else:
             print(f"report: {self.report()}")
-            print(self.headline())
+            self.print_findings()
         if failed:
             print(f"crossover: {states.told(failed, self.out)}", file=sys.stderr)
         return code
@@ -452,10 +452,12 @@ class Comparison:
 
         return report.write(self.out, more_claims=self.claims)
 
-    def headline(self) -> str:
+    def print_findings(self) -> None:
         from suite import report
 
-        return report.headline(self.out)
+        for problem in report.problems(self.out):
+            print(f"crossover: {problem}", file=sys.stderr)
+        print(report.headline(self.out))
 
 
 @contextlib.contextmanager

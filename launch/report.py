@@ -11,6 +11,9 @@ own it writes them into rejudged/ there. Of two directories it writes diff.html 
 Records may be anybody's: no file that they name is opened or run. A claim of your own is judged by --claims.
 """
 
+import sys
+from collections.abc import Iterable
+
 from absl import flags
 from etils import epath
 
@@ -43,14 +46,23 @@ def main() -> int:
             launch.refuse("--diff reads two directories and --out names one; --to says where diff.html is written")
         with launch.door():
             first, second = map(files.root, DIFF.value)
-            path = report.write_diff(first, second, to or second, more_claims)
+            one, other = (report.gather(root, (), more_claims) for root in (first, second))
+            path = report.write_diff(one, other, to or second)
+        tell(f"{name}: {problem}" for name, found in (("A", one), ("B", other)) for problem in found.problems)
         print(f"side by side: {path}")
         return 0
     with launch.door():
         path = report.write(epath.Path(OUT.value), THRESHOLD.value, more_claims, to)
+    tell(map(str, report.problems(path.parent)))
     print(f"report: {path}")
     print(report.headline(path.parent))
     return 0
+
+
+def tell(problems: Iterable[str]) -> None:
+    """What is left out of a report, a line for each."""
+    for problem in problems:
+        print(f"crossover: {problem}", file=sys.stderr)
 
 
 if __name__ == "__main__":

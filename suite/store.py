@@ -270,15 +270,23 @@ def survey(root: epath.PathLike) -> Survey:
             continue
         found.runs.append((job, run))
         fields = dataclasses.asdict(job) | {"reference_width": job.width}
-        try:
+        with _listing(run, found.problems):
             names = files.names(run)
             for kind in sorted(_kinds(names)):
-                read, problems = _checked_rows(run, kind, done=f"{kind}.done" in names)
-                found.rows.extend(fields | row for row in read)
-                found.problems.extend(problems)
-        except OSError as error:  # another user's, or a disk that gives no more
-            found.problems.append(Problem(epath.Path(error.filename or run), error.strerror or str(error)))
+                with _listing(run / f"{kind}.jsonl", found.problems):
+                    read, problems = _checked_rows(run, kind, done=f"{kind}.done" in names)
+                    found.rows.extend(fields | row for row in read)
+                    found.problems.extend(problems)
     return found
+
+
+@contextlib.contextmanager
+def _listing(path: epath.Path, problems: list[Problem]) -> Iterator[None]:
+    """What the system refuses, as of another user's file or on a disk that gives no more, is a problem of a path."""
+    try:
+        yield
+    except OSError as error:
+        problems.append(Problem(epath.Path(error.filename or path), error.strerror or str(error)))
 
 
 def load(root: epath.PathLike) -> list[Row]:

@@ -885,7 +885,7 @@ def put_comparison(root: pathlib.Path, ratio: float, place: Row, corpus: str) ->
 def test_two_directories_stand_side_by_side(tmp_path: pathlib.Path):
     first = put_comparison(tmp_path / "a", 0.5, CPU, "same")
     second = put_comparison(tmp_path / "b", 20.0, GPU, "same")
-    assert report.write_diff(first, second, tmp_path) == tmp_path / "diff.html"
+    assert report.write_diff(records.gather(first), records.gather(second), tmp_path) == tmp_path / "diff.html"
     text, shown = (tmp_path / "diff.md").read_text(), Page((tmp_path / "diff.html").read_text()).text
     assert "parallelism (untested in A, holds in B)" in text
     assert "parallelism (untested in A, holds in B)" in shown
@@ -903,7 +903,7 @@ def test_two_directories_stand_side_by_side(tmp_path: pathlib.Path):
 
 def test_rows_of_two_corpora_are_never_compared(tmp_path: pathlib.Path):
     first, second = (put_comparison(tmp_path / name, 20.0, CPU, name) for name in ("one", "other"))
-    report.write_diff(first, second, tmp_path)
+    report.write_diff(records.gather(first), records.gather(second), tmp_path)
     text = (tmp_path / "diff.md").read_text()
     assert "rows of two corpora are never compared: sha256 one in A, other in B" in text
     assert "bits per byte A" not in text

@@ -127,7 +127,7 @@ def test_a_claim_of_the_readers_own_is_judged_where_the_command_line_gives_it(
     found = records.gather(out)
     assert [judged.name for judged in found.judged] == ["parallelism"]
     for name in (mine, "stranger.part", "stranger/part"):
-        assert f"the claim {name} is not judged: {records.NOT_GIVEN}" in found.problems
+        assert records.Problem(f"claim {name}", records.NOT_GIVEN) in found.problems
     done, seen = watched(out, stranger, "launch.report", f"--out={out}", "--claims=./part.py")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ran").exists()

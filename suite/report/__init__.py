@@ -9,7 +9,7 @@ from etils import epath
 from suite import parts, rates, store
 from suite.report import calibration, charts, diff, findings, markdown, page, results, sections, tuning
 from suite.report.document import Document
-from suite.report.records import gather
+from suite.report.records import Gathered, Problem, gather
 
 
 def write(
@@ -32,14 +32,11 @@ def write(
         return _write(document, folder, "report")
 
 
-def write_diff(
-    first: epath.PathLike, second: epath.PathLike, out: epath.PathLike, more_claims: Sequence[str] = ()
-) -> epath.Path:
-    """Sets the records of two directories side by side; returns the path of diff.html in `out`."""
-    one, other = (gather(root, (), more_claims) for root in (first, second))
+def write_diff(first: Gathered, second: Gathered, out: epath.PathLike) -> epath.Path:
+    """Sets two gathered directories side by side; returns the path of diff.html in `out`."""
     folder = epath.Path(out)
     with parts.reading_records(), _writing(folder):
-        return _write(diff.document(one, other), folder, "diff")
+        return _write(diff.document(first, second), folder, "diff")
 
 
 def write_rates(curves: Sequence[rates.Curve], command: str, out: epath.PathLike) -> epath.Path:
@@ -64,6 +61,11 @@ def write_calibration(
 def headline(folder: epath.PathLike) -> str:
     """The sentence at the top of the report that was written last."""
     return json.loads((epath.Path(folder) / "report.json").read_text())["headline"]
+
+
+def problems(folder: epath.PathLike) -> list[Problem]:
+    """What the report that was written last has left out, or says is not to be relied upon."""
+    return [Problem(**found) for found in json.loads((epath.Path(folder) / "report.json").read_text())["problems"]]
 
 
 @contextlib.contextmanager

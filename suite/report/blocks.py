@@ -4,9 +4,20 @@ from collections.abc import Iterator, Sequence
 
 from suite.claims import Figure, Point
 from suite.report import charts, words
-from suite.report.document import Block, Chart, Commands
+from suite.report.document import Banner, Block, Chart, Commands, Table
 from suite.report.frame import Look, unseen
 from suite.report.records import Changed, Gathered
+
+SHOWN = 20  # of the things that are left out
+
+
+def problems(found: Gathered, name: str) -> Iterator[Block]:
+    """What is left out of a report, or cannot be relied upon."""
+    if found.problems:
+        yield Banner(f"Left out of {name} or not to be relied upon: {words.counted(len(found.problems), 'thing')}.")
+        rows = [(problem.where, problem.why) for problem in found.problems[:SHOWN]]
+        more = len(found.problems) - SHOWN
+        yield Table(("what", "why"), (*rows, *([(f"{more:,} more", "report.json lists them")] if more > 0 else [])))
 
 
 def chart(

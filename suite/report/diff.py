@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from suite import claims
 from suite.report import words
-from suite.report.blocks import spelt
+from suite.report.blocks import problems, spelt
 from suite.report.curves import Curves, curves
 from suite.report.document import Block, Commands, Document, Facts, Heading, Note, Prose, Table
 from suite.report.records import Gathered, Judged
@@ -20,6 +20,8 @@ def document(first: Gathered, second: Gathered) -> Document:
     """A is the first, B the second; both are judged by the rules as they are now."""
     blocks = [
         Facts((("A", f"{first.out}: {headline(first)}"), ("B", f"{second.out}: {headline(second)}"))),
+        *problems(first, f"A, {first.out}"),
+        *problems(second, f"B, {second.out}"),
         *_claims(first, second),
         *_changes(first, second),
         *_learning(first, second),

@@ -14,6 +14,7 @@ def text(found: Gathered, headline: str) -> str:
         "headline": headline,
         "scale": found.scale,
         "evidence": found.evidence,
+        "problems": [dataclasses.asdict(problem) for problem in found.problems],
         "arms": found.arms,
         "command": found.command,
         "place": found.place,

@@ -1,17 +1,16 @@
 """What a report is made from: the comparison, its rows at one place, and the findings of the claims."""
 
+import collections
 import dataclasses
-import json
 import math
 import os
 import pathlib
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 from etils import epath
 
-from suite import claims, parts, store
+from suite import claims, files, parts, store
 from suite.claims import Finding
 from suite.job import Cell, Job
 from suite.report import words
@@ -53,6 +52,20 @@ class Judged:
 
 
 @dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is left out of a report, or makes it less than it seems: a path under the directory or a thing, and why."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        """In a line for a terminal, which a record's text shall not command."""
+        return "".join(
+            letter if letter.isprintable() else ascii(letter)[1:-1] for letter in f"{self.where}: {self.why}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Gathered:
     """All that a report says comes from here. `scale` is empty without a comparison, `place` before the first row."""
 
@@ -63,12 +76,12 @@ class Gathered:
     untested: dict[str, str]  # claims that the scale cannot decide, and why
     arms: tuple[str, ...]
     command: str  # makes everything again; empty where single jobs were run
-    place: dict[str, Any]
+    place: Row
     jobs: dict[str, Job]
     rows: list[Row]  # under the first of the matchings
     more: dict[str, list[Row]]  # under each of the others
     judged: tuple[Judged, ...]
-    problems: tuple[str, ...]  # what was left out of the report or cannot be relied upon, each in a line
+    problems: tuple[Problem, ...]
     environment: Row  # of the newest run here; empty before it
     flags: str  # all of them, defaults too: of the comparison, or of the newest run
 
@@ -96,7 +109,15 @@ class Gathered:
         return [cell.command(self.out) for cell in cells]
 
 
-NOT_GIVEN = "it is no file of suite/claims; --claims=FILE judges it by a file that you trust"
+NO_SCALE = "no compare.json says at which scale the rows were taken"
+NOT_GIVEN = "not judged, as it is no file of suite/claims; --claims=FILE judges it by a file that you trust"
+COMPARISON = {
+    **{"scale": str, "about": str, "evidence": bool, "arms": list, "claims": list, "command": list, "place": dict},
+}
+ENVIRONMENT = {
+    **{"python": str, "platform": str, "cpu": str, "cores": int, "memory_bytes": int, "packages": dict},
+    **{"variables": dict, "commit": str, "source": str},
+}
 PLACE = ("place", "platform", "device_kind", "n_devices")
 
 
@@ -110,42 +131,118 @@ def gather(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Se
     out = epath.Path(root)
     if not (out / "compare.json").exists() and not (out / "runs").exists():
         raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
-    stored = out / "compare.json"
-    comparison = json.loads(stored.read_text()) if stored.exists() else {}
+    comparison, problems = _comparison(out)
     names, unknown = _claims(comparison, more_claims)
+    problems += [Problem(f"claim {name}", NOT_GIVEN) for name in unknown]
     chosen = [_load(spec) for spec in _under(thresholds, names)]
     with parts.reading_records():
-        return _gather(out, comparison, chosen, unknown)
+        return _gather(out, comparison, chosen, problems)
 
 
-def _gather(out: epath.Path, comparison: dict[str, Any], chosen: list[Claim], unknown: list[str]) -> Gathered:
-    every = store.load(out)
-    place = (comparison["place"] if comparison else {}) or _newest_place(out)
+def _gather(out: epath.Path, comparison: Row, chosen: list[Claim], problems: list[Problem]) -> Gathered:
+    survey = store.survey(out)
+    jobs, every, unreadable = _readable(survey)
+    place = (comparison["place"] if comparison else {}) or _newest_place(survey, every)
     rows = store.of_place(every, place["place"]) if place else every
-    environment = _environment(out, place)
+    environment, unread = _environment(survey, place)
     flags = out / "compare.flags"
     no_evidence = _no_evidence(comparison)
     first, *others = claims.matches(rows)
+    problems = [
+        *problems,
+        *(_problem(out, *found) for found in (*survey.problems, *unread, *unreadable)),
+        *_mixed(rows),
+    ]
     return Gathered(
         out=os.fspath(out),
         scale=comparison["scale"] if comparison else "",
         about=comparison["about"] if comparison else "",
         evidence=not no_evidence,
-        untested={"untested": {}, **comparison}["untested"],
+        untested=comparison["untested"] if comparison else {},
         arms=_arms(comparison["arms"] if comparison else [], rows),
         command=words.command(["launch.compare", *comparison["command"]]) if comparison else "",
         place=place,
-        jobs={run.name: job for job, run in store.all_runs(out)},
+        jobs=jobs,
         rows=claims.of_match(rows, first),
         more={match: claims.of_match(rows, match) for match in others},
         judged=tuple(_judge(claim, rows, no_evidence) for claim in chosen),
-        problems=tuple(f"the claim {name} is not judged: {NOT_GIVEN}" for name in unknown),
+        problems=tuple(problems),
         environment=environment,
-        flags=flags.read_text() if flags.exists() else {"flags": "", **environment}["flags"],
+        flags=flags.read_bytes().decode(errors="replace") if flags.is_file() else {"flags": "", **environment}["flags"],
     )
 
 
-def _claims(comparison: dict[str, Any], own: Sequence[str]) -> tuple[list[str], list[str]]:
+def _comparison(out: epath.Path) -> tuple[Row, list[Problem]]:
+    """What compare.json says, empty where there is none or it is damaged."""
+    path = out / "compare.json"
+    if not path.exists():
+        return {}, []
+    try:
+        found = {"untested": {}} | _read(path, COMPARISON)  # an older version had none
+        if not all(isinstance(text, str) for name in ("arms", "claims", "command") for text in found[name]):
+            raise store.Damaged(path, "its lists are not of texts")
+        if found["place"] and not found["place"].keys() >= set(PLACE):
+            raise store.Damaged(path, f"its place has not all of {', '.join(PLACE)}")
+    except store.Damaged as damaged:
+        return {}, [_problem(out, damaged.path, damaged.why)]
+    return found, []
+
+
+def _read(path: epath.Path, kinds: dict[str, type]) -> Row:
+    """A small file of JSON; Damaged where a value is missing or of another kind than was written."""
+    found = store.read_json(path, *kinds)
+    for name, kind in kinds.items():
+        if not isinstance(found[name], kind):
+            raise store.Damaged(path, f"{name} is no {kind.__name__}")
+    return found
+
+
+def _readable(survey: store.Survey) -> tuple[dict[str, Job], list[Row], list[tuple[epath.Path, str]]]:
+    """The jobs and rows whose specs this version can read, by the name of the run, and why others are left out."""
+    jobs, problems = {}, []
+    for job, run in survey.runs:
+        mixers = [("suite.mixers", spec) for spec in (job.mixer, job.match_to) if spec]
+        if why := _unreadable([*mixers, ("suite.tasks", job.task)]):
+            problems.append((run, f"{why}; left out"))
+        else:
+            jobs[run.name] = job
+    rows = [row for row in survey.rows if row["run_id"] in jobs]
+    odd = {spec: _unreadable([("suite.measures", spec)]) for spec in sorted({row["measure"] for row in rows})}
+    problems += [(epath.Path(f"rows of {spec}"), f"{why}; left out") for spec, why in odd.items() if why]
+    return jobs, [row for row in rows if not odd[row["measure"]]], problems
+
+
+def _unreadable(specs: list[tuple[str, str]]) -> str:
+    """Why parts cannot be read, or nothing."""
+    try:
+        for folder, spec in specs:
+            parts.canonical(folder, spec)
+    except (LookupError, ValueError) as error:
+        return str(error.args[0])
+    return ""
+
+
+def _mixed(rows: list[Row]) -> list[Problem]:
+    """Versions of which the rows of one report should have one."""
+    versions: dict[str, set[str]] = collections.defaultdict(set)
+    for row in rows:
+        for field, name in (("source", "the source"), ("jax", "JAX")):
+            versions[name] |= {row[field]} if field in row else set()
+        for name, version in {"own_source": {}, **row}["own_source"].items():
+            versions[name].add(version)
+    return [
+        Problem("rows", f"taken with {len(found)} versions of {name}; a fresh --out has one")
+        for name, found in sorted(versions.items())
+        if len(found) > 1
+    ]
+
+
+def _problem(out: epath.Path, path: epath.Path, why: str) -> Problem:
+    """By its path under the directory."""
+    return Problem(os.fspath(path).removeprefix(f"{os.fspath(out)}/"), why)
+
+
+def _claims(comparison: Row, own: Sequence[str]) -> tuple[list[str], list[str]]:
     """The claims to judge, and those that the comparison has judged by files that nobody has given here."""
     known = parts.names("suite.claims")
     stored = comparison["claims"] if comparison else known
@@ -155,10 +252,10 @@ def _claims(comparison: dict[str, Any], own: Sequence[str]) -> tuple[list[str], 
     return sorted(names, key=_in_order), unknown
 
 
-def _no_evidence(comparison: dict[str, Any]) -> str:
+def _no_evidence(comparison: Row) -> str:
     """Why no verdict may rest on the rows, or nothing."""
     if not comparison:
-        return "no compare.json says at which scale the rows were taken"
+        return NO_SCALE
     return "" if comparison["evidence"] else "the scale is not evidence"
 
 
@@ -221,26 +318,30 @@ def _arms(wanted: list[str], rows: list[Row]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*wanted, *sorted(others)]))
 
 
-def _newest_place(out: epath.Path) -> dict[str, Any]:
+def _newest_place(survey: store.Survey, rows: list[Row]) -> Row:
     """Where rows that depend on the place were last written, or any rows where none do."""
-    files = [
-        ("@" in path.name, path.stat().mtime, run, path)
-        for _, run in store.all_runs(out)
-        for path in run.iterdir()
-        if ".jsonl" in path.name and not path.name.startswith(".")
-    ]
-    for _, _, run, path in sorted(files, key=lambda file: file[:2], reverse=True):
-        rows = store.rows(run, path.name.split(".jsonl")[0])
-        if rows:
-            return {key: rows[-1][key] for key in PLACE}
-    return {}
-
-
-def _environment(out: epath.Path, place: dict[str, Any]) -> Row:
-    """env.json of the run that was written last, at this place where one was."""
+    last = {(row["run_id"], store.kind_of(row)): row for row in rows if row.keys() >= set(PLACE)}
     found = []
-    for _, run in store.all_runs(out):
-        if (run / "env.json").exists():
-            here = bool(place) and any(f"@{place['place']}." in path.name for path in run.iterdir())
-            found.append((here, (run / "env.json").stat().mtime, run))
-    return json.loads((max(found, key=lambda entry: entry[:2])[2] / "env.json").read_text()) if found else {}
+    for _, run in survey.runs:
+        for path in run.iterdir():
+            row = last.get((run.name, path.name.split(".jsonl")[0])) if ".jsonl" in path.name else None
+            if row is not None:
+                found.append((row["placed"], path.stat().mtime, row))
+    newest = max(found, key=lambda entry: entry[:2], default=None)
+    return {key: newest[2][key] for key in PLACE} if newest else {}
+
+
+def _environment(survey: store.Survey, place: Row) -> tuple[Row, list[tuple[epath.Path, str]]]:
+    """env.json of the run that was written last, at this place where one was, and those that are damaged."""
+    found, problems = [], []
+    for _, run in survey.runs:
+        names = files.names(run)
+        if "env.json" in names and (run / "env.json").exists():
+            here = bool(place) and any(f"@{place['place']}." in name for name in names)
+            found.append((here, (run / "env.json").stat().mtime, run / "env.json"))
+    for _, _, path in sorted(found, key=lambda entry: entry[:2], reverse=True):
+        try:
+            return _read(path, ENVIRONMENT), problems
+        except store.Damaged as damaged:
+            problems.append((damaged.path, f"{damaged.why}; left out"))
+    return {}, problems

@@ -1,20 +1,19 @@
 """What stands in a report, in its order: headline, claims, the one chart, all arms, each claim, and the rest."""
 
-import collections
 import re
 from collections.abc import Iterator
 
 from suite import claims
 from suite.claims import MATCHES
 from suite.report import charts, overview, words
-from suite.report.blocks import again, chart, dtypes, own_thresholds, spelt
+from suite.report.blocks import again, chart, dtypes, own_thresholds, problems, spelt
 from suite.report.curves import curves
 from suite.report.document import Banner, Block, Commands, Document, Facts, Heading, Note, Table
 from suite.report.fairness import environment, fairness
 from suite.report.field import extent, field, resemblance
 from suite.report.learning import learning
 from suite.report.outcomes import outcomes
-from suite.report.records import Gathered, Judged
+from suite.report.records import NO_SCALE, Gathered, Judged
 from suite.report.utilisation import utilisation
 from suite.statistics import holm
 
@@ -88,13 +87,9 @@ def _warnings(found: Gathered) -> Iterator[Block]:
     if found.scale and not found.evidence:
         test = f"Scale {found.scale} is a test of the installation and not evidence"
         yield Banner(f"{test}: its sizes are too small for any verdict.")
-    sources = sorted({row["source"] for row in found.rows if "source" in row})
-    if len(sources) > 1:
-        yield Banner(f"The rows were taken with {len(sources)} versions of the source; a fresh --out has one.")
-    own = {file for row in found.rows if "own_source" in row for file in row["own_source"].items()}
-    for name, count in collections.Counter(name for name, _ in sorted(own)).items():
-        if count > 1:
-            yield Banner(f"The rows were taken with {count} versions of {name}; a fresh --out has one.")
+    if found.rows and not found.scale:
+        yield Banner(f"No claim can be decided here: {NO_SCALE}.")
+    yield from problems(found, found.out)
 
 
 def _claims_table(found: Gathered) -> Iterator[Block]:
