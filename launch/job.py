@@ -41,7 +41,11 @@ MESH = flags.DEFINE_string("mesh", "", "device mesh, as in data:8; empty for all
 DATA_DIR = flags.DEFINE_string("data_dir", "~/tensorflow_datasets", "where TFDS data sets lie: a path or gs://")
 TRACE = flags.DEFINE_integer("trace", 0, "write a profiler trace of this many training steps instead", lower_bound=0)
 REPEAT = flags.DEFINE_integer("repeat", 0, "number of the fresh process, for timings that are repeated", lower_bound=0)
-COORDINATOR = flags.DEFINE_string("coordinator_address", "", "host:port of process 0; empty: found in the environment")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    "",
+    "host:port of process 0, the port free and this job's alone; empty: found in the environment",
+)
 NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", 0, "number of processes; 0: found in the environment", lower_bound=0
 )
@@ -62,6 +66,7 @@ SECONDS = flags.DEFINE_float("seconds", 0.0, "end after the cell under way when 
 EVENTS = flags.DEFINE_integer("events", -1, "file descriptor on which launch.compare reads what happens")
 jobs.define_flags()
 MEETING_SECONDS = 60.0  # at least, whatever the patience, for the processes of a job to come
+REFUSING_SECONDS = 10.0  # for them to hear that one of them is refused
 SEEING_SECONDS = 5.0  # for a file to be seen from another host
 # Variables of JAX that differ from process to process as they should.
 OF_ONE_PROCESS = (
@@ -72,11 +77,15 @@ OF_ONE_PROCESS = (
 
 def main() -> int:
     with launch.door():
-        cells, asked = read_cells()
-        for cell in cells:
-            parts.knobs("suite.measures", cell.measure)
-        fault = faults.parse(FAULT.value) if FAULT.value else None
-        store.check_writable(OUT.value)
+        try:
+            cells, asked = read_cells()
+            for cell in cells:
+                parts.knobs("suite.measures", cell.measure)
+            fault = faults.parse(FAULT.value) if FAULT.value else None
+            store.check_writable(OUT.value)
+        except Exception as error:
+            refuse_together(error)
+            raise
         member, name = find_member(), ""
         if member is not None:
             try:
@@ -211,6 +220,16 @@ def meet(member: rendezvous.Member, cells: list[Cell], asked: rendezvous.Facts) 
         entry = rendezvous.Entry(facts_of(member, asked), offer | {"probe": probe}, accept)
         _, name = rendezvous.meet(member, entry, seconds, time.monotonic)
     return taken, name
+
+
+def refuse_together(error: Exception) -> None:
+    """Lets the other processes of the job know that this one is refused: they would wait for it."""
+    with contextlib.suppress(ends.NotMet, rendezvous.Dismissed, ValueError, LookupError, OSError):
+        member = find_member()
+        if member is not None:
+            text = f"is refused: {error.args[0] if isinstance(error, LookupError) else error}"
+            entry = rendezvous.Entry({}, None, lambda _: {}, refused=text)
+            rendezvous.meet(member, entry, REFUSING_SECONDS, time.monotonic)
 
 
 def facts_of(member: rendezvous.Member, asked: rendezvous.Facts) -> rendezvous.Facts:

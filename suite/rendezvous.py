@@ -29,6 +29,7 @@ NAME_SECONDS = 30  # for a name to become known: that of a pod that was just sta
 STRANGER_SECONDS = 3  # for the right process, after one of another job has come
 ANSWER_SECONDS = 60  # for a process to look at what process 0 offers
 SHOWN = 3  # differences that are named
+UNACCEPTED = (ValueError, LookupError, TypeError, OSError, ImportError)
 LONGEST = 1 << 26  # bytes of a message
 
 
@@ -75,6 +76,7 @@ class Entry:
     facts: Facts
     offer: Any
     accept: Callable[[Any], Facts]
+    refused: str = ""  # why this process cannot take part, which ends the others too
 
 
 def meet(member: Member, entry: Entry, seconds: float, clock: Callable[[], float]) -> tuple[Any, str]:
@@ -176,6 +178,7 @@ class _Guest:
     rank: int
     name: str
     facts: Facts
+    refused: str = ""
 
     def tell(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # it will find out by itself
@@ -189,7 +192,10 @@ def _host(member: Member, entry: Entry, wait: _Wait) -> tuple[Any, str]:
             seats = _gather(member, entry, wait, listener, guests)
             for guest in seats:
                 guest.link.send({"offer": entry.offer})
-            mine = entry.accept(entry.offer)
+            try:
+                mine = entry.accept(entry.offer)
+            except UNACCEPTED as error:
+                raise ValueError(f"rank 0 (host {socket.gethostname()}) {error}") from error
             for guest in seats:
                 answer = guest.link.receive(ANSWER_SECONDS)
                 refused = answer.get("refused") or differences(mine, answer["facts"])
@@ -248,7 +254,8 @@ def _gather(member: Member, entry: Entry, wait: _Wait, listener: socket.socket, 
                 continue
             guests.append(guest)
             guest.tell({"heard": socket.gethostname()})
-            difference = differences(entry.facts, guest.facts)
+            why = guest.refused or (entry.refused and f"has come to a rank 0 that {entry.refused}")
+            difference = why or differences(entry.facts, guest.facts)
             if difference:
                 strangers.append((guest, difference, wait.spent))
             elif guest.rank in seats:
@@ -274,7 +281,7 @@ def _guests(listener: socket.socket, own: str = "") -> Iterator[_Guest]:
                     link.connection.close()
                 else:
                     name = f"rank {hello['rank']} (host {hello['host']}, process {hello['pid']})"
-                    yield _Guest(link, hello["rank"], name, hello["facts"])
+                    yield _Guest(link, hello["rank"], name, hello["facts"], hello["refused"])
             except (OSError, KeyError):
                 link.connection.close()
 
@@ -289,6 +296,7 @@ def _knock(member: Member, own: str, wait: _Wait) -> None:
 
 def _visit(member: Member, entry: Entry, wait: _Wait) -> tuple[Any, str]:
     hello = {"rank": member.rank, "host": socket.gethostname(), "pid": os.getpid(), "facts": entry.facts}
+    hello |= {"refused": entry.refused}
     whom = f"process 0 at {member.address}"
     while True:
         connection, why = _connect(member, wait)
@@ -301,7 +309,7 @@ def _visit(member: Member, entry: Entry, wait: _Wait) -> tuple[Any, str]:
                     offer = _await(link, wait, f"the other processes, with {whom}")["offer"]
                     try:
                         link.send({"facts": entry.accept(offer)})
-                    except (ValueError, LookupError) as error:
+                    except UNACCEPTED as error:
                         link.send({"refused": str(error)})
                     name = _await(link, wait, whom)["start"]
                     _await_service(member, wait, whom)

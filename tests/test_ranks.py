@@ -300,6 +300,20 @@ def test_what_differs_in_the_data_is_named_to_both(tmp_path: pathlib.Path) -> No
     )
 
 
+def test_a_rank_that_is_refused_alone_tells_the_other(tmp_path: pathlib.Path) -> None:
+    argv, address = command("job", *TINY, "--mixer=./mine.py", f"--out={tmp_path}"), free_address()
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    (here / "mine.py").write_text("class Mixer:\n    def __init__(self, width, *, key, taps: int = 3): ...\n")
+    both = [start(of_two(argv, address, rank), cwd=folder) for rank, folder in enumerate((here, there))]
+    codes, said = wait(both, 100)
+    assert codes == [70, 70], said
+    assert "rank 1 (host " in said[0]
+    assert "is refused: no file ./mine.py" in said[0]
+    assert said[1].startswith("crossover: no file ./mine.py")
+
+
 def test_the_list_of_process_0_is_the_list_of_a_job(tmp_path: pathlib.Path) -> None:
     job = Job(mixer="lstm", task="recall:pairs=2,vocab=16", width=16, length=16, batch=8)
     lists = [[Cell(job, "size"), Cell(job.replace(width=8), "size")], [Cell(job.replace(seed=5), "size")]]

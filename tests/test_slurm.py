@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from programs import assert_same, environment, run, training
+from programs import TINY, assert_same, command, environment, ranks, training, wait
 
 from suite import store
 
@@ -82,25 +83,33 @@ def asked(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
 
 
-def test_a_preempted_job_is_saved_requeued_and_ends_alike(slurm: None, tmp_path: pathlib.Path) -> None:
-    out, codes = tmp_path / "out", tmp_path / "codes"
-    variables = " ".join(
-        f"{name}={value}" for name, value in environment().items() if name in ("XLA_FLAGS", "PYTHONPATH")
+def variables() -> str:
+    """What a step needs of this environment, as words for env."""
+    return " ".join(f"{name}={environment()[name]}" for name in ("JAX_PLATFORMS", "XLA_FLAGS", "PYTHONPATH"))
+
+
+def script(folder: pathlib.Path, argv: list[str]) -> pathlib.Path:
+    """The batch script of BUILD.md, with another program to run and without the GPUs."""
+    text = (store.PACKAGE / "BUILD.md").read_text().partition("```bash\n")[2].partition("```")[0]
+    text, programs = re.subn(
+        r"srun (.*) \.venv/bin/python .* &", rf"srun \1 env {variables()} {' '.join(argv)} &", text
     )
-    batch = tmp_path / "low.sh"
-    batch.write_text(
-        "#!/bin/bash\n"
-        f"env JAX_PLATFORMS=cpu {variables} srun -n1 --kill-on-bad-exit=0 {' '.join(training(out, *STEPS))} &\n"
-        "trap '' TERM\n"  # the notice is for the step; the script waits for it
-        "while true; do wait %1; code=$?; kill -0 %1 2> /dev/null || break; done\n"
-        f"echo $code >> {codes}\n"
-        "[ $code = 75 ] && scontrol requeue $SLURM_JOB_ID\n"
-        "exit $code\n"
-    )
+    text, gpus = re.subn(r"#SBATCH --gpus-per-node=8\n", "", text)
+    assert (programs, gpus) == (1, 1), text
+    path = folder / "crossover.sh"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_the_documented_script_is_preempted_saved_requeued_and_ends_alike(
+    tasks: int, slurm: None, tmp_path: pathlib.Path
+) -> None:
+    out = tmp_path / "out"
     high = tmp_path / "high.sh"
     high.write_text("#!/bin/bash\nsleep 5\n")
-    options = ["--parsable", "--exclusive", f"--output={tmp_path}/%j.log"]
-    job = asked("sbatch", *options, "--requeue", "--partition=low", str(batch))
+    options = ["--parsable", "--exclusive", f"--output={tmp_path}/%j.log", "--nodes=1", f"--ntasks-per-node={tasks}"]
+    job = asked("sbatch", *options, "--partition=low", str(script(tmp_path, training(out, *STEPS))))
     assert job
     until = time.monotonic() + 200
     while not any(row.get("phase") == "validation" for row in store.load(out)):
@@ -113,6 +122,19 @@ def test_a_preempted_job_is_saved_requeued_and_ends_alike(slurm: None, tmp_path:
         time.sleep(0.2)
     record = next(out.glob("runs/*/learning.cell")).read_text()
     assert '"ended": {"0": 75}' in record, record
+    assert (tmp_path / f"{job}.log").read_text().count("started learning") == 2, "the log is appended to"
     whole = tmp_path.with_name(f"{tmp_path.name}-whole")
-    assert run(training(whole, *STEPS)).returncode == 0
+    codes, said = wait(ranks(training(whole, *STEPS), tasks))
+    assert codes == [0] * tasks, said
     assert_same(out, whole)
+
+
+def test_two_jobs_within_one_task_are_each_alone(slurm: None, tmp_path: pathlib.Path) -> None:
+    """JAX takes every process of a task for rank 0 of 1 at one port."""
+    jobs = [" ".join(command("job", *TINY, "--measures=size", f"--out={tmp_path / name}")) for name in "ab"]
+    both = "; ".join([*(f"{job} & p{number}=$!" for number, job in enumerate(jobs)), "wait $p0 && wait $p1"])
+    done = subprocess.run(
+        ["srun", "-n1", "env", *variables().split(), "bash", "-c", both], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert [store.load(tmp_path / name)[0]["n_processes"] for name in "ab"] == [1, 1]
