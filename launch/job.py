@@ -53,7 +53,10 @@ PROCESS_ID = flags.DEFINE_integer(
     "process_id", -1, "rank of this process; -1: found in the environment", lower_bound=-1
 )
 PATIENCE = flags.DEFINE_float(
-    "patience", 300.0, "seconds without a step after which it ends with 124; a compilation has ten times as long"
+    "patience",
+    300.0,
+    "seconds without a step after which it ends with 124; a compilation has ten times as long, and the processes of a "
+    "job have so many to come together, at least 60",
 )
 SAVE_SECONDS = flags.DEFINE_float("save_seconds", 300.0, "seconds between checkpoints, where validations are rarer")
 LEASE_SECONDS = flags.DEFINE_float(

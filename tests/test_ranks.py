@@ -144,6 +144,7 @@ def test_a_host_without_an_address_is_refused_and_one_that_is_not_this_is_not_wa
 
 
 def test_a_port_that_another_program_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "KNOCK_SECONDS", 0.5)
     address = free_address()
     with service(address):
         results = meet_all([(Member(address, 2, rank), entry()) for rank in range(2)], seconds=0.5)
@@ -345,3 +346,19 @@ def test_an_environment_that_cannot_work_is_refused_in_one_line(
     assert word in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1300)
+def test_a_comparison_on_two_hosts_does_what_the_first_wants_and_both_end(
+    tmp_path: pathlib.Path, data_dir: pathlib.Path
+) -> None:
+    small = ["--scale=smoke", "--claims=gradient_flow", "--arms=attention,lstm", f"--data_dir={data_dir}"]
+    argv, address = command("compare", *small, f"--out={tmp_path}"), free_address()
+    codes, said = wait([start(of_two(argv, address, rank)) for rank in range(2)], 1200)
+    assert codes == [0, 0], said
+    assert (tmp_path / "report.html").exists()
+    rows = store.load(tmp_path)
+    assert {(row["n_processes"], row["outcome"]) for row in rows} == {(2, "ok")}
+    tried = [json.loads(path.read_text())["attempts"] for path in tmp_path.glob("runs/*/*.cell")]
+    assert {len(attempts) for attempts in tried} == {1}, "nothing was done twice"

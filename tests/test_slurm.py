@@ -15,7 +15,11 @@ from programs import TINY, assert_same, command, environment, ranks, training, w
 from suite import store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(560)]
-STEPS = ["--steps=20000", "--validate_every=1000", "--record_every=1000"]
+# By the number of tasks: long enough for a notice to come in their middle.
+STEPS = {
+    1: ["--steps=20000", "--validate_every=1000", "--record_every=1000"],
+    2: ["--steps=4000", "--validate_every=200", "--record_every=200"],
+}
 
 CONFIGURATION = """
 ClusterName=crossover
@@ -101,7 +105,7 @@ def script(folder: pathlib.Path, argv: list[str]) -> pathlib.Path:
     return path
 
 
-@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize("tasks", STEPS)
 def test_the_documented_script_is_preempted_saved_requeued_and_ends_alike(
     tasks: int, slurm: None, tmp_path: pathlib.Path
 ) -> None:
@@ -109,7 +113,7 @@ def test_the_documented_script_is_preempted_saved_requeued_and_ends_alike(
     high = tmp_path / "high.sh"
     high.write_text("#!/bin/bash\nsleep 5\n")
     options = ["--parsable", "--exclusive", f"--output={tmp_path}/%j.log", "--nodes=1", f"--ntasks-per-node={tasks}"]
-    job = asked("sbatch", *options, "--partition=low", str(script(tmp_path, training(out, *STEPS))))
+    job = asked("sbatch", *options, "--partition=low", str(script(tmp_path, training(out, *STEPS[tasks]))))
     assert job
     until = time.monotonic() + 200
     while not any(row.get("phase") == "validation" for row in store.load(out)):
@@ -124,7 +128,7 @@ def test_the_documented_script_is_preempted_saved_requeued_and_ends_alike(
     assert '"ended": {"0": 75}' in record, record
     assert (tmp_path / f"{job}.log").read_text().count("started learning") == 2, "the log is appended to"
     whole = tmp_path.with_name(f"{tmp_path.name}-whole")
-    codes, said = wait(ranks(training(whole, *STEPS), tasks))
+    codes, said = wait(ranks(training(whole, *STEPS[tasks]), tasks))
     assert codes == [0] * tasks, said
     assert_same(out, whole)
 
