@@ -95,6 +95,7 @@ def run_child(process: int, xla_flags: str) -> int:
 def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> int:
     """One process's rows: the machine's peaks, then every contest that is not done."""
     launch.keep_memory()
+    os.environ.setdefault("XLA_FLAGS", launch.xla_flags())  # where --process was given by hand
     import jax
 
     from suite import contest, rig

@@ -24,7 +24,8 @@ from suite.ops import attention, delta, forms, linear, matrix
 from suite.store import Row
 from suite.tasks import Batch
 
-LAYERS = ("lstm", "gru", "elman", "lstm_heads")
+ONE_HEAD = ("lstm", "gru", "elman")
+LAYERS = (*ONE_HEAD, "lstm_heads")
 MATRICES = ("scalar", "vector", "delta", "low_rank")  # linear recurrences with a matrix state, by how it decays
 OPERATIONS = ("attention", "linear", *MATRICES)
 TRAININGS = {"train_attention": "attention", "train_lstm": "lstm"}
@@ -57,7 +58,7 @@ class Contest:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family {self.family!r} is not known; wanted one of {', '.join(FAMILIES)}")
-        if self.family not in ("lstm", "gru", "elman") and self.width % self.head_size:
+        if self.family not in ONE_HEAD and self.width % self.head_size:
             raise ValueError(f"width {self.width} is not a multiple of the head size {self.head_size}")
 
     @property
@@ -133,7 +134,8 @@ def chosen(contest: Contest) -> str:
     """The name of the contender that runs where nobody asks for another."""
     if contest.family in TRAININGS:
         return "suite"
-    form = forms.choose(_kind(contest.family), "auto", jnp.dtype(contest.dtype), head_size=contest.head_size)
+    size = contest.width if contest.family in ONE_HEAD else contest.head_size
+    form = forms.choose(_kind(contest.family), "auto", jnp.dtype(contest.dtype), head_size=size)
     return f"{form} {forms.chunk(contest.family, contest.length)}" if form == "chunked" else form
 
 
@@ -156,14 +158,15 @@ def _gradient(contest: Contest, work: Work, form: str, chunk: int = 0) -> tuple[
     *inputs, weigh = (jnp.asarray(array, dtype) for array in work.inputs)
     compute = work.compute(form)
 
-    def value(arrays: Any, inputs: list[jax.Array]) -> jax.Array:
+    # The weights are an argument too: constants of hundreds of megabytes the compiler folds for minutes.
+    def value(arrays: Any, inputs: list[jax.Array], weigh: jax.Array) -> jax.Array:
         return jnp.sum(compute(arrays, *inputs).astype(jnp.float32) * weigh.astype(jnp.float32))
 
     with forms.trying_chunks_of(chunk):
-        compiled = jax.jit(jax.value_and_grad(value, (0, 1))).lower(arrays, inputs).compile()
+        compiled = jax.jit(jax.value_and_grad(value, (0, 1))).lower(arrays, inputs, weigh).compile()
 
     def call() -> float:
-        return float(jax.block_until_ready(compiled(arrays, inputs))[0])
+        return float(jax.block_until_ready(compiled(arrays, inputs, weigh))[0])
 
     return call, {**_bytes(compiled), **_work_of(contest, work)}
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import rnn
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from suite import parts
 from suite.ops import cudnn, forms
@@ -141,3 +142,23 @@ def test_rematerialised_memory_grows_as_the_root() -> None:
     short, middle, long = (numbers_held("lstm:remat=true", length) for length in (1024, 4096, 16384))
     assert middle - long < 0.5 * (short - middle)
     assert long < 1.5 < 0.2 * numbers_held("lstm", 4096)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "heads", "form"),
+    [
+        ("NVIDIA H200", "bfloat16", 6, "persistent"),
+        ("NVIDIA H200", "bfloat16", 12, "persistent"),
+        ("NVIDIA H200", "bfloat16", 1, "factors"),  # 768 channels of one head do not stay in a multiprocessor
+        ("NVIDIA H200", "float32", 12, "factors"),
+        ("NVIDIA A100-SXM4-40GB", "bfloat16", 12, "factors"),  # not timed there
+    ],
+)
+def test_the_persistent_kernel_is_chosen_for_heads_that_it_was_timed_with(
+    device: str, dtype: str, heads: int, form: str
+) -> None:
+    gpu = AbstractDevice(device_kind=device, num_cores=None, platform="gpu")
+    mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=gpu)
+    lstm = eqx.filter_eval_shape(functools.partial(build, f"lstm:heads={heads}", 768))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert lstm.ran(jnp.dtype(dtype)) == form

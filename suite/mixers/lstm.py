@@ -1,7 +1,5 @@
 """LSTM: Hochreiter and Schmidhuber 1997, "Long Short-Term Memory", with the forget gate of Gers et al. 2000."""
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -47,7 +45,8 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose(FAMILY, self.form, dtype, resident=math.prod(self.recurrent_HKG.shape[1:]))
+        _, size, gates = self.recurrent_HKG.shape
+        return forms.choose(FAMILY, self.form, dtype, resident=size * gates, head_size=size)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # two vectors, whatever the context

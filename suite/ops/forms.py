@@ -21,8 +21,9 @@ FORMS = {
 # Fastest known, and what runs where that one cannot. On two CPU cores (docs/measured/calibration.md and chunks.md) the
 # dense form took 1.9 to 4.2 times the blocked one's time (512 to 4,096 tokens, gradients included), an associative
 # scan, which makes log2 T passes over memory, loses to a plain loop, and the gradient of a loop takes 0.4 to 0.8 of the
-# time, and about half of the memory, where the forward pass leaves its factors behind. On accelerators nothing was
-# measured here: what others found stands in the files of the kernels.
+# time, and about half of the memory, where the forward pass leaves its factors behind. On an H200 the LSTM's persistent
+# kernel took 0.35 to 0.42 of the time of its loop of factors (docs/measured/calibration-h200.md). What else stands here
+# of accelerators was not measured: what others found is told in the files of the kernels.
 FASTEST = {
     ("attention", "cpu"): ("blocked",),
     ("attention", "gpu"): ("cudnn", "dense"),
@@ -34,7 +35,7 @@ FASTEST = {
     ("gru", "gpu"): ("factors",),
     ("gru", "tpu"): ("pallas", "factors"),
     ("lstm", "cpu"): ("factors",),
-    ("lstm", "gpu"): ("factors",),
+    ("lstm", "gpu"): ("persistent", "factors"),
     ("lstm", "tpu"): ("pallas", "factors"),
     ("linear", "cpu"): ("sequential",),
     ("linear", "gpu"): ("parallel",),
@@ -60,6 +61,7 @@ SAME_CHAIN = {
 # Kernels, and the one platform that each is written for.
 ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"}
 HOPPER_AND_LATER = ("H100", "H200", "H20", "H800", "B100", "B200", "B300")  # as device kinds name them
+ON_MULTIPROCESSOR = (64, 128)  # channels of a head whose persistent kernel was timed, in bfloat16 on an H200
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
 # On a CPU the fastest of docs/measured/chunks.md; on accelerators what others found, not measured here.
@@ -94,7 +96,7 @@ def choose(
     """The form that runs: `auto` is the fastest known on this platform that can, `reference` the family's first.
 
     `resident` is the size of the weights that a kernel would keep on chip; `head_size` counts the channels of a head of
-    attention, and `biased` says that it has a bias.
+    attention or of a recurrence, and `biased` says that attention has a bias.
     """
     if form == "reference":
         return FORMS[family][0]
@@ -103,6 +105,7 @@ def choose(
     n_bytes = jnp.dtype(dtype).itemsize
     cannot = {
         "cudnn": n_bytes != 2 or head_size % 8 != 0 or head_size > _largest_head(),  # half precision only
+        "persistent": n_bytes != 2 or head_size not in ON_MULTIPROCESSOR or not _is_hopper_or_later(),
         "splash": n_bytes == 8 or biased,
         "pallas": n_bytes == 8 or resident * n_bytes > ON_CHIP,
     }
@@ -111,7 +114,11 @@ def choose(
 
 def _largest_head() -> int:
     """Channels of the largest head that cuDNN's attention takes."""
-    return 256 if any(name in meshes.device_kind() for name in HOPPER_AND_LATER) else 128
+    return 256 if _is_hopper_or_later() else 128
+
+
+def _is_hopper_or_later() -> bool:
+    return any(name in meshes.device_kind() for name in HOPPER_AND_LATER)
 
 
 def chunk(family: str, length: int) -> int:
