@@ -84,7 +84,9 @@ def refused_by_files(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, PermissionError):
             return f"{cause.filename}: {cause.strerror}; {TO_SHARE}"
-        if isinstance(cause, files.Damaged | IsADirectoryError | NotADirectoryError):
+        if isinstance(cause, IsADirectoryError | NotADirectoryError):
+            return f"{cause.filename2 or cause.filename}: {cause.strerror}; move it out of the way"
+        if isinstance(cause, files.Damaged):
             return " ".join(str(cause).split())
         denied = re.search(r"PERMISSION_DENIED: [^\n]*", str(cause))
         if denied:

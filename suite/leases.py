@@ -6,9 +6,9 @@ On files and on gs:// alike; what TensorStore calls a generation is a number of 
 """
 
 import contextlib
-import errno
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -112,13 +112,14 @@ def _spec(root: epath.Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _named(path: epath.Path) -> Iterator[None]:
-    """What the system refuses to this user is a PermissionError here as elsewhere."""
+    """What the system refuses is the OSError here that it is elsewhere, with the path."""
     try:
         yield
     except ValueError as error:
-        if "PERMISSION_DENIED" not in str(error):
+        code = re.search(r"os_error_code='([0-9]+)'", str(error))
+        if code is None:
             raise
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path)) from error
+        raise OSError(int(code[1]), os.strerror(int(code[1])), os.fspath(path)) from error
 
 
 class Lease:

@@ -186,9 +186,9 @@ def rows(run: epath.Path, kind: str) -> list[Row]:
 
 def keep(run: epath.Path, kind: str, wanted: Callable[[Row], bool]) -> list[Row]:
     """Drops the rows that are not wanted (those beyond a restored step) and returns the others."""
-    before = rows(run, kind)
-    after = [row for row in before if wanted(row)]
-    if len(after) == len(before):
+    content = _content(run, kind)
+    after = [row for row in _rows(content) if wanted(row)]
+    if len(after) == len(content.splitlines()):  # and no line is torn
         return after
     if files.is_object(run):
         for path in sorted((run / f"{kind}.jsonl.d").iterdir(), reverse=True):  # the newest first, as if never written
@@ -490,4 +490,4 @@ def _parse(line: bytes) -> Row | None:
         row = json.loads(line.decode())
     except ValueError:  # no UTF-8, or no JSON
         return None
-    return row if isinstance(row, dict) else None
+    return row if isinstance(row, dict) and row else None
