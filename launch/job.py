@@ -306,6 +306,8 @@ class Worker:
 
         if self.first:
             store.mark_schema(OUT.value)
+            for job in {cell.job: None for cell in cells if self.path(cell).exists()}:
+                store.open_run(OUT.value, job)  # which mends what is damaged
         wanted, watch = cells, Stopwatch()
         with self.leases.renewed(), self.releasing():
             while cells:

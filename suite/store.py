@@ -112,6 +112,8 @@ def open_run(root: epath.PathLike, job: Job) -> epath.Path:
     """The directory of a job, made on first use; ValueError where another job's records lie there."""
     run = run_path(root, job)
     whole = check_run(root, job)
+    if not whole and (run / "job.json").exists():
+        print(f"crossover: {run / 'job.json'} is damaged; written anew", file=sys.stderr)
     run.mkdir(parents=True, exist_ok=True)
     files.ensure(run / "job.flags", job.to_flagfile())
     if not whole:
@@ -130,8 +132,7 @@ def check_run(root: epath.PathLike, job: Job) -> bool:
         return False
     try:
         stored = read_job(run)
-    except Damaged as damage:  # the directory's name says which job it is
-        print(f"crossover: {damage}; written anew", file=sys.stderr)
+    except Damaged:  # the directory's name says which job it is
         return False
     if changes := differences(dataclasses.asdict(stored), dataclasses.asdict(job)):
         raise ValueError(f"{run} holds the records of another job ({'; '.join(changes)}); use another --out")

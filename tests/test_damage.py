@@ -177,3 +177,20 @@ def test_of_what_was_half_done_any_file_may_be_damaged(
     name: str, harm: Callable, half: pathlib.Path, mended: Callable[..., None]
 ) -> None:
     mended(half, name, harm, "learning")
+
+
+def test_where_nothing_is_left_to_do_a_damaged_job_is_written_anew(
+    done: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    damaged = pathlib.Path(shutil.copytree(done, tmp_path / "out"))
+    before = store.load(damaged)
+    cut(find(damaged, "job.json"))
+    assert store.load(damaged) == []
+    assert resume(damaged, "learning") == ends.DONE
+    assert store.load(damaged) == before
+    assert "job.json is damaged; written anew" in capsys.readouterr().err
+
+
+def test_of_a_training_that_is_done_one_state_is_kept(done: pathlib.Path) -> None:
+    assert list(done.glob("runs/*/final.manifest"))
+    assert not list(done.glob("runs/*/checkpoints"))
