@@ -135,22 +135,17 @@ def join(member: Member | None, name: str, devices: list[int] | None) -> None:
     address = member.address if member else _own_address()
     if not member:
         jax.config.update("jax_cpu_collectives_implementation", None)  # gloo looks the host's name up
-    try:
-        jax.distributed.initialize(
-            address,
-            member.processes if member else 1,
-            member.rank if member else 0,
-            local_device_ids=devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=MEETING_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=PARTING_SECONDS,
-            coordinator_bind_address=None if member else address,
-        )
-    except RuntimeError as error:
-        if member and member.rank == 0 and "address" in str(error).lower():
-            raise ends.NotMet(f"port {member.port} was taken by another program; choose another port") from error
-        raise
+    jax.distributed.initialize(
+        address,
+        member.processes if member else 1,
+        member.rank if member else 0,
+        local_device_ids=devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=MEETING_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=PARTING_SECONDS,
+        coordinator_bind_address=None if member else address,
+    )
     if agree(name, MEETING_SECONDS) != name:
         raise ends.NotMet(f"another job answers at {address}: choose another port for this one")
 

@@ -32,6 +32,8 @@ SHOWN = 3  # differences that are named
 UNACCEPTED = (ValueError, LookupError, TypeError, OSError, ImportError)
 LONGEST = 1 << 26  # bytes of a message
 
+_reserved: dict[int, socket.socket] = {}  # ports of which this process is process 0
+
 
 class Dismissed(Exception):
     """The launch.compare of process 0 has nothing more to do, and ends with this code."""
@@ -237,9 +239,7 @@ def _gather(member: Member, entry: Entry, wait: _Wait, listener: socket.socket, 
             return list(seats.values())
         if strangers and wait.spent - strangers[0][2] > STRANGER_SECONDS:
             guest, difference, _ = strangers[0]
-            raise ValueError(
-                f"{guest.name} {difference}: the processes of a job, and they alone, meet at {member.address}"
-            )
+            raise ValueError(f"{guest.name} {difference}")
         if not reached:  # JAX's service is looked for there by its own process too
             if wait.spent - knocked > 1:
                 knocked = wait.spent
@@ -254,8 +254,9 @@ def _gather(member: Member, entry: Entry, wait: _Wait, listener: socket.socket, 
                 continue
             guests.append(guest)
             guest.tell({"heard": socket.gethostname()})
-            why = guest.refused or (entry.refused and f"has come to a rank 0 that {entry.refused}")
-            difference = why or differences(entry.facts, guest.facts)
+            difference = guest.refused or (entry.refused and f"has come to a rank 0 that {entry.refused}")
+            if not difference and (difference := differences(entry.facts, guest.facts)):
+                difference += f"; each job wants an address of its own, and its processes are alike: {member.address}"
             if difference:
                 strangers.append((guest, difference, wait.spent))
             elif guest.rank in seats:
@@ -370,12 +371,28 @@ def _connect(member: Member, wait: _Wait) -> tuple[socket.socket | None, str]:
 @contextlib.contextmanager
 def _listening(port: int, wait: _Wait) -> Iterator[socket.socket]:
     """Holds the port on all addresses of this host, and alone: as soon as whoever has it has ended."""
-    while (listener := _listen(port)) is None:
+    while not _reserve(port) or (listener := _listen(port)) is None:
         if wait.spent > min(PORT_SECONDS, wait.seconds):
             raise ends.NotMet(f"port {port} of {socket.gethostname()} is taken by another program; choose another port")
         threading.Event().wait(PAUSE)
     with listener:
         yield listener
+
+
+def _reserve(port: int) -> bool:
+    """Whether no other Crossover has a port, be it that it has just left it to JAX: kept until this process ends.
+
+    By a name that Linux frees with the process. Other systems go without: JAX's service ends there by a signal.
+    """
+    if port not in _reserved and sys.platform == "linux":
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(f"\0crossover-port-{port}")
+        except OSError:
+            name.close()
+            return False
+        _reserved[port] = name
+    return True
 
 
 def _listen(port: int) -> socket.socket | None:
@@ -389,5 +406,5 @@ def _listen(port: int) -> socket.socket | None:
             if error.errno == errno.EADDRINUSE:
                 return None
             if not both:
-                raise
+                raise ValueError(f"cannot listen at port {port}: {error.strerror}") from error
     return None

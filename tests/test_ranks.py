@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -151,6 +152,24 @@ def test_a_port_that_another_program_has_is_named(monkeypatch: pytest.MonkeyPatc
     assert f"port {address.rpartition(':')[2]} of {socket.gethostname()} is taken" in str(results[0])
     assert address in str(results[1])
     assert [ends.code_of(result) for result in results] == [ends.STUCK] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a port is reserved by a name that Linux frees with the process")
+def test_a_port_that_another_job_has_just_left_to_jax_is_not_free() -> None:
+    address = free_address()
+    program = (
+        f"from suite import rendezvous; print(rendezvous._reserve({address.rpartition(':')[2]}), flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        [result] = meet_all([(Member(address, 2, 0), entry())], seconds=0.3)
+        assert "is taken by another program" in str(result)
+        other.communicate("\n")
+    [result] = meet_all([(Member(address, 2, 0), entry())], seconds=0.3)
+    assert "for rank 1 of 2 processes" in str(result)
 
 
 def test_a_process_that_comes_twice_takes_its_seat_only_if_it_has_died() -> None:
