@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(560)]
 # By the number of tasks: long enough for a notice to come in their middle.
 STEPS = {
     1: ["--steps=20000", "--validate_every=1000", "--record_every=1000"],
-    2: ["--steps=4000", "--validate_every=200", "--record_every=200"],
+    2: ["--steps=2000", "--validate_every=100", "--record_every=100"],
 }
 
 CONFIGURATION = """
@@ -126,7 +126,9 @@ def test_the_documented_script_is_preempted_saved_requeued_and_ends_alike(
         time.sleep(0.2)
     record = next(out.glob("runs/*/learning.cell")).read_text()
     assert '"ended": {"0": 75}' in record, record
-    assert (tmp_path / f"{job}.log").read_text().count("started learning") == 2, "the log is appended to"
+    log = (tmp_path / f"{job}.log").read_text()
+    assert log.count("started learning") == 2, "the log is appended to"
+    assert "DUE TO PREEMPTION" not in log, "the script has asked for its requeue, before its time was over"
     whole = tmp_path.with_name(f"{tmp_path.name}-whole")
     codes, said = wait(ranks(training(whole, *STEPS[tasks]), tasks))
     assert codes == [0] * tasks, said
