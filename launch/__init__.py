@@ -17,7 +17,7 @@ from suite import ends, files
 MALLOPT = {-4: 0, -1: -1, -8: 1}
 # LLVM holds back from the widest vectors that a processor has. With them a small GPT's step took 0.87 of PyTorch's time
 # and an LSTM language model's 1.00, where in a run without them it was 0.90 and 1.04 (five processes each, two cores of
-# an AMD EPYC). No other platform notices.
+# an AMD EPYC whose model was not recorded). No other platform notices.
 WIDE_VECTORS = "--xla_cpu_prefer_vector_width=512"
 
 
