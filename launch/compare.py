@@ -24,14 +24,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
-import rich.progress
 from absl import flags
 from etils import epath
 
 import launch
 from launch import job as worker
+from launch.progress import Progress
 from suite import cells as states
 from suite import ends, leases, machine, pace, parts, provenance, rates, rendezvous, store
 from suite import job as jobs
@@ -215,7 +215,7 @@ class Comparison:
         self.dismissed: int | None = None  # the exit code of the comparison beside process 0, which has ended
         self.lonely = 0  # children that ended outside any cell since one was done
         self.leases = leases.Leases(self.out, worker.LEASE_SECONDS.value, time.monotonic)
-        self.progress = Progress()
+        self.progress = Progress(estimate_seconds, time.monotonic)
         self.children: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
         self.report_due = 0.0
@@ -520,58 +520,6 @@ def print_plan(scale: Scale, claims: list[str], cells: list[Cell]) -> None:
     minutes = sum(map(estimate_seconds, cells)) / 60
     about = f"about {minutes:.1f} minutes on two CPU cores"
     print(f"{len(cells)} cells in the first round, {about}; claims ask for more after it")
-
-
-class Progress:
-    """Cells done and time left: a bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.cost_done = self.cost_left = 0.0
-        self.n_done = self.n_left = 0
-        self.bar: rich.progress.Progress | None = None
-        if sys.stdout.isatty():
-            columns = ("[progress.description]{task.description}", rich.progress.BarColumn(), "{task.fields[cells]}")
-            self.bar = rich.progress.Progress(*columns, "{task.fields[left]}", transient=True)
-            self.task = self.bar.add_task("starting", total=None, cells="", left="")
-
-    def __enter__(self) -> Self:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def expect(self, left: list[Cell]) -> None:
-        self.n_left, self.cost_left = len(left), sum(map(estimate_seconds, left))
-
-    def follow(self, event: str, cell: Cell) -> None:
-        """Shows that a cell was started, skipped or done."""
-        if event != "started":
-            self.n_done, self.n_left = self.n_done + 1, self.n_left - 1
-            self.cost_left -= estimate_seconds(cell)
-        if event == "done":
-            self.cost_done += estimate_seconds(cell)
-        if event != "skipped":
-            self._show(cell.label)
-        if event == "done" and self.bar is None:
-            print(f"[{self.n_done}/{self.n_done + self.n_left}] {cell.label}{self._time_left()}", flush=True)
-
-    def _show(self, label: str) -> None:
-        if self.bar is not None:
-            share = f"{self.n_done}/{self.n_done + self.n_left} cells"
-            total = self.cost_done + self.cost_left
-            fields: dict[str, Any] = {"description": label, "cells": share, "left": self._time_left()}
-            self.bar.update(self.task, total=total, completed=self.cost_done, **fields)
-
-    def _time_left(self) -> str:
-        """By what was done so far against its estimate: this machine's own speed."""
-        if self.cost_done == 0 or self.n_left == 0:
-            return ""  # nothing to go by, or a round is over and the claims may ask for more
-        seconds = self.cost_left * (time.monotonic() - self.began) / self.cost_done
-        return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from suite import parts, store
+from suite.files import Damaged
 from suite.job import Cell, Job
 from suite.store import Row
 
@@ -88,23 +89,38 @@ def find(arm: str, task: str, length: int, steps: int, conv: int, block: str) ->
 
 @functools.cache
 def table() -> tuple[Choice, ...]:
-    """The table that ships with the project."""
-    return read(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else ()
+    """The table that ships with the project; Damaged where it cannot be read: other rates would be run in its place."""
+    try:
+        return read(TABLE.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(TABLE, str(error)) from error
 
 
 def read(text: str) -> tuple[Choice, ...]:
-    """Lines of a table; ValueError where a column is missing or no number."""
+    """Lines of a table; ValueError says which line is cut or holds what no table is written with."""
     fields = {field.name: field.type for field in dataclasses.fields(Choice)}
-    lines = []
-    for row in csv.DictReader(io.StringIO(text)):
-        if row.keys() != fields.keys():
-            raise ValueError(f"the table of rates wants the columns {', '.join(fields)}; got {', '.join(row)}")
-        values: dict[str, Any] = {}
-        for name, kind in fields.items():
-            assert isinstance(kind, type)
-            values[name] = row[name] == "True" if kind is bool else kind(row[name])
-        lines.append(Choice(**values))
-    return tuple(lines)
+    header, *lines = csv.reader(io.StringIO(text)) if text else [[]]
+    if header != list(fields):
+        raise ValueError(f"the table of rates wants the columns {', '.join(fields)}; got {', '.join(header)}")
+    if not text.endswith("\n"):
+        raise ValueError("the last line is cut")
+    return tuple(_choice(line, number, fields) for number, line in enumerate(lines, 2))
+
+
+def _choice(line: list[str], number: int, fields: dict[str, Any]) -> Choice:
+    if len(line) != len(fields):
+        raise ValueError(f"line {number} has {len(line)} columns, wanted {len(fields)}")
+    try:
+        values: dict[str, Any] = {
+            name: {"True": True, "False": False}[cell] if kind is bool else kind(cell)
+            for (name, kind), cell in zip(fields.items(), line, strict=True)
+        }
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"line {number}: {error.args[0]}") from error
+    choice = Choice(**values)
+    if not (0 < choice.rate < math.inf and math.isfinite(choice.score) and min(choice.length, choice.steps) > 0):
+        raise ValueError(f"line {number} wants a finite rate and score, and a length and steps above 0")
+    return choice
 
 
 def text(choices: Iterable[Choice]) -> str:

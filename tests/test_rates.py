@@ -1,11 +1,13 @@
 """The table of learning rates: how it is read, looked up and made from a grid that grows at its edges."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import pytest
 
 from suite import parts, rates
+from suite.files import Damaged
 from suite.job import Job
 from suite.rates import GRID, SEEDS, Choice, Curve
 from suite.scale import SCALES
@@ -103,6 +105,38 @@ def test_the_table_says_the_same_after_it_was_written() -> None:
 def test_a_table_with_other_columns_is_refused() -> None:
     with pytest.raises(ValueError, match="wants the columns arm, task, block"):
         rates.read("arm,task\nlstm,parity\n")
+
+
+HARMS = {
+    "empty": (lambda text: "", "wants the columns arm, task"),
+    "another header": (lambda text: text.replace("arm,", "", 1), "wants the columns arm, task"),
+    "cut in the last line": (lambda text: text[:-3], "the last line is cut"),
+    "cut in a line": (lambda text: text[: text.rindex(",")] + "\n", "columns, wanted 17"),
+    "a rate of NaN": (lambda text: text.replace("0.01,", "nan,", 1), "line [0-9]+ wants a finite rate"),
+    "no rate": (lambda text: text.replace(",0.01,", ",,", 1), "line [0-9]+: could not convert"),
+    "a rate below nothing": (lambda text: text.replace(",0.01,", ",-0.01,", 1), "line [0-9]+ wants a finite rate"),
+    "no steps": (lambda text: text.replace(",500,", ",0,", 1), "steps above 0"),
+    "an edge that is neither": (lambda text: text.replace("False", "Fal", 1), "line [0-9]+: Fal"),
+    "a byte that is no letter": (lambda text: text.encode().replace(b"lstm", b"l\xfftm", 1), "can't decode byte 0xff"),
+}
+
+
+@pytest.mark.parametrize("how", HARMS)
+def test_a_damaged_table_is_refused_by_its_name(
+    how: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harm, said = HARMS[how]
+    harmed = harm(rates.TABLE.read_text())
+    monkeypatch.setattr(rates, "TABLE", tmp_path / "rates.csv")
+    rates.TABLE.write_bytes(harmed if isinstance(harmed, bytes) else harmed.encode())
+    with pytest.raises(Damaged, match=f"^{rates.TABLE} is damaged: .*{said}"):
+        rates.table.__wrapped__()
+
+
+def test_a_missing_table_is_no_table_of_other_rates(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "TABLE", tmp_path / "rates.csv")
+    with pytest.raises(FileNotFoundError, match=str(rates.TABLE)):
+        rates.table.__wrapped__()
 
 
 def test_the_nearest_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
