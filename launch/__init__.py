@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -52,6 +53,17 @@ class _Directory(flags.ArgumentParser):
 def define_directory(name: str, default: str | None, help: str) -> flags.FlagHolder:
     """Defines a flag of the calling program that names a directory: expanded here, whoever reads it reads the same."""
     return flags.DEFINE(_Directory(), name, default, help, serializer=flags.ArgumentSerializer())
+
+
+def check_xla_flags() -> None:
+    """ValueError for flags that XLA does not know: it ends the process that reads them, so another one does."""
+    if not os.environ.get("XLA_FLAGS"):
+        return
+    program = "from jaxlib import _jax; _jax.CompileOptions().executable_build_options.debug_options"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode:
+        line = done.stderr.partition("] ")[2].partition("\n")[0]
+        raise ValueError(f"XLA does not start with XLA_FLAGS={os.environ['XLA_FLAGS']}: {line}")
 
 
 class Stopped(BaseException):

@@ -59,6 +59,8 @@ def main() -> int:
         if unknown:
             raise ValueError(f"families {', '.join(sorted(unknown))} are not known; wanted {', '.join(CPU_SHAPES)}")
         store.check_writable(OUT.value)
+        if PROCESS.value < 0:
+            launch.check_xla_flags()
     if PROCESS.value >= 0:
         return time_everything(families or list(CPU_SHAPES), shapes)
     out = epath.Path(OUT.value)

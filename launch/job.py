@@ -179,8 +179,7 @@ def find_member() -> rendezvous.Member | None:
     """Which process of its job this is: by the flags, then by the environment; None for the only one. Imports JAX."""
     from suite import processes
 
-    if os.environ.get("XLA_FLAGS"):
-        processes.check_xla_flags(launch.xla_flags())
+    launch.check_xla_flags()
     os.environ["XLA_FLAGS"] = launch.xla_flags()
     return processes.find(
         COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS", ""),

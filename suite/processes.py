@@ -5,10 +5,8 @@ What they say to each other goes through JAX's coordination service: no device t
 
 import itertools
 import json
-import os
 import re
 import socket
-import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
@@ -55,20 +53,6 @@ def find(address: str, number: int, rank: int, variables: Mapping[str, str]) -> 
             f"one job of several processes wants {', '.join(known)} together, and {' and '.join(missing)} is missing"
         )
     return Member(address, number, rank)
-
-
-def check_xla_flags(text: str) -> None:
-    """ValueError for flags that XLA does not know: it ends the process that reads them, so another one does."""
-    command = [
-        sys.executable,
-        "-c",
-        "from jaxlib import _jax; _jax.CompileOptions().executable_build_options.debug_options",
-    ]
-    done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": text}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(
-            f"XLA does not start with XLA_FLAGS={text}: {done.stderr.partition('] ')[2].partition(chr(10))[0]}"
-        )
 
 
 def check_platform(alone: bool) -> None:
