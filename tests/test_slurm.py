@@ -14,7 +14,7 @@ from programs import TINY, assert_same, command, environment, ranks, training, w
 
 from suite import store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(560)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 # By the number of tasks: long enough for a notice to come in their middle.
 STEPS = {
     1: ["--steps=20000", "--validate_every=1000", "--record_every=1000"],
@@ -120,7 +120,7 @@ def test_the_documented_script_is_preempted_saved_requeued_and_ends_alike(
         assert time.monotonic() < until, (tmp_path / f"{job}.log").read_text()
         time.sleep(0.1)
     assert asked("sbatch", *options, "--partition=high", str(high))
-    until = time.monotonic() + 250
+    until = time.monotonic() + 400  # a busy machine takes a minute and more for what an idle one does in ten seconds
     while not list(out.glob("runs/*/learning.done")):
         assert time.monotonic() < until, (tmp_path / f"{job}.log").read_text()
         time.sleep(0.2)
