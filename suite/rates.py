@@ -4,10 +4,8 @@ The table is rates.csv beside this file, written by `launch.compare --choose_rat
 many seeds, at which size, and with which commit and version.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import math
 import pathlib
 import statistics
@@ -15,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from suite import parts, store
+from suite import parts, spreadsheets, store
 from suite.files import Damaged
 from suite.job import Cell, Job
 from suite.store import Row
@@ -99,7 +97,7 @@ def table() -> tuple[Choice, ...]:
 def read(text: str) -> tuple[Choice, ...]:
     """Lines of a table; ValueError says which line is cut or holds what no table is written with."""
     fields = {field.name: field.type for field in dataclasses.fields(Choice)}
-    header, *lines = csv.reader(io.StringIO(text)) if text else [[]]
+    header, *lines = spreadsheets.read(text) if text else [[]]
     if header != list(fields):
         raise ValueError(f"the table of rates wants the columns {', '.join(fields)}; got {', '.join(header)}")
     if not text.endswith("\n"):
@@ -124,11 +122,8 @@ def _choice(line: list[str], number: int, fields: dict[str, Any]) -> Choice:
 
 
 def text(choices: Iterable[Choice]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Choice)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(choice) for choice in choices)
-    return buffer.getvalue()
+    names = [field.name for field in dataclasses.fields(Choice)]
+    return spreadsheets.text(names, ([getattr(choice, name) for name in names] for choice in choices))
 
 
 def to_tune(trainings: Iterable[Job]) -> list[Job]:

@@ -1,5 +1,8 @@
 """A stranger's records: a report of them opens, imports and runs nothing that they name."""
 
+import csv
+import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -9,9 +12,9 @@ import sys
 import pytest
 from test_report import CPU, LSTM, describe, put_all, put_learning, put_size, put_time
 
-from suite import parts
+from suite import parts, rates, spreadsheets
 from suite.job import Job
-from suite.report import records
+from suite.report import records, results
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Runs a program and writes down what it opens, lists, imports or runs of two folders and of a package.
@@ -148,3 +151,46 @@ def test_a_stored_spec_is_taken_as_it_stands(stranger: pathlib.Path):
         for read in (parts.source, parts.knobs, parts.load):
             with pytest.raises(LookupError, match="what else records name is not opened"):
                 read("suite.mixers", str(stranger / "part.py"))
+
+
+FORMULAS = (
+    "=1+1",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    " =1+1",
+    "\uff1d1+1",
+    "=cmd|'/C calc'!A1",
+    "'=1",
+    "''",
+)
+PLAIN = ("", "a\r=1", "a\n=1", "attention:heads=8", "lstm", "a'b", "1e-3 3e-3", "not derived: -1", "x=1", "c@d")
+
+
+@pytest.mark.parametrize("cell", [*FORMULAS, *PLAIN])
+def test_a_text_is_no_formula_of_a_spreadsheet_and_comes_back_as_it_was(cell: str):
+    written = spreadsheets.text(("text", "number", "other"), [(cell, -1.5, cell), (cell, 3, "")])
+    lines = list(csv.reader(io.StringIO(written, newline="")))
+    assert [line[0] for line in lines[1:]] == ([f"'{cell}"] * 2 if cell in FORMULAS else [cell] * 2)
+    assert [line[1] for line in lines] == ["number", "-1.5", "3"]
+    assert spreadsheets.read(written)[1] == [cell, "-1.5", cell]
+
+
+def test_what_a_record_says_is_no_formula_in_the_table(tmp_path: pathlib.Path):
+    put_learning(tmp_path, LSTM, -2.0, CPU | {"device_kind": "=1+1", "form": "@x"})
+    found = records.gather(tmp_path)
+    columns, first, *_ = spreadsheets.read(results.text(found.every_row))
+    line = dict(zip(columns, first, strict=True))
+    assert (line["device_kind"], float(line["value"])) == ("=1+1", -1.0)
+    assert "'=1+1" in results.text(found.every_row)
+
+
+def test_a_table_of_rates_comes_back_as_it_was_written():
+    lines = rates.table()
+    strange = [dataclasses.replace(lines[0], arm="=evil", task="-task", device_kind="@kind", score=-0.5), *lines[1:]]
+    assert list(rates.read(rates.text(strange))) == strange
+    assert rates.read(rates.TABLE.read_text()) == lines
+    assert rates.text(lines) == rates.TABLE.read_text()

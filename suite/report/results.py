@@ -1,11 +1,9 @@
 """results.csv: every measured number in one tidy table, one metric a row, units in the metric's name."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator
 
-from suite import parts
+from suite import parts, spreadsheets
 from suite.job import Job
 from suite.report.derive import Machine, Timing, timings
 from suite.store import Row
@@ -94,11 +92,7 @@ def table(rows: list[Row]) -> list[Row]:
 
 
 def text(rows: list[Row]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([line[name] for name in COLUMNS] for line in table(rows))
-    return buffer.getvalue()
+    return spreadsheets.text(COLUMNS, ([line[name] for name in COLUMNS] for line in table(rows)))
 
 
 def _plain(machine: Machine, row: Row) -> Iterator[Row]:
