@@ -68,7 +68,7 @@ def reading_records() -> Iterator[None]:
 
 def is_own(folder: str, spec: str) -> bool:
     """Whether a spec names a user's own file or module and not a file of the folder."""
-    return split(spec)[0] not in names(folder)
+    return split(spec)[0] not in _files(folder)
 
 
 def load(folder: str, spec: str) -> tuple[ModuleType, dict[str, Value]]:
@@ -79,8 +79,7 @@ def load(folder: str, spec: str) -> tuple[ModuleType, dict[str, Value]]:
 
 def names(folder: str) -> list[str]:
     """The parts that a folder holds, sorted."""
-    path = _folder(folder)
-    return list(_names(path, path.stat().st_mtime_ns))
+    return list(_files(folder))
 
 
 def knobs(folder: str, spec: str) -> dict[str, Value]:
@@ -174,15 +173,16 @@ def split_list(text: str) -> list[str]:
 
 def source(folder: str, name: str) -> pathlib.Path:
     """The file that defines a part; LookupError lists the known ones."""
-    if _READS_RECORDS.get() and name not in names(folder):
+    files = _files(folder)
+    if name in files:
+        return files[name]
+    if _READS_RECORDS.get():
         raise LookupError(f"{name!r} is no file of {folder}; what else records name is not opened")
     if _is_path(name):
         path = _file(name)
         if not path.is_file():
             raise LookupError(f"no file {name.removesuffix('.py')}.py; wanted a Python file with a {ENTRY[folder]}")
         return path
-    if name in names(folder):
-        return _folder(folder) / f"{name}.py"
     if "." in name:
         with _as_lines(name):
             try:
@@ -193,7 +193,7 @@ def source(folder: str, name: str) -> pathlib.Path:
             return pathlib.Path(found.origin)
         raise LookupError(f"no module {name!r} can be imported; is it on PYTHONPATH?")
     kind = folder.rpartition(".")[2].removesuffix("s")
-    raise LookupError(f"no {kind} {name!r}; {_suggest(name, names(folder))}")
+    raise LookupError(f"no {kind} {name!r}; {_suggest(name, list(files))}")
 
 
 def own_files(folder: str, spec: str) -> dict[str, str]:
@@ -326,6 +326,8 @@ def _file(name: str) -> pathlib.Path:
 
 def _spelt(folder: str, name: str) -> str:
     """The one spelling of a part's name: by whatever path it was reached, a file is one arm."""
+    if name in _files(folder):
+        return name
     path = source(folder, name).resolve()
     if path.parent == _folder(folder):
         return path.stem
@@ -336,13 +338,20 @@ def _spelt(folder: str, name: str) -> str:
     return spelt(path)
 
 
+@functools.cache
 def _folder(folder: str) -> pathlib.Path:
     return SUITE.parent.joinpath(*folder.split("."))
 
 
+def _files(folder: str) -> dict[str, pathlib.Path]:
+    """The files of a folder by the names of their parts, sorted."""
+    path = _folder(folder)
+    return _list_files(path, path.stat().st_mtime_ns)
+
+
 @functools.cache
-def _names(folder: pathlib.Path, _changed: int) -> tuple[str, ...]:
-    return tuple(sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__"))
+def _list_files(folder: pathlib.Path, _changed: int) -> dict[str, pathlib.Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
 def _defaults(folder: str, name: str) -> dict[str, Value]:

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable
 
-from suite import hardware
+from suite import hardware, parts
 from suite.claims.parallelism import LADDER
 from suite.store import Row
 
@@ -147,11 +147,19 @@ class Machine:
         }
 
     def _own_peak(self, row: Row) -> Row:
-        found = [own for own in self.rows if own.get("phase") == "peak" and own["dtype"] == row["dtype"]]
-        found = [own for own in found if own["place"] == row["place"]]
-        if not found:
-            raise LookupError(f"no peak of {row['place']} in {row['dtype']} was measured; run the measure `peak`")
-        return found[-1]
+        at = row["place"], row["dtype"]
+        if at not in self._own_peaks:
+            raise LookupError(f"no peak of {at[0]} in {at[1]} was measured; run the measure `peak`")
+        return self._own_peaks[at]
+
+    @functools.cached_property
+    def tasks(self) -> dict[str, str]:
+        """The short spec of each task."""
+        return {spec: parts.short("suite.tasks", spec) for spec in {row["task"] for row in self.rows}}
+
+    @functools.cached_property
+    def _own_peaks(self) -> dict[tuple[str, str], Row]:
+        return {(row["place"], row["dtype"]): row for row in self.rows if row.get("phase") == "peak"}
 
     @functools.cached_property
     def _models(self) -> dict[tuple[tuple, int], Row]:

@@ -143,7 +143,7 @@ def _line(machine: Machine, row: Row, metric: str, value: float | None, n: int, 
     except LookupError:
         flops = ""
     made = {
-        "task": parts.short("suite.tasks", row["task"]),
+        "task": machine.tasks[row["task"]],
         "flops_per_token": flops,
         "train_length": row["length"],
         "eval_length": next((row[name] for name in ("eval_length", "context") if name in row), row["length"]),
