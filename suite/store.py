@@ -382,16 +382,19 @@ def _runs(root: epath.PathLike) -> Iterator[tuple[epath.Path, Job | Problem]]:
     runs = epath.Path(root) / "runs"
     if not runs.exists():
         return
-    for name in sorted(files.names(runs)):
-        run = runs / name
-        if name.startswith(".") or not (run / "job.json").exists():
-            continue
+    for run in (runs / name for name in sorted(files.names(runs)) if not name.startswith(".")):
+        path = run / "job.json"
         try:
-            yield run, read_job(run)
+            if path.exists():
+                yield run, read_job(run)
+            elif run.is_dir() and _kinds(files.names(run)):
+                yield run, Problem(path, "it is missing; the rows beside it are left out")
         except Damaged as damaged:
             yield run, Problem(damaged.path, damaged.why)
-        except (ValueError, OSError) as error:
-            yield run, Problem(run / "job.json", str(error).removeprefix(f"{run / 'job.json'}: "))
+        except OSError as error:  # of another user
+            yield run, Problem(run, error.strerror or str(error))
+        except ValueError as error:
+            yield run, Problem(path, str(error).removeprefix(f"{path}: "))
 
 
 def _kinds(names: Iterable[str]) -> set[str]:

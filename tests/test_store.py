@@ -244,6 +244,7 @@ def flip_to_no_utf8(lines: list[bytes]) -> list[bytes]:
     return [b"\xff" + lines[0][1:], *lines[1:]]
 
 
+MISSING = "it is missing; the rows beside it are left out"
 HARMS = [lose_the_last, double_the_last, change_a_number, flip_to_no_utf8]
 
 
@@ -332,6 +333,11 @@ def test_a_job_that_cannot_be_read_is_told_and_the_others_are_read(
     assert store.open_run(tmp_path, Job(seed=1)) == other, "the job at hand writes it anew"
     assert "job.json is damaged" in capsys.readouterr().err
     assert not store.survey(tmp_path).problems
+
+
+def test_rows_without_a_job_are_told(done: pathlib.Path, tmp_path: pathlib.Path):
+    (done / "job.json").unlink()
+    assert store.survey(tmp_path) == ([], [], [store.Problem(done / "job.json", MISSING)])
 
 
 def test_a_job_that_was_edited_by_hand_is_not_believed(done: pathlib.Path, tmp_path: pathlib.Path):
