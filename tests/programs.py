@@ -11,11 +11,14 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from absl import flags
+from absl.testing import flagsaver
 from etils import epath
 
+from launch import job as program
 from suite import checkpoint, rig, store
 from suite import mesh as meshes
-from suite.job import Job
+from suite.job import Cell, Job
 
 TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--rate=3e-3"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
@@ -109,3 +112,20 @@ def assert_same(out: pathlib.Path, whole: pathlib.Path) -> None:
     assert rows_of(out) == rows_of(whole)
     for mine, theirs in zip(final_of(out), final_of(whole), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@contextlib.contextmanager
+def worker(out: pathlib.Path) -> Iterator[program.Worker]:
+    """The worker of launch.job with its flags, in this process, on one device and without a watchdog."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver((program.OUT, str(out)), (program.PATIENCE, 0.0), (program.LEASE_SECONDS, 1.0)):
+        yield program.Worker(meshes.make(devices=jax.devices()[:1]), None)
+
+
+def run_here(out: pathlib.Path, job: Job, *measures: str) -> int:
+    """What launch.job does of a directory: the door's checks, then the cells; its exit code."""
+    with worker(out) as resumed:
+        store.check_writable(out)
+        store.check_run(out, job)
+        return resumed.run([Cell(job, measure) for measure in measures])

@@ -4,22 +4,16 @@ The worker of launch.job is run here as it is there, on one device; what it leav
 undisturbed run leaves.
 """
 
-import contextlib
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jax
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
-from programs import final_of
+from programs import final_of, run_here, worker
 
-from launch import job as program
 from suite import cells, ends, store
-from suite import mesh as meshes
 from suite.job import Cell, Job
 
 JOB = Job(
@@ -30,21 +24,8 @@ MEASURES = ("learning", "size", "length_accuracy")
 TIMED = ("seconds", "commit", "source")
 
 
-@contextlib.contextmanager
-def worker(out: pathlib.Path) -> Iterator[program.Worker]:
-    """The worker of launch.job with its flags, without a watchdog."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver((program.OUT, str(out)), (program.PATIENCE, 0.0), (program.LEASE_SECONDS, 1.0)):
-        yield program.Worker(meshes.make(devices=jax.devices()[:1]), None)
-
-
 def resume(out: pathlib.Path, *measures: str) -> int:
-    """What launch.job does of a directory: the door's checks, then the cells."""
-    with worker(out) as resumed:
-        store.check_writable(out)
-        store.check_run(out, JOB)
-        return resumed.run([Cell(JOB, measure) for measure in measures])
+    return run_here(out, JOB, *measures)
 
 
 def rows_of(out: pathlib.Path) -> list[dict]:

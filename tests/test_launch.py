@@ -1,7 +1,9 @@
 """The programs as a user meets them: what the command line gets wrong, what is killed, what is run on two processes."""
 
 import json
+import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +91,44 @@ def test_an_unwritable_out_is_refused(program: str, tmp_path: pathlib.Path) -> N
     assert ended.returncode == 70
     assert "cannot write to --out" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("program", ["job", "compare", "report", "calibrate"])
+def test_a_place_without_a_client_is_refused_by_every_program(program: str) -> None:
+    ended = launch(program, "--out=s3://bucket/out")
+    assert ended.returncode == 70
+    [line] = ended.stderr.strip().splitlines()
+    assert "there is no client for s3:// here; wanted a path or gs://" in line
+
+
+def test_a_directory_of_any_name_is_the_same_for_every_program(tmp_path: pathlib.Path) -> None:
+    home = tmp_path / "a #1? 100% b"
+    home.mkdir()
+    variables = environment() | {"HOME": str(home)}
+    options = {"env": variables, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 200}
+    for program, *flags in (("job", *TINY, "--measures=size"), ("compare", "--status"), ("report",)):
+        ended = subprocess.run(command(program, *flags, "--out=~/out/"), **options)
+        assert ended.returncode == 0, ended.stderr
+    assert len(list(home.glob("out/runs/*/size.done"))) == 1
+    assert (home / "out" / "report.html").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [home.name], "no ./~"
+
+
+def test_another_users_directory_is_refused_with_advice(tmp_path: pathlib.Path) -> None:
+    """A second user, who may read all and write only what is his: with root's files, as under a umask of 022."""
+    second = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    second += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # Python may lie in root's home
+    if os.geteuid() or not shutil.which("setpriv") or subprocess.run([*second, "true"]).returncode:
+        pytest.skip("NOT TESTED: nobody else can be here; it takes root and util-linux")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o777)
+    run = store.open_run(tmp_path, Job())
+    argv = [*second, *command("job", "--measures=size", "--task=recall:pairs=2,vocab=16", f"--out={tmp_path}")]
+    ended = subprocess.run(argv, capture_output=True, text=True, env=environment() | {"HOME": str(tmp_path)})
+    assert ended.returncode == 70
+    [line] = ended.stderr.strip().splitlines()
+    assert f"cannot write to {run}, which belongs to the user root" in line
+    assert "umask of 002" in line
 
 
 @pytest.mark.parametrize(

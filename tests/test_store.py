@@ -385,6 +385,40 @@ def test_lines_of_several_writers_never_mix(run: epath.Path):
     assert store.rows(run, "k") == [{"t": long}] * 80
 
 
+def test_names_have_bounds_and_those_of_ordinary_jobs_stay():
+    assert Job(mixer="rglru+rglru+attention:window=256", depth=3).id.startswith(
+        "rglru-rglru-attention-window-256-text-t"
+    )
+    hybrid = "+".join(f"attention:window={16 + number},heads=8,positions=alibi" for number in range(8))
+    jobs = [Job(mixer=hybrid, depth=8), Job(mixer=hybrid.replace("23", "24"), depth=8)]
+    names = [job.id for job in jobs]
+    stems = [store.kind(f"decode:{hybrid}", "a" * 100, 3, group) for group in (hybrid, hybrid + "x")]
+    assert len({*names, *stems}) == 4
+    assert max(map(len, names)) <= 120
+    # With what stands before and behind it while it is written or locked; 255 bytes is a file system's limit.
+    assert max(len(stem) for stem in stems) + len(".cell.__lock") < 250
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("out/quick", "out/quick"),
+        ("out/a #1? 100% b/", "out/a #1? 100% b"),
+        ("~/x", f"{pathlib.Path.home()}/x"),
+        ("file:///x/a%20b", "/x/a b"),
+        ("gs://bucket/a", "gs://bucket/a"),
+    ],
+)
+def test_a_directory_is_read_in_one_way(text: str, path: str):
+    assert os.fspath(files.root(text)) == path
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/a", "http://x", "hdfs://x/y", ""])
+def test_a_directory_without_a_client_is_refused(text: str):
+    with pytest.raises(ValueError, match="wanted a"):
+        files.root(text)
+
+
 @pytest.fixture
 def as_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layout for object stores, on files: what is asked of the store is there too."""

@@ -1,0 +1,50 @@
+"""Directories that older versions have left: tests/stored has a small one of each schema, as its version wrote it.
+
+All are of one command: a training of 20 steps and its size; the trained parameters, which are large, are not there.
+"""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+from programs import run_here
+
+from suite import ends, store
+from suite.report import records
+
+STORED = pathlib.Path(__file__).parent / "stored"
+SCHEMAS = range(1, store.SCHEMA + 1)
+
+
+@pytest.fixture(params=SCHEMAS)
+def out(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(STORED / f"schema_{request.param}", tmp_path / "out"))
+
+
+def test_it_is_read_whole(out: pathlib.Path) -> None:
+    found = store.survey(out)
+    assert not found.problems
+    assert [row["phase"] for row in found.rows] == ["train", "validation"] * 2 + ["test", "model"] + ["state"] * 7
+    [(job, run)] = found.runs
+    assert job.id == run.name, "what a job has gained since changes nothing"
+    assert job == job.replace(), "every knob stands there, those that its parts have gained too"
+
+
+def test_it_is_reported_whole(out: pathlib.Path) -> None:
+    found = records.gather(out)
+    assert not found.problems
+    assert len(found.rows) == 13
+
+
+def test_it_is_resumed_and_what_is_done_stays(out: pathlib.Path) -> None:
+    [(job, run)] = store.all_runs(out)
+    before = (run / "size.jsonl").read_bytes()
+    assert run_here(out, job, "learning", "size") == ends.DONE
+    assert (run / "size.jsonl").read_bytes() == before
+    assert len(store.load(out)) == 13
+    # This wants the trained parameters: they are made again.
+    assert run_here(out, job, "length_accuracy") == ends.DONE
+    assert {row["measure"] for row in store.load(out)} == {"learning", "size", "length_accuracy"}
+    assert json.loads((out / "schema.json").read_text()) == {"schema": store.SCHEMA}
+    assert not store.survey(out).problems
