@@ -64,7 +64,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         folder = pathlib.Path(killed.path(cell)) / "checkpoints"
         while not (folder / "20.manifest").exists():
             time.sleep(0.01)
-        rows.close()
+        del rows  # which is closed by it: nothing waits for the save under way
         killed.leases.held.clear()
         cells.note_end(killed.leases, key, owner, 0, ends.KILLED, outside=True)
     return out

@@ -337,7 +337,7 @@ def test_a_job_that_cannot_be_read_is_told_and_the_others_are_read(
 
 def test_rows_without_a_job_are_told(done: pathlib.Path, tmp_path: pathlib.Path):
     (done / "job.json").unlink()
-    assert store.survey(tmp_path) == ([], [], [store.Problem(done / "job.json", MISSING)])
+    assert store.survey(tmp_path) == ([], [], [store.Problem(epath.Path(done) / "job.json", MISSING)])
 
 
 def test_a_job_that_was_edited_by_hand_is_not_believed(done: pathlib.Path, tmp_path: pathlib.Path):

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from etils import epath
@@ -115,7 +115,7 @@ COMPARISON = {
     **{"scale": str, "about": str, "evidence": bool, "arms": list, "claims": list, "command": list, "place": dict},
 }
 ENVIRONMENT = {
-    **{"python": str, "platform": str, "cpu": str, "cores": int, "memory_bytes": int, "packages": dict},
+    **{"python": str, "platform": str, "cpu": str, "cores": (int, str), "memory_bytes": int, "packages": dict},
     **{"variables": dict, "commit": str, "source": str},
 }
 PLACE = ("place", "platform", "device_kind", "n_devices")
@@ -188,12 +188,12 @@ def _comparison(out: epath.Path) -> tuple[Row, list[Problem]]:
     return found, []
 
 
-def _read(path: epath.Path, kinds: dict[str, type]) -> Row:
+def _read(path: epath.Path, kinds: Mapping[str, type | tuple[type, ...]]) -> Row:
     """A small file of JSON; Damaged where a value is missing or of another kind than was written."""
     found = store.read_json(path, *kinds)
     for name, kind in kinds.items():
         if not isinstance(found[name], kind):
-            raise store.Damaged(path, f"{name} is no {kind.__name__}")
+            raise store.Damaged(path, f"{name} is a {type(found[name]).__name__}, not what was written")
     return found
 
 
