@@ -82,19 +82,16 @@ def device_kind() -> str:
     return jax.devices()[0].device_kind if mesh.empty else mesh.abstract_device.device_kind
 
 
-def devices() -> int:
-    """Over how many devices the batch of what is traced now is split: those of the ambient mesh, or one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape["data"]
-
-
 def sharded(fn: Callable[..., PyTree], arguments: PyTree, results: PyTree) -> Callable[..., PyTree]:
-    """`fn` on each device of the ambient mesh by itself: for kernels, which cannot be partitioned automatically.
+    """`fn` on each device of the ambient mesh by itself, with its own part of the batch.
 
     `arguments` and `results` say of every array which of its axes is split over `data`; None for those of which each
-    device has the whole.
+    device has the whole. Left to itself XLA splits `fn` too, but by its reshapes: one that merges the batch with an
+    axis before it makes every device gather all examples, a loop adds its gradients up over devices at every turn, and
+    a kernel does not compile.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size < 2 or mesh.manual_axes:  # on one device, or already on each by itself
         return fn
 
     def spec(axis: int | None) -> PartitionSpec:
@@ -105,6 +102,11 @@ def sharded(fn: Callable[..., PyTree], arguments: PyTree, results: PyTree) -> Ca
 
     # A kernel does not say what its results vary over.
     return jax.shard_map(fn, in_specs=specs(arguments), out_specs=specs(results), check_vma=False)
+
+
+def total(tree: PyTree) -> PyTree:
+    """Sums over all devices, of what is `sharded`."""
+    return jax.lax.psum(tree, "data") if jax.sharding.get_abstract_mesh().manual_axes else tree
 
 
 def check_batch(mesh: Mesh, batch: int, name: str = "batch") -> None:

@@ -84,16 +84,20 @@ def make_step(
     """
     whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
 
-    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        weights = jnp.sum(batch.weights_BT)
+    def differentiate(params: Model, weights: Float[Array, ""], batch: Batch) -> tuple[Array, Model]:
+        """Loss and gradient of one device's examples: their sums over devices are all that is exchanged."""
 
         def objective(params: Model, batch: Batch) -> Float[Array, ""]:
             nats_BT, _ = answer(eqx.combine(params, static), batch)
             return jnp.sum(nats_BT * batch.weights_BT) / weights
 
+        return meshes.total(_add_up(jax.value_and_grad(objective), params, batch, microbatch // mesh.shape["data"]))
+
+    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         with meshes.ambient(mesh):
-            loss, gradient = _add_up(jax.value_and_grad(objective), state.params, batch, microbatch)
+            each_device = meshes.sharded(differentiate, (None, None, 0), None)
+            loss, gradient = each_device(state.params, jnp.sum(batch.weights_BT), batch)
         norm = optax.tree.norm(gradient)
         params: Any = state.params  # as in start
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
@@ -112,8 +116,7 @@ def make_evaluate(static: Model, mesh: Mesh) -> Callable[[Model, Batch], Metrics
 
     @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
     def evaluate(params: Model, batch: Batch) -> Metrics:
-        with meshes.ambient(mesh):
-            nats_BT, correct_BT = answer(eqx.combine(params, static), batch)
+        nats_BT, correct_BT = _answers(static, params, batch, mesh)
         final_BT = final_targets(batch.weights_BT)
         return {
             "nats": jnp.sum(nats_BT * batch.weights_BT),
@@ -132,10 +135,19 @@ def make_answers(static: Model, mesh: Mesh) -> Callable[[Model, Batch], tuple[Ar
 
     @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
     def answers(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-        with meshes.ambient(mesh):
-            return answer(eqx.combine(params, static), batch)
+        return _answers(static, params, batch, mesh)
 
     return answers
+
+
+def _answers(static: Model, params: Model, batch: Batch, mesh: Mesh) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Each device those of its own examples."""
+
+    def own(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        return answer(eqx.combine(params, static), batch)
+
+    with meshes.ambient(mesh):
+        return meshes.sharded(own, (None, 0), 0)(params, batch)
 
 
 def _add_up(
@@ -145,7 +157,6 @@ def _add_up(
     count = batch.tokens_BT.shape[0] // (microbatch or batch.tokens_BT.shape[0])
     if count == 1:
         return differentiate(params, batch)
-    # Every microbatch takes every count-th example, so each device keeps the ones that it has.
     pieces = jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1), batch)
 
     def add(sums: tuple[Array, Model], piece: Batch) -> tuple[tuple[Array, Model], None]:
@@ -158,7 +169,7 @@ def _add_up(
 def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Nats of every target, and 1 where the likeliest token is the target.
 
-    Where logits of all tokens are more than LOGITS a device they are made a few tokens at a time, and again for the
+    Where logits of all tokens are more than LOGITS they are made a few tokens at a time, and again for the
     gradient: (B, T, V) is never whole.
     """
 
@@ -170,7 +181,7 @@ def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array
 
     x_BTD = model.through(model.embed(batch.tokens_BT))
     batch_size, length = batch.tokens_BT.shape
-    tokens = max(1, LOGITS * meshes.devices() // (batch_size * model.embedding_VD.shape[0]))
+    tokens = max(1, LOGITS // (batch_size * model.embedding_VD.shape[0]))
     if tokens >= length:
         return judge(model.logits(x_BTD), batch.targets_BT)
     by_token = (jnp.swapaxes(x_BTD, 0, 1), batch.targets_BT.T)

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 
 import pytest
-from ahead import compiled_gradient, text_of
+from ahead import VOCAB, compiled_gradient, exchanged, parameter_bytes, text_of
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: make test-aot"),
 ]
 TOPOLOGIES = {"v5e:2x4": 8, "v6e:4x4": 16}
+LARGER = {"v5e:8x8": 64}
 # What becomes a custom call of the compiled program: one for the forward pass and one for the backward.
 KERNELS = {"pallas", "splash"}
 SPECS = [
@@ -39,7 +40,7 @@ SPECS = [
 @functools.cache
 def mesh_of(topology: str, n_devices: int) -> Mesh:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    assert len(found.devices) == TOPOLOGIES[topology]
+    assert len(found.devices) == (TOPOLOGIES | LARGER)[topology]
     return meshes.make(devices=list(found.devices)[:n_devices])
 
 
@@ -72,3 +73,19 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str, top
     assert memory.argument_size_in_bytes > 0
     assert memory.peak_memory_in_bytes > 0
     assert ("tpu_custom_call" in text_of(compiled)) == (rig.form(job, mesh) in KERNELS)
+
+
+@pytest.mark.parametrize("name", parts.names("suite.mixers"))
+def test_a_chip_holds_and_exchanges_the_same_on_eight_as_on_sixty_four(name: str) -> None:
+    programs = []
+    for topology, n_devices in (("v5e:2x4", 8), ("v5e:8x8", 64)):
+        job = Job(mixer=name, width=256, depth=2, length=512, batch=2 * n_devices, dtype="bfloat16")
+        programs.append(rig.Programs(job, mesh_of(topology, n_devices), VOCAB).lowered_step.compile())
+        found = exchanged(programs[-1])
+        assert set(found) == {"all-reduce"}
+        # Each gradient once, in whole tiles of 8 by 128, and a few numbers.
+        assert parameter_bytes(job) < found["all-reduce"] < 1.1 * parameter_bytes(job)
+    few, many = (program.memory_analysis() for program in programs)
+    assert few is not None
+    assert many is not None
+    assert abs(many.temp_size_in_bytes / few.temp_size_in_bytes - 1) < 0.01

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ahead import VOCAB, exchanged, parameter_bytes
 
 from suite import mesh as meshes
-from suite import parts, rig
+from suite import model, parts, rig
 from suite import step as steps
 from suite.job import Job
 from suite.tasks import Batch
@@ -38,6 +39,42 @@ def test_eight_devices_train_like_one(mixer: str, devices: list, data_dir: pathl
     assert one_print == eight_print
     # float32 sums in another order, over 10 steps.
     np.testing.assert_allclose(eight, one, rtol=1e-5)
+
+
+# Loops over time, chunks whose decays are formed pair by pair, and what a model has around its mixers.
+EXCHANGING: list[dict[str, Any]] = [
+    {"mixer": "lstm+gru+elman+gla+slstm", "depth": 5},
+    {"mixer": "lstm:heads=2,remat=true+lru", "depth": 3, "conv": 4, "remat": "block", "microbatch": 8},
+    {"mixer": "gru:form=scan,heads=2", "depth": 2, "block": "plain"},
+    *({"mixer": name, "depth": 2} for name in parts.names("suite.mixers")),
+]
+FIRST, *REST = EXCHANGING
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fields", [FIRST, *(pytest.param(rest, marks=pytest.mark.slow) for rest in REST)], ids=str)
+def test_devices_exchange_nothing_but_sums_of_gradients_and_metrics(fields: dict[str, Any], devices: list) -> None:
+    temporaries = []
+    for n_devices in (2, 8):
+        job = JOB.replace(batch=4 * n_devices, **fields)
+        job = job.replace(microbatch=job.microbatch * n_devices // 8)
+        compiled = rig.Programs(job, meshes.make(devices=devices[:n_devices]), VOCAB).lowered_step.compile()
+        found = exchanged(compiled)
+        assert set(found) == {"all-reduce"}
+        assert 0 < found["all-reduce"] - parameter_bytes(job) < 64  # each gradient once, and a few numbers
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        temporaries.append(memory.temp_size_in_bytes)
+    assert temporaries[0] == temporaries[1]
+
+
+def test_evaluating_devices_exchange_nothing_but_what_is_asked(devices: list) -> None:
+    job = JOB.replace(mixer="lstm+gla", depth=2)
+    programs = rig.Programs(job, meshes.make(devices=devices), VOCAB)
+    arguments = (model.shapes(job, VOCAB), rig.batch_shapes(job.batch, job.length))
+    assert exchanged(programs.evaluate.lower(*arguments).compile()) == {"all-reduce": 5 * 4}
+    # The answers to all targets, whole on every device: nats and correctness.
+    assert exchanged(programs.answers.lower(*arguments).compile()) == {"all-gather": 2 * 4 * job.batch * job.length}
 
 
 @pytest.mark.parametrize("n_devices", [1, 8])
@@ -108,8 +145,8 @@ def test_logits_are_never_whole_where_they_are_many(
     programs = rig.Programs(job, meshes.make(devices=devices[:n_devices]), 256)
     lowered = programs.lowered_step.as_text()
     rig._programs.cache_clear()
-    assert "tensor<16x37x256xf32>" not in lowered
-    assert "tensor<5x16x256xf32>" in lowered
+    assert f"tensor<{16 // n_devices}x37x256xf32>" not in lowered
+    assert f"tensor<5x{16 // n_devices}x256xf32>" in lowered
 
 
 def test_the_fingerprint_sees_ids_and_tokens_and_not_their_order(devices: list) -> None:
