@@ -4,6 +4,7 @@
     python -m launch.report --out=out/compare --threshold=parallelism.threshold=5
     python -m launch.report --out=out/compare --claims=./mine.py
     python -m launch.report --diff out/before out/after
+    python -m launch.report --out=out/compare --prune
 
 It writes report.html, report.md, report.json, results.csv and figures/ there, or into --to; under thresholds of your
 own it writes them into rejudged/ there. Of two directories it writes diff.html and diff.md, into the second or --to.
@@ -31,8 +32,22 @@ CLAIMS = flags.DEFINE_multi_string(
 TO = launch.define_directory("to", None, "directory to write to, if not that of the records or the second of --diff")
 DIFF = flags.DEFINE_multi_string("diff", [], "two directories to set side by side: --diff A B")
 
+PRUNE = flags.DEFINE_bool(
+    "prune", False, "remove what --out needs no more, as checkpoints of done trainings and the cache; draws no report"
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "with --prune: list what would be removed")
+
 
 def main() -> int:
+    if DRY_RUN.value and not PRUNE.value:
+        launch.refuse("--dry_run is for --prune; a report of a directory removes nothing")
+    if PRUNE.value:
+        for flag in (THRESHOLD, CLAIMS, TO, DIFF):
+            if flag.present:
+                launch.refuse(f"--prune draws no report; leave it or --{flag.name} out")
+        with launch.door():
+            prune(epath.Path(OUT.value))
+        return 0
     from suite import files, parts, report  # here, not above: --help answers at once
 
     to = epath.Path(TO.value) if TO.value else None
@@ -57,6 +72,24 @@ def main() -> int:
     print(f"report: {path}")
     print(report.headline(path.parent))
     return 0
+
+
+def prune(out: epath.Path) -> None:
+    """Removes what a directory needs no more, a line for each thing and one for all."""
+    from suite import prune
+
+    if not (out / "runs").exists():
+        raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
+    n_files, n_bytes = prune.size(out)
+    found = prune.find(out)
+    for one in found:
+        print(f"{one.bytes / 1e6:10.3f} MB  {one.path}")
+        if not DRY_RUN.value:
+            prune.remove(one)
+    pruned, freed = sum(one.files for one in found), sum(one.bytes for one in found)
+    done = "would be removed" if DRY_RUN.value else "removed"
+    of_all = f"{n_files:,} files and {n_bytes / 1e6:,.1f} MB"
+    print(f"{pruned:,} files and {freed / 1e6:,.1f} MB of {of_all} {done}")
 
 
 def tell(problems: Iterable[str]) -> None:

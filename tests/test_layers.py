@@ -18,7 +18,7 @@ JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
     *("suite.job", "suite.parts", "suite.files", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
     *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace", "suite.provenance", "suite.machine"),
-    "suite.spreadsheets",
+    *("suite.spreadsheets", "suite.prune"),
     *("suite.ends", "suite.faults", "suite.leases", "suite.cells", "suite.manifest", "suite.rendezvous"),
 }
 ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops", "suite.processes", "suite.pulse"}
@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "suite/cells.py": PLAIN | ZERO,
     "suite/manifest.py": PLAIN | ZERO,
     "suite/spreadsheets.py": set(),
+    "suite/prune.py": PLAIN | ZERO,
     "suite/provenance.py": PLAIN | ZERO,
     "suite/rendezvous.py": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
