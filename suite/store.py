@@ -491,7 +491,11 @@ def _checksum(fields: Row) -> int:
 
 def _parse(line: bytes) -> Row | None:
     try:
-        row = json.loads(line.decode())
-    except ValueError:  # no UTF-8, or no JSON
+        row = json.loads(line.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):  # no UTF-8, or no JSON
         return None
     return row if isinstance(row, dict) and row else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number: append writes none")

@@ -146,16 +146,20 @@ def test_stray_files_are_ignored(whole: pathlib.Path, tmp_path: pathlib.Path):
     assert (found.problems, found.rows) == ((), records.gather(whole).rows)
 
 
-def test_a_byte_that_is_no_utf8_costs_its_line(whole: pathlib.Path, tmp_path: pathlib.Path):
+@pytest.mark.parametrize(
+    ("written", "found"), [(b'"ok"', b'"o\xff"'), (b"0.1", b"NaN"), (b"0.1", b"-Infinity"), (b'"ok"', 5000 * b"[")]
+)
+def test_a_line_that_is_none_costs_no_other(whole: pathlib.Path, tmp_path: pathlib.Path, written: bytes, found: bytes):
     root = tmp_path / "out"
     shutil.copytree(whole, root)
     (root / TIMES.replace("jsonl", "done")).unlink()  # still being measured
     lines = (root / TIMES).read_bytes().splitlines(keepends=True)
-    lines[1] = lines[1].replace(b"ok", b"o\xff")
+    assert written in lines[1]
+    lines[1] = lines[1].replace(written, found, 1)
     (root / TIMES).write_bytes(b"".join(lines))
-    found, _ = drawn(root)
-    assert found.problems == (records.Problem(TIMES, "1 lines are no row; left out"),)
-    assert len(found.rows) == len(records.gather(whole).rows) - 1
+    gathered, _ = drawn(root)
+    assert gathered.problems == (records.Problem(TIMES, "1 lines are no row; left out"),)
+    assert len(gathered.rows) == len(records.gather(whole).rows) - 1
 
 
 def test_a_copied_a_renamed_and_a_foreign_run_are_listed(whole: pathlib.Path, tmp_path: pathlib.Path):
