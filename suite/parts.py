@@ -288,6 +288,18 @@ def _module(folder: str, name: str) -> ModuleType:
 
 
 @contextlib.contextmanager
+def own_lines(folder: str, spec: str) -> Iterator[None]:
+    """What goes wrong in a user's own files, and is no plain error of the suite, is a ValueError with file and line."""
+    paths = [source(folder, split(part)[0]).resolve() for part in pattern(spec)]
+    files = [file for path in paths for file in _with_siblings(path)]
+    if not files:
+        yield
+        return
+    with _as_lines(short(folder, spec), files):
+        yield
+
+
+@contextlib.contextmanager
 def _as_lines(name: str, files: Collection[pathlib.Path] = ()) -> Iterator[None]:
     """What goes wrong while a user's own module is imported is a ValueError of one line, with its place in `files`."""
     try:
@@ -298,9 +310,12 @@ def _as_lines(name: str, files: Collection[pathlib.Path] = ()) -> Iterator[None]
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if pathlib.Path(frame.filename).resolve() in files]
         place = f"{spelt(pathlib.Path(theirs[-1].filename))}, line {theirs[-1].lineno}" if theirs else name
+        if not theirs and isinstance(error, ValueError | TypeError | OSError):
+            raise  # the suite's own words
         relative = isinstance(error, ImportError) and "relative import" in str(error)
         advice = "; import it by its name alone, or give the module by its dotted name" if relative else ""
-        raise ValueError(f"{place}: {type(error).__name__}: {error}{advice}") from error
+        said = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{place}: {type(error).__name__}: {said}{advice}") from error
 
 
 def _check_siblings(path: pathlib.Path) -> None:

@@ -54,9 +54,10 @@ def compiler_flags() -> dict[str, str]:
 def make_task(job: Job, data_dir: str) -> Any:
     """The job's task, its data opened and, for the first time, prepared."""
     module, knobs = parts.load("suite.tasks", job.task)
-    if any(field.name == "data_dir" for field in dataclasses.fields(module.Task)):
-        knobs["data_dir"] = data_dir
-    return module.Task(length=job.length, seed=job.seed, **knobs)
+    with parts.own_lines("suite.tasks", job.task):
+        if any(field.name == "data_dir" for field in dataclasses.fields(module.Task)):
+            knobs["data_dir"] = data_dir
+        return module.Task(length=job.length, seed=job.seed, **knobs)
 
 
 def of_data(task: Any) -> dict[str, Any]:

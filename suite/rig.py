@@ -291,11 +291,12 @@ def check(job: Job, mesh: Mesh, vocab: int) -> None:
     """Raises what would fail later, before a device is touched."""
     meshes.check_batch(mesh, job.batch)
     meshes.check_batch(mesh, job.microbatch, "microbatch")
-    jax.eval_shape(
-        lambda built, tokens_BT: built(tokens_BT),
-        model.shapes(matching.solve(job, vocab), vocab),
-        jax.ShapeDtypeStruct((job.batch, job.length), jnp.int32),
-    )
+    with parts.own_lines("suite.mixers", job.mixer):
+        jax.eval_shape(
+            lambda built, tokens_BT: built(tokens_BT),
+            model.shapes(matching.solve(job, vocab), vocab),
+            jax.ShapeDtypeStruct((job.batch, job.length), jnp.int32),
+        )
 
 
 def open_task(job: Job, data_dir: str) -> Any:

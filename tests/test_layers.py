@@ -61,8 +61,9 @@ MAY_IMPORT = {
     "suite/matching.py": JAX | ZERO | {"suite.flops", "suite.model"},
     "suite/step.py": JAX | {"optax"} | ZERO | ONE | {"suite.model", "suite.tasks"},
     "suite/checkpoint.py": JAX | PLAIN | {"orbax"} | ZERO | ONE | {"suite.step"},
+    "suite/contract.py": JAX | PLAIN | ZERO | TWO,
     "suite/rig.py": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO,
-    "suite/measures/*": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO | {"suite.rig", "suite.measures"},
+    "suite/measures/*": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO | {"suite.contract", "suite.rig", "suite.measures"},
     "suite/peers/*": {"numpy", "suite.job"},  # the other library by its name, which need not be installed
     "suite/contest.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.rig"},
     "suite/claims/*": PLAIN | ZERO | {"suite.claims"},

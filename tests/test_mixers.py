@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from suite import model, parts
+from suite import contract, model, parts
+from suite.contract import BATCH, CHANGED, LENGTH, WIDTH, in_parallel, run
 from suite.job import Job
 from suite.ops import forms
 
-WIDTH, BATCH, LENGTH, CHANGED = 32, 2, 12, 7
-CHUNKS = (5, 7)
 NAMES = parts.names("suite.mixers")
 # Every file at its defaults, and the knobs that take another way through the code.
 SPECS = [
@@ -49,58 +48,20 @@ def build(spec: str, width: int = WIDTH):
 
 
 def inputs(dtype: str = "float32") -> jax.Array:
-    return jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH), jnp.float32).astype(dtype)
+    return contract.inputs(WIDTH, dtype)
 
 
 def probe() -> jax.Array:
-    """Random: a sum of all outputs would be 0 for every mixer that ends in a norm over heads."""
-    return jax.random.normal(jax.random.key(2), (BATCH, LENGTH, WIDTH), jnp.float32)
-
-
-def in_parallel(mixer, x_BTD):
-    return mixer(x_BTD)
-
-
-def in_chunks(mixer, x_BTD):
-    state, outputs = mixer.start(BATCH, LENGTH, x_BTD.dtype), []
-    for chunk_BTD in jnp.split(x_BTD, np.cumsum(CHUNKS)[:-1], axis=1):
-        y_BTD, state = mixer.extend(chunk_BTD, state)
-        outputs.append(y_BTD)
-    return jnp.concatenate(outputs, axis=1)
-
-
-def in_steps(mixer, x_BTD):
-    def step(state, x_BD):
-        y_BD, state = mixer.step(x_BD, state)
-        return state, y_BD
-
-    start = mixer.start(BATCH, LENGTH, x_BTD.dtype)
-    return jnp.swapaxes(jax.lax.scan(step, start, jnp.swapaxes(x_BTD, 0, 1))[1], 0, 1)
-
-
-@eqx.filter_jit
-def run(form, mixer, x_BTD, probe_BTD):
-    """The outputs, and the gradient of their product with the probe: of the mixer's parameters and of the inputs."""
-    arrays, static = eqx.partition(mixer, eqx.is_array)
-    y_BTD, pull_back = jax.vjp(lambda arrays, x_BTD: form(eqx.combine(arrays, static), x_BTD), arrays, x_BTD)
-    return y_BTD, pull_back(probe_BTD)
+    return contract.probe(WIDTH)
 
 
 def assert_close(actual, wanted, close: float = CLOSE):
-    """Leaf by leaf, in parts of the leaf's largest entry, or of all where that one is nothing but rounding itself."""
-    actual, wanted = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)] for tree in (actual, wanted))
-    largest = max(np.max(np.abs(leaf)) for leaf in wanted)
-    for left, right in zip(actual, wanted, strict=True):
-        scale = max(np.max(np.abs(right)), 1e-3 * largest)
-        np.testing.assert_allclose(left, right, rtol=0, atol=close * scale)
+    assert contract.distance(actual, wanted) <= close
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_three_forms_agree_in_value_and_gradient(spec: str):
-    mixer = build(spec)
-    wanted = run(in_parallel, mixer, inputs(), probe())
-    assert_close(run(in_chunks, mixer, inputs(), probe()), wanted)
-    assert_close(run(in_steps, mixer, inputs(), probe()), wanted)
+    contract.check_forms(build(spec), WIDTH, CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +106,9 @@ def test_all_forms_of_an_operation_agree_in_value_and_gradient(family: str, spec
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_is_causal(spec: str):
-    probe_BTD = jnp.zeros((BATCH, LENGTH, WIDTH), jnp.float32).at[:, CHANGED].set(1.0)
-    before_BTD, (_, gradient_BTD) = run(in_parallel, build(spec), inputs(), probe_BTD)
-    after_BTD, _ = run(in_parallel, build(spec), inputs().at[:, CHANGED].add(1.0), probe_BTD)
-    np.testing.assert_array_equal(before_BTD[:, :CHANGED], after_BTD[:, :CHANGED])
+    contract.check_causal(build(spec), WIDTH, rounding=0.0)
+    before_BTD, after_BTD = (in_parallel(build(spec), x_BTD) for x_BTD in (inputs(), inputs().at[:, CHANGED].add(1.0)))
     assert np.all(np.any(before_BTD[:, CHANGED] != after_BTD[:, CHANGED], axis=-1))
-    np.testing.assert_array_equal(gradient_BTD[:, CHANGED + 1 :], 0.0)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -162,14 +120,9 @@ def test_sees_the_whole_past_or_its_window(spec: str):
     np.testing.assert_array_equal(gradient_BTD[:, :first], 0.0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("spec", SPECS)
-def test_outputs_leave_in_the_dtype_of_the_inputs(spec: str, dtype: str):
-    mixer, x_BTD = build(spec), inputs(dtype)
-    for form in (in_parallel, in_chunks, in_steps):
-        y_BTD = jax.eval_shape(form, mixer, x_BTD)
-        assert (y_BTD.shape, y_BTD.dtype) == (x_BTD.shape, x_BTD.dtype)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(eqx.filter(mixer, eqx.is_array)))
+def test_outputs_leave_in_the_dtype_of_the_inputs(spec: str):
+    contract.check_dtypes(build(spec), WIDTH)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -211,14 +164,9 @@ def test_nothing_overflows_over_a_long_sequence_in_bfloat16(name: str):
         assert np.all(np.isfinite(np.asarray(leaf, np.float32)))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_state_has_the_shape_in_which_it_comes_back(spec: str, dtype: str):
-    mixer, x_BTD = build(spec), inputs(dtype)
-    start = jax.eval_shape(lambda: mixer.start(BATCH, LENGTH, x_BTD.dtype))
-    _, extended = jax.eval_shape(mixer.extend, x_BTD, start)
-    _, stepped = jax.eval_shape(mixer.step, x_BTD[:, 0], start)
-    assert extended == stepped == start
+def test_a_state_has_the_shape_in_which_it_comes_back(spec: str):
+    contract.check_state(build(spec), WIDTH)
 
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if not spec.startswith("attention")])
