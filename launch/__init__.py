@@ -21,6 +21,8 @@ MALLOPT = {-4: 0, -1: -1, -8: 1}
 # an AMD EPYC whose model was not recorded). No other platform notices.
 WIDE_VECTORS = "--xla_cpu_prefer_vector_width=512"
 
+LONGEST_SECONDS = 30 * 24 * 3600.0
+
 
 def keep_memory() -> None:
     """Keeps what was freed, before any thread has begun. It breaks into pieces: a process may come to twice its size.
@@ -64,6 +66,15 @@ def check_xla_flags() -> None:
     if done.returncode:
         line = done.stderr.partition("] ")[2].partition("\n")[0]
         raise ValueError(f"XLA does not start with XLA_FLAGS={os.environ['XLA_FLAGS']}: {line}")
+
+
+def define_seconds(
+    name: str, default: float, help: str, low: float, high: float = LONGEST_SECONDS
+) -> flags.FlagHolder[float]:
+    """A flag of seconds between two bounds; what is no number of seconds, as NaN, lies outside of them."""
+    holder = flags.DEFINE_float(name, default, help)
+    flags.register_validator(name, lambda seconds: low <= seconds <= high, f"wants {low:g} to {high:g} seconds")
+    return holder
 
 
 class Stopped(BaseException):

@@ -98,7 +98,9 @@ def main() -> int:
         return print_status(epath.Path(worker.OUT.value))
     with launch.door():
         scale = chosen_scale()
-        claims = parts.split_list(CLAIMS.value) or parts.names("suite.claims")
+        claims = parts.split_list(CLAIMS.value) if CLAIMS.value else parts.names("suite.claims")
+        if not claims:
+            raise ValueError(f"--claims names none; known: {', '.join(parts.names('suite.claims'))}")
         for claim in claims:
             parts.source("suite.claims", claim)
         if not DRY_RUN.value:
@@ -133,7 +135,9 @@ def chosen_scale() -> Scale:
         if flags.FLAGS[name].present:
             raise ValueError(f"--{name} is for launch.job; a comparison takes --arms and --claims")
     scale = SCALES[SCALE.value]
-    arms = chosen_arms() or scale.arms
+    arms = chosen_arms() if ARMS.present else scale.arms
+    if not arms:
+        raise ValueError(f"--arms names none; known: all, {', '.join(parts.names('suite.mixers'))}")
     job = jobs.from_flags(flags.FLAGS, scale.job)
     given = {field.name for field in dataclasses.fields(jobs.Job) if flags.FLAGS[field.name].present}
     changes: dict[str, Any] = {"arms": arms, "job": job.replace(match=scale.job.match, match_to="")}
@@ -255,7 +259,7 @@ class Comparison:
     def run_rounds(self) -> int:
         """Runs what the claims ask for until they ask for nothing new; an exit code that ends the comparison, or 0."""
         while not self.place and self.dismissed is None:  # a child says where it runs, on which sizes and rows depend
-            code = self.run_child([])
+            code = self.run_child(wanted_cells(self.scale, self.claims, []), check=True)
             if code:
                 return code
         if WORKERS.value > 1 and self.place and self.place["n_processes"] > 1:
@@ -358,10 +362,11 @@ class Comparison:
                 self.stop_children()
                 raise
 
-    def run_child(self, cells: list[Cell], *, shared: bool = False) -> int:
+    def run_child(self, cells: list[Cell], *, shared: bool = False, check: bool = False) -> int:
         """Runs cells in a fresh process; returns an exit code that ends the comparison, or 0 to go on.
 
-        `shared`: others run beside it. Where several processes do a job it is the list of process 0 that is run.
+        `shared`: others run beside it. `check`: whether they can be run is all that is asked. Where several processes
+        do a job it is the list of process 0 that is run.
         """
         running: dict[Cell, tuple[str, str]] = {}  # where the record of each is, and whose attempt it was
         said: dict[str, Any] = {}
@@ -369,7 +374,7 @@ class Comparison:
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "cells.json"
             file.write_text(json.dumps({"cells": [cell.to_dict() for cell in cells], "asked": asked()}))
-            with child(file, self.log, ONE_THREAD if shared else {}) as (process, events):
+            with child(file, self.log, ONE_THREAD if shared else {}, check=check) as (process, events):
                 self.children.add(process)
                 for event in events:
                     with self.lock:
@@ -462,7 +467,7 @@ class Comparison:
 
 @contextlib.contextmanager
 def child(
-    cells: pathlib.Path, log: pathlib.Path, variables: dict[str, str]
+    cells: pathlib.Path, log: pathlib.Path, variables: dict[str, str], *, check: bool
 ) -> Iterator[tuple[subprocess.Popen, Iterator[dict[str, Any]]]]:
     """A fresh process that runs cells, and the events that it reports; what it prints goes to the log."""
     read, write = os.pipe()
@@ -470,7 +475,7 @@ def child(
     argv = [sys.executable, "-m", "launch.job", *(f"--{name}={value}" for name, value in passed.items())]
     with open(log, "ab") as output, os.fdopen(read) as pipe:
         process = subprocess.Popen(
-            [*argv, f"--cells={cells}", f"--seconds={CHILD_SECONDS}", f"--events={write}"],
+            [*argv, f"--cells={cells}", f"--seconds={CHILD_SECONDS}", f"--events={write}", f"--check={check}"],
             pass_fds=(write,),
             stdout=output,
             stderr=output,

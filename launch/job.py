@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import math
 import os
 import pathlib
 import select
@@ -52,20 +51,26 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", -1, "rank of this process; -1: found in the environment", lower_bound=-1
 )
-PATIENCE = flags.DEFINE_float(
+PATIENCE = launch.define_seconds(
     "patience",
     300.0,
     "seconds without a step after which it ends with 124; a compilation has ten times as long, and the processes of a "
     "job have so many to come together, at least 60",
+    1.0,
 )
-SAVE_SECONDS = flags.DEFINE_float("save_seconds", 300.0, "seconds between checkpoints, where validations are rarer")
-LEASE_SECONDS = flags.DEFINE_float(
-    "lease_seconds", 30.0, "a worker that was silent for so long has lost its cell to another", lower_bound=1.0
+SAVE_SECONDS = launch.define_seconds(
+    "save_seconds", 300.0, "seconds between checkpoints, where validations are rarer", 0.1
+)
+LEASE_SECONDS = launch.define_seconds(
+    "lease_seconds", 30.0, "a worker that was silent for so long has lost its cell to another", 1.0
 )
 FAULT = flags.DEFINE_string("fault", "", "kind@step:rank, for tests: what goes wrong on purpose")
 WAIT_SECONDS = 1.0  # between two looks at cells that other workers have
 CELLS = flags.DEFINE_string("cells", "", "file with the cells that launch.compare wants done here")
-SECONDS = flags.DEFINE_float("seconds", 0.0, "end after the cell under way when so many are over; 0: do all cells")
+SECONDS = launch.define_seconds(
+    "seconds", 0.0, "end after the cell under way when so many are over; 0: do all cells", 0.0
+)
+CHECK = flags.DEFINE_bool("check", False, "check that all can be done, say where it would run, and run nothing")
 EVENTS = flags.DEFINE_integer("events", -1, "file descriptor on which launch.compare reads what happens")
 jobs.define_flags()
 MEETING_SECONDS = 60.0  # at least, whatever the patience, for the processes of a job to come
@@ -106,26 +111,17 @@ def main() -> int:
     if EVENTS.value >= 0:
         threading.Thread(target=follow_parent, args=(EVENTS.value,), name="parent", daemon=True).start()
     from suite import mesh as meshes
-    from suite import processes, rig
+    from suite import processes
 
     with launch.door():
         mesh = meshes.make(MESH.value)
         cells = with_needs(cells)
-        checked = set()
-        data = {}
-        for cell in cells:
-            store.check_run(OUT.value, cell.job)
-            shape = cell.job.replace(**rig.NOT_IN_A_PROGRAM)
-            if shape not in checked:
-                task = rig.open_task(cell.job, DATA_DIR.value)
-                data |= {
-                    f"{name} of --task={cell.job.task}": str(value) for name, value in provenance.of_data(task).items()
-                }
-                rig.check(cell.job, mesh, task.vocab)
-                checked.add(shape)
-        processes.check_alike(data)
+        processes.check_alike(check(cells, mesh))
         check_done(cells)
     worker = Worker(mesh, fault)
+    if CHECK.value:
+        processes.part()
+        return ends.DONE
     try:
         code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
     except ends.Preempted:
@@ -133,6 +129,35 @@ def main() -> int:
         print("stopped, and saved; the same command goes on from here", file=sys.stderr)
     processes.part()
     return code
+
+
+def check(cells: list[Cell], mesh: "Mesh") -> dict[str, str]:
+    """Raises what would fail later: own parts that break their contract, jobs that do not fit, measures that cannot.
+
+    With --check, jobs of the suite's own parts alone are left to the process that is to run them. Returns what the
+    tasks know of their data.
+    """
+    from suite import contract, rig
+
+    tasks: dict[jobs.Job, Any] = {}
+    data: dict[str, str] = {}
+    checked = set()
+    for cell in cells:
+        store.check_run(OUT.value, cell.job)
+        shape = cell.job.replace(**rig.NOT_IN_A_PROGRAM)
+        if shape not in tasks:
+            tasks[shape] = rig.open_task(cell.job, DATA_DIR.value)
+            facts = provenance.of_data(tasks[shape])
+            data |= {f"{name} of --task={cell.job.task}": str(value) for name, value in facts.items()}
+            contract.check_job(cell.job, tasks[shape], OUT.value)
+            if not CHECK.value or cell.own_files():
+                rig.check(cell.job, mesh, tasks[shape].vocab)
+        if (shape, cell.measure) not in checked:
+            checked.add((shape, cell.measure))
+            module, knobs = parts.load("suite.measures", cell.measure)
+            with parts.own_lines("suite.measures", cell.measure):
+                module.check(cell.job, tasks[shape], **knobs)
+    return data
 
 
 def check_done(cells: list[Cell]) -> None:
@@ -166,7 +191,10 @@ def read_cells() -> tuple[list[Cell], rendezvous.Facts]:
         left = json.loads(pathlib.Path(CELLS.value).read_text())
         return [Cell.from_dict(record) for record in left["cells"]], left["asked"]
     job = jobs.from_flags(flags.FLAGS)
-    cells = [Cell(job, parts.short("suite.measures", spec), REPEAT.value) for spec in parts.split_list(MEASURES.value)]
+    specs = parts.split_list(MEASURES.value)
+    if not specs:
+        raise ValueError(f"--measures names none; known: {', '.join(parts.names('suite.measures'))}")
+    cells = [Cell(job, parts.short("suite.measures", spec), REPEAT.value) for spec in specs]
     return cells, {f"--{name}": str(flags.FLAGS[name].value) for name in flags_of_job()}
 
 
@@ -217,7 +245,7 @@ def meet(member: rendezvous.Member, cells: list[Cell], asked: rendezvous.Facts) 
         return {name: hash for cell in taken for name, hash in cell.own_files().items()}
 
     offer = {"cells": [cell.to_dict() for cell in cells] if followed else [], "out": OUT.value}
-    seconds = max(PATIENCE.value, MEETING_SECONDS) if PATIENCE.value else math.inf
+    seconds = max(PATIENCE.value, MEETING_SECONDS)
     with store.probe(OUT.value) if first else contextlib.nullcontext("") as probe:
         entry = rendezvous.Entry(facts_of(member, asked), offer | {"probe": probe}, accept)
         _, name = rendezvous.meet(member, entry, seconds, time.monotonic)

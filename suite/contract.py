@@ -57,9 +57,9 @@ def check_mixer(mixer: Any, width: int, close: float = CLOSE, rounding: float = 
     `close` is how far forms may be from one another, `rounding` how far a later token may move an earlier output.
     """
     stateful = all(hasattr(mixer, method) for method in STATEFUL)
-    check_dtypes(mixer, width, stateful=stateful)
     if stateful:
         check_state(mixer, width)
+    check_dtypes(mixer, width, stateful=stateful)
     with jax.default_matmul_precision("highest"):
         check_causal(mixer, width, rounding)
         check_forms(mixer, width, close, stateful=stateful)
@@ -94,6 +94,8 @@ def check_causal(mixer: Any, width: int, rounding: float = ROUNDING) -> None:
     changed = jnp.zeros((BATCH, LENGTH, width), jnp.float32).at[:, CHANGED].set(1.0)
     before_BTD, (_, gradient_BTD) = run(in_parallel, mixer, inputs(width), changed)
     after_BTD, _ = run(in_parallel, mixer, inputs(width) + changed, changed)
+    for y_BTD in (before_BTD, after_BTD):
+        _check_finite(y_BTD)
     scale = rounding * np.max(np.abs(before_BTD))
     moved_T = np.max(np.abs(np.asarray(before_BTD) - np.asarray(after_BTD)), axis=(0, 2))
     for token in range(CHANGED):
@@ -110,8 +112,7 @@ def check_causal(mixer: Any, width: int, rounding: float = ROUNDING) -> None:
 def check_forms(mixer: Any, width: int, close: float = CLOSE, *, stateful: bool = True) -> None:
     """Read at once, in chunks and token by token, a sequence gives the same outputs and the same gradients."""
     wanted_BTD, wanted_gradient = run(in_parallel, mixer, inputs(width), probe(width))
-    if not np.all(np.isfinite(wanted_BTD)):
-        raise ValueError(f"__call__ gives {_first_unfinite(wanted_BTD)}")
+    _check_finite(wanted_BTD)
     for leaf in jax.tree.leaves(wanted_gradient):
         if not np.all(np.isfinite(leaf)):
             raise ValueError("a gradient of __call__ is not finite")
@@ -208,7 +209,7 @@ def _check_own_mixer(spec: str, width: int) -> None:
     for smaller in WIDTHS:
         try:
             eqx.filter_eval_shape(build, smaller)
-        except Exception:  # noqa: BLE001, S112 - of the last width, the job's own, it is raised
+        except Exception:  # at the last width, the job's own, it is raised
             continue
         check_mixer(build(smaller), smaller)
         return
@@ -230,10 +231,10 @@ def _once(
     try:
         with parts.own_lines(folder, spec):
             check()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if error.__cause__ is not None:  # with file and line already
             raise
-        raise ValueError(f"{parts.short(folder, spec)}: {error}") from error
+        raise ValueError(f"{parts.short(folder, spec)}: {str(error).partition(chr(10))[0]}") from error
     if jax.process_index() == 0:
         passed.parent.mkdir(parents=True, exist_ok=True)
         passed.write_text("")
@@ -252,9 +253,9 @@ def _check_values(name: str, y_BTD: np.ndarray, wanted_BTD: np.ndarray, close: f
             raise ValueError(f"{name} gives other values than __call__ at token {token}: {values}")
 
 
-def _first_unfinite(y_BTD: Array) -> str:
-    batch, token, channel = np.argwhere(~np.isfinite(np.asarray(y_BTD)))[0]
-    return f"{y_BTD[batch, token, channel]} at token {token}"
+def _check_finite(y_BTD: Array) -> None:
+    for batch, token, channel in np.argwhere(~np.isfinite(np.asarray(y_BTD)))[:1]:
+        raise ValueError(f"__call__ gives {y_BTD[batch, token, channel]} at token {token}")
 
 
 def _told(array: Any) -> str:

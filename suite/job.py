@@ -15,6 +15,7 @@ from absl import flags
 from suite import parts
 
 FOLDERS = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}  # of the fields that are specs
+LARGEST = {int: 2**31 - 1, float: 1e30}  # where int32 and float32 end, or soon after
 LONGEST = 120  # letters of a name: a file's may have 255 bytes, and to a cell's come its place and suffixes
 
 
@@ -189,9 +190,9 @@ def define_flags(leave_out: tuple[str, ...] = ()) -> None:
         if choices:
             flags.DEFINE_enum(field.name, default, choices, help)
         elif field.type is int:
-            flags.DEFINE_integer(field.name, default, help, lower_bound=minimum)
+            flags.DEFINE_integer(field.name, default, help, lower_bound=minimum, upper_bound=LARGEST[int])
         elif field.type is float:
-            flags.DEFINE_float(field.name, default, help, lower_bound=minimum)
+            flags.DEFINE_float(field.name, default, help, lower_bound=minimum, upper_bound=LARGEST[float])
         else:
             flags.DEFINE_string(field.name, default, help)
         flags.declare_key_flag(field.name)
@@ -246,6 +247,8 @@ def _checked(field: dataclasses.Field, value: Any) -> int | float | str:
     if wanted is float and not math.isfinite(value):
         raise ValueError(f"{field.name} wants a finite number; got {value!r}")
     choices, minimum = field.metadata["choices"], field.metadata["minimum"]
+    if wanted in LARGEST and value > LARGEST[wanted]:
+        raise ValueError(f"{field.name} wants at most {LARGEST[wanted]}; got {value!r}")
     if choices and value not in choices:
         raise ValueError(f"{field.name} wants one of {', '.join(choices)}; got {value!r}")
     if minimum is not None and not value >= minimum:

@@ -44,6 +44,13 @@ BINARY: dict[type, Callable[[Any, Any], Any]] = {
 }
 LARGEST_POWER = 1000
 LARGEST = 2**31 - 1  # of a knob whose file has no line for it in BOUNDS: beyond that int32 ends, and all that is finite
+# What else must stand in such a file.
+BESIDE = {
+    "suite.mixers": (),
+    "suite.tasks": (),
+    "suite.measures": ("check", "NEEDS", "PLACED", "RESUMES"),
+    "suite.claims": (),
+}
 # Constructor arguments that the suite fills in: never knobs of a spec.
 GIVEN = ("length", "seed")
 # The hashes of the user's own files as they were when they were imported: an edit after that changes nothing.
@@ -74,7 +81,11 @@ def is_own(folder: str, spec: str) -> bool:
 def load(folder: str, spec: str) -> tuple[ModuleType, dict[str, Value]]:
     """Imports the part that `spec` names; returns its module and all its knobs, defaults resolved."""
     name, _ = split(spec)
-    return _module(folder, name), knobs(folder, spec)
+    module = _module(folder, name)
+    for wanted in (ENTRY[folder], *BESIDE[folder]):
+        if wanted not in vars(module):
+            raise LookupError(f"{name} defines no {wanted}; {folder.replace('.', '/')}/__init__.py says what it is")
+    return module, knobs(folder, spec)
 
 
 def names(folder: str) -> list[str]:
@@ -459,8 +470,19 @@ def _read_bounds(path: pathlib.Path, _changed: int) -> dict[str, tuple[float, fl
     """The least and the greatest value of each knob that a file's BOUNDS names."""
     for node in _tree(path).body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["BOUNDS"]:
-            return ast.literal_eval(node.value)
+            return _bounds(path, node.value, _read_constants(path, _changed))
     return {}
+
+
+def _bounds(path: pathlib.Path, node: ast.expr, constants: Mapping[str, Value]) -> dict[str, tuple[float, float]]:
+    found = {}
+    for key, pair in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else [(None, node)]:
+        ends = [_evaluate(end, constants) for end in pair.elts] if isinstance(pair, ast.Tuple) else []
+        numbers = [end for end in ends if isinstance(end, int | float)]
+        if not (isinstance(key, ast.Constant) and len(ends) == len(numbers) == 2):
+            raise ValueError(f"{path}, line {pair.lineno}: wanted BOUNDS as in {{'blocks': (1, 1000)}}")
+        found[str(key.value)] = (numbers[0], numbers[1])
+    return found
 
 
 def _check_bounds(name: str, knob: str, value: Value, bounds: Mapping[str, tuple[float, float]]) -> None:

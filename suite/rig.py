@@ -98,16 +98,11 @@ class Rig:
 
         LookupError where no mixer of the model has such a knob. A knob that changes a parameter's shape does not fit.
         """
-        job = self.job.replace(length=length)
-        knobs = {field.name: getattr(self.task, field.name) for field in dataclasses.fields(self.task) if field.init}
-        there = dataclasses.replace(self, job=job, task=type(self.task)(**{**knobs, "length": length}))
+        there = dataclasses.replace(self, job=self.job.replace(length=length), task=_lengthened(self.task, length))
         if not changes:
             return there
-        solved = self.programs.job
-        mixer = "+".join(_changed(spec, changes) for spec in parts.pattern(solved.mixer))
-        if mixer == solved.mixer:
-            raise LookupError(f"no mixer of {solved.mixer} has the knobs {', '.join(changes)}")
-        programs = _programs(solved.replace(mixer=mixer), self.mesh, self.programs.vocab)
+        solved = with_changes(self.programs.job, changes)
+        programs = _programs(solved, self.mesh, self.programs.vocab)
         return dataclasses.replace(there, static=programs.static, programs=programs)
 
     def adopt(self, params: Model) -> Model:
@@ -292,11 +287,35 @@ def check(job: Job, mesh: Mesh, vocab: int) -> None:
     meshes.check_batch(mesh, job.batch)
     meshes.check_batch(mesh, job.microbatch, "microbatch")
     with parts.own_lines("suite.mixers", job.mixer):
-        jax.eval_shape(
-            lambda built, tokens_BT: built(tokens_BT),
-            model.shapes(matching.solve(job, vocab), vocab),
-            jax.ShapeDtypeStruct((job.batch, job.length), jnp.int32),
-        )
+        _check_reads(matching.solve(job, vocab), vocab)
+
+
+def check_at_length(job: Job, task: Any, length: int, changes: Mapping[str, parts.Value]) -> None:
+    """Raises, before the training, what `Rig.at_length` would after it: of the task and of the model."""
+    vocab = _lengthened(task, length).vocab
+    with parts.own_lines("suite.mixers", job.mixer):
+        _check_reads(with_changes(matching.solve(job, vocab), changes).replace(length=length), vocab)
+
+
+def with_changes(solved: Job, changes: Mapping[str, parts.Value]) -> Job:
+    """The job with other values for these knobs, where a mixer has them; LookupError where none has."""
+    if not changes:
+        return solved
+    mixer = "+".join(_changed(spec, changes) for spec in parts.pattern(solved.mixer))
+    if mixer == solved.mixer:
+        raise LookupError(f"no mixer of {solved.mixer} has the knobs {', '.join(changes)}")
+    return solved.replace(mixer=mixer)
+
+
+def _check_reads(solved: Job, vocab: int) -> None:
+    """Raises what the model says of a batch of the job's length, from shapes alone."""
+    tokens_BT = jax.ShapeDtypeStruct((solved.batch, solved.length), jnp.int32)
+    jax.eval_shape(lambda built, tokens_BT: built(tokens_BT), model.shapes(solved, vocab), tokens_BT)
+
+
+def _lengthened(task: Any, length: int) -> Any:
+    knobs = {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if field.init}
+    return type(task)(**{**knobs, "length": length})
 
 
 def open_task(job: Job, data_dir: str) -> Any:

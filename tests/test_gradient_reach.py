@@ -283,11 +283,11 @@ def test_a_mixer_that_narrows_is_refused(tmp_path: pathlib.Path, devices: list):
         measured(JOB.replace(mixer=str(path)), devices[:1])
 
 
-def test_what_cannot_be_measured_is_refused(devices: list):
+def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ValueError, match="length 9 is too short: wanted 10"):
-        measured(JOB.replace(length=9, task="recall:pairs=1,vocab=16"), devices[:1])
-    with pytest.raises(ValueError, match="probes 0 wants at least 1"):
-        measured(JOB, devices[:1], probes=0)
+        gradient_reach.check(JOB.replace(length=9, task="recall:pairs=1,vocab=16"), None, probes=8)
+    with pytest.raises(ValueError, match="gradient_reach:probes wants 1 to 65536; got 0"):
+        parts.knobs("suite.measures", "gradient_reach:probes=0")
 
 
 # The claim, on made-up norms.

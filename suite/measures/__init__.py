@@ -2,6 +2,7 @@
 
 A file defines
 
+    check(job, task, *, knobs)                raises ValueError where nothing could be measured: before anything is run
     measure(rig, *, knobs) -> Iterator[Row]   may stop between two rows and be interleaved with another's
     NEEDS                                     measures that must be done before
     PLACED                                    whether the rows depend on the place as well as on the job

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from suite import clock
+from suite import clock, contract, matching, model, parts
+from suite.job import Job
 from suite.model import Model
 from suite.rig import Rig
 from suite.store import Row
@@ -19,7 +20,28 @@ from suite.store import Row
 NEEDS = ()
 PLACED = True
 RESUMES = False
+MOST = 2**28
+BOUNDS = {
+    "shortest": (1, MOST),
+    "longest": (1, MOST),
+    "batch": (1, 2**20),
+    "read": (0, MOST),
+    "chunk": (1, MOST),
+    "tokens": (1, 2**16),
+    "blocks": (1, 10_000),
+}
 BLOCK_SECONDS = 0.1  # a shorter block times the scheduler of a busy machine
+
+
+def check(job: Job, task: Any, *, shortest: int, longest: int, tokens: int, batch: int, **_: int) -> None:
+    """There is a context between the shortest and the longest, and a state for each of them."""
+    if shortest > longest:
+        raise ValueError(f"decode: no context from shortest {shortest} to longest {longest}")
+    contract.wants(job, "decode", "start", "extend", "step")
+    built = model.shapes(matching.solve(job, task.vocab), task.vocab)
+    capacity = [*_contexts(shortest, longest)][-1] + tokens
+    with parts.own_lines("suite.mixers", job.mixer):
+        jax.eval_shape(lambda built: built.start(batch, capacity, jnp.dtype(job.dtype)), built)
 
 
 def measure(
@@ -40,9 +62,14 @@ def measure(
     """
     built = on_one_device(rig)
     ids_BT = np.random.default_rng(rig.job.seed).integers(rig.task.vocab, size=(batch, longest), dtype=np.int32)
+    for context in _contexts(shortest, longest):
+        yield from _at(rig, built, ids_BT[:, : min(context, read or context)], context, chunk, tokens, blocks)
+
+
+def _contexts(shortest: int, longest: int) -> Iterator[int]:
     context = shortest
     while context <= longest:
-        yield from _at(rig, built, ids_BT[:, : min(context, read or context)], context, chunk, tokens, blocks)
+        yield context
         context *= 4
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float, Int
 
+from suite import matching, model, parts
+from suite.job import Job
 from suite.model import Model
 from suite.rig import Programs, Rig
 from suite.store import Row
@@ -21,7 +23,25 @@ PLACED = False
 RESUMES = False
 NEAR = 8  # the first distances, each measured
 FAR = 999  # the textbook's distance, measured in longer sequences too
+BOUNDS = {"probes": (1, 2**16)}
 BETWEEN = 12  # distances from the near ones to the start of the sequence, evenly in their logarithm
+
+
+def check(job: Job, task: Any, *, probes: int) -> None:
+    """The sequence has near distances and a far one; a user's own mixer computes in float64 where its inputs are."""
+    del probes
+    if job.length < NEAR + 2:
+        raise ValueError(f"length {job.length} is too short: wanted {NEAR + 2}, {NEAR} near distances and a far one")
+    if not job.own_files():
+        return  # the tests hold the suite's own to it
+    solved = matching.solve(job, task.vocab)
+    with jax.enable_x64(True), parts.own_lines("suite.mixers", job.mixer):
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float64), model.shapes(solved, task.vocab)
+        )
+        x_BTD = jax.ShapeDtypeStruct((1, job.length, solved.width), jnp.float64)
+        wide = jax.make_jaxpr(lambda built, x_BTD: dataclasses.replace(built, dtype="float64").through(x_BTD))
+        _check_wide(job, wide(shapes, x_BTD).jaxpr)
 
 
 def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
@@ -30,10 +50,6 @@ def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
     One example of random tokens. Tokens, probes and parameters come from the job's seed.
     """
     job = rig.job
-    if job.length < NEAR + 2:
-        raise ValueError(f"length {job.length} is too short: wanted {NEAR + 2}, {NEAR} near distances and a far one")
-    if probes < 1:
-        raise ValueError(f"probes {probes} wants at least 1")
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(rig.state.params))
     rng = np.random.default_rng(job.seed)
     tokens_T = rng.integers(rig.task.vocab, size=job.length, dtype=np.int32)
@@ -43,11 +59,7 @@ def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
     with jax.enable_x64(True):
         arguments = jax.device_put((params, tokens_T, probe_PD), jax.local_devices(backend="cpu")[0])
         program = _program(rig.programs)
-        narrow = narrower(program.trace(*arguments).jaxpr.jaxpr)
-        if narrow:
-            raise TypeError(
-                f"{job.arm} computes in {', '.join(sorted(narrow))} where inputs are float64: ask precision.wide"
-            )
+        _check_wide(job, program.trace(*arguments).jaxpr.jaxpr)
         gradient_PTD = jax.device_get(program(*arguments))
     norm_T = norms(gradient_PTD)
     for distance in distances(job.length):
@@ -94,6 +106,14 @@ def narrower(jaxpr: core.Jaxpr) -> set[str]:
         elif isinstance(value, core.Jaxpr):
             names |= narrower(value)
     return names
+
+
+def _check_wide(job: Job, jaxpr: core.Jaxpr) -> None:
+    narrow = narrower(jaxpr)
+    if narrow:
+        raise TypeError(
+            f"{job.arm} computes in {', '.join(sorted(narrow))} where inputs are float64: ask precision.wide"
+        )
 
 
 @functools.lru_cache(maxsize=32)

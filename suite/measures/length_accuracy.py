@@ -1,9 +1,12 @@
 """Accuracy at and beyond the trained length, whole and by how far back the answer lies."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from suite import rig as rigs
+from suite.job import Job
 from suite.measures import learning
 from suite.rig import Rig
 from suite.store import Row
@@ -11,6 +14,16 @@ from suite.store import Row
 NEEDS = ("learning",)
 PLACED = False
 RESUMES = False
+BOUNDS = {"longest": (1, 2**16), "growth": (2, 2**16)}
+
+
+def check(job: Job, task: Any, *, longest: int, growth: int, remedy: str) -> None:
+    """The task can be lengthened and tells its distances, and the model reads what is so long, with the remedy."""
+    if not hasattr(task, "distances"):
+        raise ValueError(f"length_accuracy wants a task that tells its distances; {job.task} has no such method")
+    for factor, changes in _factors(longest, growth, remedy):
+        if factor > 1:
+            rigs.check_at_length(job, task, factor * job.length, changes)
 
 
 def measure(rig: Rig, *, longest: int = 4, growth: int = 4, remedy: str = "") -> Iterator[Row]:
@@ -22,11 +35,16 @@ def measure(rig: Rig, *, longest: int = 4, growth: int = 4, remedy: str = "") ->
     if learning.outcome(rig) != "ok":
         yield {"phase": "length", "outcome": learning.outcome(rig)}
         return
-    factor = 1
-    while factor <= longest:
-        changes = {remedy: float(factor)} if remedy and factor > 1 else {}
+    for factor, changes in _factors(longest, growth, remedy):
         for row in _at(rig.at_length(factor * rig.job.length, changes), rig):
             yield {**row, "remedy": remedy}
+
+
+def _factors(longest: int, growth: int, remedy: str) -> Iterator[tuple[int, dict[str, float]]]:
+    """How many times the trained length, and the knobs of the mixer that are set there."""
+    factor = 1
+    while factor <= longest:
+        yield factor, {remedy: float(factor)} if remedy and factor > 1 else {}
         factor *= growth
 
 

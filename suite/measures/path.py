@@ -1,13 +1,15 @@
 """How long the shortest path is from the token k steps back to the output now: operations in the stepwise form."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from suite import paths
+from suite import contract, paths
+from suite.job import Job
 from suite.model import Model
 from suite.rig import Rig
 from suite.store import Row
@@ -16,6 +18,14 @@ NEEDS = ()
 PLACED = False
 RESUMES = False
 FARTHEST = 999  # the distance at which the claim asks what can be learned
+
+
+def check(job: Job, task: Any) -> None:
+    """There is a token before the last one, and a step to follow it through."""
+    del task
+    if job.length < 2:
+        raise ValueError(f"path: length {job.length} has no token before the last one; wanted at least 2")
+    contract.wants(job, "path", "start", "step")
 
 
 def measure(rig: Rig) -> Iterator[Row]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from suite import clock, processes
+from suite.job import Job
 from suite.rig import Rig
 from suite.store import Row
 
@@ -15,6 +16,12 @@ PLACED = True
 RESUMES = False
 BLOCK_SECONDS = 0.1  # a block shorter than this times the scheduler of a busy machine
 LONGEST_BURST = 50
+BOUNDS = {"blocks": (1, 10_000), "warmup": (0, 10_000)}
+
+
+def check(job: Job, task: Any, *, blocks: int, warmup: int) -> None:
+    """Whatever can be trained has it."""
+    del job, task, blocks, warmup
 
 
 def measure(rig: Rig, *, blocks: int = 10, warmup: int = 5) -> Iterator[Row]:

@@ -3,11 +3,13 @@
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 from suite import mesh as meshes
+from suite.job import Job
 from suite.measures import learning
 from suite.rig import Rig
 from suite.store import Row
@@ -16,8 +18,15 @@ from suite.tasks import Batch
 NEEDS = ("learning",)
 PLACED = False
 RESUMES = False
+BOUNDS = {"targets": (1, 2**20), "examples": (1, 2**31 - 1)}
 SHORTEST = 16
 GROUP = 8  # windows whose mean is a row: what a bootstrap draws again, documents and never tokens
+
+
+def check(job: Job, task: Any, *, targets: int, examples: int) -> None:
+    """There is a context before the targets."""
+    del task, examples
+    contexts_of(job.length, targets)
 
 
 def measure(rig: Rig, *, targets: int = 8, examples: int = 256) -> Iterator[Row]:

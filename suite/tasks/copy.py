@@ -6,6 +6,8 @@ import numpy as np
 
 from suite.tasks import Batch, Draws
 
+BOUNDS = {"vocab": (2, 65_536)}  # memory for examples and embeddings grows with it
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
