@@ -134,14 +134,14 @@ def main() -> int:
 def check(cells: list[Cell], mesh: "Mesh") -> dict[str, str]:
     """Raises what would fail later: own parts that break their contract, jobs that do not fit, measures that cannot.
 
-    With --check, jobs of the suite's own parts alone are left to the process that is to run them. Returns what the
-    tasks know of their data.
+    With --check, of jobs of the suite's own parts one of each mixer is looked at: the process that runs them asks the
+    rest. Returns what the tasks know of their data.
     """
     from suite import contract, rig
 
     tasks: dict[jobs.Job, Any] = {}
     data: dict[str, str] = {}
-    checked = set()
+    checked: set[tuple[jobs.Job | str, str]] = set()
     for cell in cells:
         store.check_run(OUT.value, cell.job)
         shape = cell.job.replace(**rig.NOT_IN_A_PROGRAM)
@@ -150,8 +150,9 @@ def check(cells: list[Cell], mesh: "Mesh") -> dict[str, str]:
             facts = provenance.of_data(tasks[shape])
             data |= {f"{name} of --task={cell.job.task}": str(value) for name, value in facts.items()}
             contract.check_job(cell.job, tasks[shape], OUT.value)
-            if not CHECK.value or cell.own_files():
+            if not CHECK.value or cell.own_files() or (cell.job.mixer, cell.job.match_to) not in checked:
                 rig.check(cell.job, mesh, tasks[shape].vocab)
+                checked.add((cell.job.mixer, cell.job.match_to))
         if (shape, cell.measure) not in checked:
             checked.add((shape, cell.measure))
             module, knobs = parts.load("suite.measures", cell.measure)

@@ -10,5 +10,6 @@ A file defines `Mixer`, an `eqx.Module` with
 
 Inputs come in the compute dtype and outputs leave in it; parameters and recurrent states are float32. With parameters
 and inputs cast to float64 everything is float64: `precision.wide` says which. A mixer of several forms has a knob
-`form` and a method `ran(dtype)` that names the one that `__call__` runs.
+`form` and a method `ran(dtype)` that names the one that `__call__` runs. suite/contract.py runs all of this at tiny
+shapes. A user's own mixer may leave out `start`, `extend` and `step`; measures that want them then refuse it.
 """
