@@ -65,22 +65,24 @@ DEPTH: dict[str, Callable[[int], int]] = {
     # difference to it, exp, times n, sum, the quotient, and what joins heads. The norm at the end.
     "slstm": lambda length: 15 + 20 * length,
     # The state goes from chunk to chunk: its scale added, the larger one, less it, exp, times, product, sum. Chunks are
-    # of 64 tokens, and a sequence of 16 is one chunk, whose two trees are two levels lower.
-    "mlstm": lambda length: 52 + 7 * math.ceil(length / 64) if length >= 64 else 48 + 7,
+    # of 64 tokens, and a sequence of 16 is one chunk, whose two trees are two levels lower. Log decays are bounded and
+    # taken in two parts (quotient, rounded, product, difference), whose differences are added: six, here and below.
+    "mlstm": lambda length: 58 + 7 * math.ceil(length / 64) if length >= 64 else 54 + 7,
     # Logarithms of decays: product, bias, softplus (seven), minus, times the rate. Their running sum within a chunk, a
     # tree over its tokens; what is left of each at its end: difference, exp, times, product. From chunk to chunk: times
     # its decay, sum. Then read, decayed and added; skip, gate, norm (square, tree over 64, quotient, sum, root, two
     # products) and the output's product.
-    "mamba2": lambda length: 39 + 2 * math.ceil(length / 64) if length >= 64 else 37 + 2,
+    "mamba2": lambda length: 45 + 2 * math.ceil(length / 64) if length >= 64 else 43 + 2,
     # The same in chunks of 32; with one or two of them the decays of pairs within a chunk are the longer way.
-    "gla": lambda length: max(39, 35 + 2 * math.ceil(length / 32)) if length >= 32 else 36,
+    "gla": lambda length: max(45, 41 + 2 * math.ceil(length / 32)) if length >= 32 else 42,
     # From chunk to chunk: what is held is read, taken from the values, put at the keys, added to the state. Within a
     # chunk an inverse by doubling, three operations each: 16 tokens take two doublings less than 64. With decays their
-    # tree is two levels lower besides.
-    "deltanet": lambda length: 44 + 4 * math.ceil(length / 64) if length >= 64 else 38 + 4,
-    "gated_deltanet": lambda length: 54 + 4 * math.ceil(length / 64) if length >= 64 else 46 + 4,
-    # The same with a sum more: what is written at the replacement keys and at the keys. Decays are in its products.
-    "rwkv7": lambda length: 60 + 5 * math.ceil(length / 64) if length >= 64 else 52 + 5,
+    # tree is two levels lower besides. Without, the sums of zeros are the longer way to the inverse.
+    "deltanet": lambda length: 47 + 4 * math.ceil(length / 64) if length >= 64 else 39 + 4,
+    "gated_deltanet": lambda length: 60 + 4 * math.ceil(length / 64) if length >= 64 else 52 + 4,
+    # The same with a sum more: what is written at the replacement keys and at the keys. Decays are in its products, and
+    # the sum before a token is no difference.
+    "rwkv7": lambda length: 65 + 5 * math.ceil(length / 64) if length >= 64 else 57 + 5,
     # The softmax's largest score and its sum are trees over the tokens; everything else is a chain of fixed length:
     # rotations, products, the mask, the exponential, the quotient.
     "attention": lambda length: 2 * int(math.log2(length)) + 16,

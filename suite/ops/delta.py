@@ -34,17 +34,17 @@ def recurrence(
     to_chunks = functools.partial(matrix.in_chunks, chunk=forms.chunk("delta", length))
     q_JBHTK, k_JBHTK, v_JBHTP = to_chunks(q_BTHK), to_chunks(k_BTHK), to_chunks(v_BTHP)
     beta_JBHT1, log_decay_JBHT1 = to_chunks(beta_BTH[..., None]), to_chunks(log_decay_BTH[..., None])
-    sum_JBHT1 = jnp.cumsum(log_decay_JBHT1, axis=3)
-    sum_JBHT = sum_JBHT1[..., 0]
+    parts_JBHT1 = matrix.sums(log_decay_JBHT1)
+    parts_JBHT, sum_JBHT1 = parts_JBHT1.map(lambda x_JBHT1: x_JBHT1[..., 0]), parts_JBHT1.joined()
     # u_t = beta_t (v_t - what the state before it holds at k_t): (I + L) u = beta (v - exp(sum) k S), L strictly lower.
-    lower_JBHTS = beta_JBHT1 * matrix.scores(k_JBHTK, k_JBHTK) * matrix.decays(sum_JBHT, strict=True)
+    lower_JBHTS = beta_JBHT1 * matrix.scores(k_JBHTK, k_JBHTK) * matrix.decays(parts_JBHT, strict=True)
     solve_JBHTS = inverse(lower_JBHTS)
     wide = state_BHKP.dtype
     v_JBHTP = (beta_JBHT1 * v_JBHTP.astype(wide)).astype(dtype)
     from_k_JBHTK = (beta_JBHT1 * jnp.exp(sum_JBHT1) * k_JBHTK.astype(wide)).astype(dtype)
     fresh_JBHTP = matrix.weigh(solve_JBHTS, v_JBHTP)
     held_JBHTK = matrix.weigh(solve_JBHTS, from_k_JBHTK).astype(dtype)
-    left_JBHTK = (k_JBHTK.astype(wide) * jnp.exp(sum_JBHT1[..., -1:, :] - sum_JBHT1)).astype(dtype)
+    left_JBHTK = (k_JBHTK.astype(wide) * jnp.exp(matrix.left(parts_JBHT1))).astype(dtype)
 
     def pass_on(
         state_BHKP: Float[Array, "B H K P"], at: tuple[Array, Array, Array, Array]
@@ -55,9 +55,9 @@ def recurrence(
         added_BHKP = jnp.einsum("BHTK,BHTP->BHKP", left_BHTK, u_BHTP, preferred_element_type=wide)
         return decay_BH[..., None, None] * state_BHKP + added_BHKP, (u_BHTP, state_BHKP)
 
-    inputs = (fresh_JBHTP, held_JBHTK, left_JBHTK, jnp.exp(sum_JBHT[..., -1]))
+    inputs = (fresh_JBHTP, held_JBHTK, left_JBHTK, jnp.exp(sum_JBHT1[..., -1, 0]))
     state_BHKP, (u_JBHTP, before_JBHKP) = jax.lax.scan(pass_on, state_BHKP, inputs)
-    score_JBHTS = matrix.scores(q_JBHTK, k_JBHTK) * matrix.decays(sum_JBHT)
+    score_JBHTS = matrix.scores(q_JBHTK, k_JBHTK) * matrix.decays(parts_JBHT)
     y_JBHTP = matrix.weigh(score_JBHTS, u_JBHTP) + matrix.read(q_JBHTK, sum_JBHT1, before_JBHKP)
     return matrix.out_of_chunks(y_JBHTP, length), state_BHKP
 
@@ -104,17 +104,19 @@ def low_rank(
     to_chunks = functools.partial(matrix.in_chunks, chunk=chunk)
     r_JBHTK, k_JBHTK, v_JBHTP, log_decay_JBHTK = map(to_chunks, (r_BTHK, k_BTHK, v_BTHP, log_decay_BTHK))
     c_JBHTK, b_JBHTK = to_chunks(removal_BTHK), to_chunks(replacement_BTHK)
-    sum_JBHTK = jnp.cumsum(log_decay_JBHTK, axis=3)
-    before_sum_JBHTK = sum_JBHTK - log_decay_JBHTK  # a removal acts on the state before its own token's decay
+    parts_JBHTK = matrix.sums(log_decay_JBHTK)
+    # A removal acts on the state before its own token's decay.
+    before_JBHTK = parts_JBHTK.map(lambda x_JBHTK: jnp.pad(x_JBHTK[..., :-1, :], (*[(0, 0)] * 3, (1, 0), (0, 0))))
+    sum_JBHTK = parts_JBHTK.joined()
     # p_t = -S_{t-1}^T c_t is what is written along b_t: (I + L) p = -(c S under its decay) - (what c finds of k v).
-    lower_JBHTS = decayed_scores(c_JBHTK, b_JBHTK, before_sum_JBHTK, sum_JBHTK, strict=True)
-    found_JBHTS = decayed_scores(c_JBHTK, k_JBHTK, before_sum_JBHTK, sum_JBHTK, strict=True)
+    lower_JBHTS = decayed_scores(c_JBHTK, b_JBHTK, before_JBHTK, parts_JBHTK, strict=True)
+    found_JBHTS = decayed_scores(c_JBHTK, k_JBHTK, before_JBHTK, parts_JBHTK, strict=True)
     solve_JBHTS = inverse(lower_JBHTS)
-    from_c_JBHTK = (c_JBHTK.astype(before_sum_JBHTK.dtype) * jnp.exp(before_sum_JBHTK)).astype(dtype)
+    from_c_JBHTK = (c_JBHTK.astype(sum_JBHTK.dtype) * jnp.exp(before_JBHTK.joined())).astype(dtype)
     fresh_JBHTP = matrix.weigh(solve_JBHTS, matrix.weigh(found_JBHTS, v_JBHTP).astype(dtype))
     held_JBHTK = matrix.weigh(solve_JBHTS, from_c_JBHTK).astype(dtype)
     wide = state_BHKP.dtype
-    left_JBHTK = jnp.exp(sum_JBHTK[..., -1:, :] - sum_JBHTK)
+    left_JBHTK = jnp.exp(matrix.left(parts_JBHTK))
     left_b_JBHTK, left_k_JBHTK = ((x.astype(wide) * left_JBHTK).astype(dtype) for x in (b_JBHTK, k_JBHTK))
 
     def pass_on(
@@ -130,8 +132,8 @@ def low_rank(
     total_JBHK = jnp.exp(sum_JBHTK[..., -1, :])
     inputs = (fresh_JBHTP, held_JBHTK, left_b_JBHTK, left_k_JBHTK, v_JBHTP, total_JBHK)
     state_BHKP, (p_JBHTP, before_JBHKP) = jax.lax.scan(pass_on, state_BHKP, inputs)
-    y_JBHTP = matrix.weigh(decayed_scores(r_JBHTK, b_JBHTK, sum_JBHTK, sum_JBHTK), p_JBHTP)
-    y_JBHTP = y_JBHTP + matrix.weigh(decayed_scores(r_JBHTK, k_JBHTK, sum_JBHTK, sum_JBHTK), v_JBHTP)
+    y_JBHTP = matrix.weigh(decayed_scores(r_JBHTK, b_JBHTK, parts_JBHTK, parts_JBHTK), p_JBHTP)
+    y_JBHTP = y_JBHTP + matrix.weigh(decayed_scores(r_JBHTK, k_JBHTK, parts_JBHTK, parts_JBHTK), v_JBHTP)
     y_JBHTP = y_JBHTP + matrix.read(r_JBHTK, sum_JBHTK, before_JBHKP)
     return matrix.out_of_chunks(y_JBHTP, length), state_BHKP
 

@@ -34,10 +34,11 @@ def recurrence(
     state_BHKP = jnp.concatenate([memory_BHKP, normaliser_BHK[..., None]], axis=-1)
     q_JBHTK, k_JBHTK, v_JBHTP = (matrix.in_chunks(x, chunk) for x in (q_BTHK, k_BTHK, v_BTHP))
     log_input_JBHT = matrix.in_chunks(log_input_BTH[..., None], chunk, fill=-jnp.inf)[..., 0]
-    sum_JBHT = jnp.cumsum(matrix.in_chunks(log_forget_BTH[..., None], chunk)[..., 0], axis=3)
+    parts_JBHT = matrix.sums(matrix.in_chunks(log_forget_BTH[..., None], chunk)).map(lambda x_JBHT1: x_JBHT1[..., 0])
+    sum_JBHT = parts_JBHT.joined()
 
     past_TS = jnp.tri(chunk, dtype=bool)
-    weight_JBHTS = sum_JBHT[..., None] - sum_JBHT[..., None, :] + log_input_JBHT[..., None, :]
+    weight_JBHTS = matrix.pairs(parts_JBHT) + log_input_JBHT[..., None, :]
     weight_JBHTS = jnp.where(past_TS[None, None, None], weight_JBHTS, -jnp.inf)
     largest_JBHT = jax.lax.stop_gradient(jnp.max(weight_JBHTS, axis=-1))
     left_JBHT = weight_JBHTS[..., -1, :]  # the last row: what each token leaves for the next chunk

@@ -2,11 +2,13 @@
 
 A chunk is a product of its queries with its keys under the decay between them, and of its queries with the state that
 came in: the only thing that goes from chunk to chunk (Yang et al. 2024, section 4; Dao and Gu 2024, section 6). Decays
-are logarithms and are only ever used as differences that are not positive, so nothing overflows.
+are logarithms whose sums are only ever used as differences that are not positive, so nothing overflows; and those sums
+are kept in two parts, so that a decay which resets the state takes no digits from those after it.
 """
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from jaxtyping import Array, Float, PyTree
 from suite.ops import forms, precision
 
 BOUND = 60.0  # exp of it is what hidden pairs may come to: far below the largest float32 and bfloat16
+LEAST = -4096.0  # a log decay is at least that: exp of it is 0 in float64 too, and its sums stay in range
+GRAIN = 1 / 16  # multiples of it up to 256 * LEAST are added and subtracted without rounding, in float32 too
 BLOCK = 16  # tokens over which a decay of every channel is formed pair by pair; beyond, through the block's start
 
 
@@ -36,13 +40,14 @@ def recurrence(
     of_a_head = log_decay_BTHK.shape[-1] == 1
     chunk = forms.chunk("scalar" if of_a_head else "vector", length)
     q_JBGTK, k_JBGTK, v_JBHTP, log_decay_JBHTK = (in_chunks(x, chunk) for x in (q_BTGK, k_BTGK, v_BTHP, log_decay_BTHK))
-    sum_JBHTK = jnp.cumsum(log_decay_JBHTK, axis=3)
+    sum_JBHTK = sums(log_decay_JBHTK)
     if of_a_head:
-        score_JBHTS = repeat(scores(q_JBGTK, k_JBGTK), state_BHKP.shape[1], axis=2) * decays(sum_JBHTK[..., 0])
+        decay_JBHTS = decays(sum_JBHTK.map(lambda x_JBHT1: x_JBHT1[..., 0]))
+        score_JBHTS = repeat(scores(q_JBGTK, k_JBGTK), state_BHKP.shape[1], axis=2) * decay_JBHTS
     else:
         score_JBHTS = decayed_scores(q_JBGTK, k_JBGTK, sum_JBHTK, sum_JBHTK)
     before_JBHKP, state_BHKP = across(k_JBGTK, v_JBHTP, sum_JBHTK, state_BHKP)
-    y_JBHTP = weigh(score_JBHTS, v_JBHTP) + read(q_JBGTK, sum_JBHTK, before_JBHKP)
+    y_JBHTP = weigh(score_JBHTS, v_JBHTP) + read(q_JBGTK, sum_JBHTK.joined(), before_JBHKP)
     return out_of_chunks(y_JBHTP, length), state_BHKP
 
 
@@ -99,20 +104,54 @@ def scores(q_JBGTK: Float[Array, "J B G T K"], k_JBGSK: Float[Array, "J B G S K"
     return jnp.einsum("JBGTK,JBGSK->JBGTS", q_JBGTK, k_JBGSK, preferred_element_type=dtype)
 
 
-def decays(
-    sum_JBHT: Float[Array, "J B H T"], sum_JBHS: Float[Array, "J B H S"] | None = None, *, strict: bool = False
-) -> Float[Array, "J B H T S"]:
-    """exp(sum_t - sum_s) for s <= t, or s < t, and 0 elsewhere; sums are those of logarithms."""
-    sum_JBHS = sum_JBHT if sum_JBHS is None else sum_JBHS
-    past_TS = jnp.tri(sum_JBHT.shape[-1], k=-1 if strict else 0, dtype=bool)
-    return jnp.exp(jnp.where(past_TS[None, None, None], sum_JBHT[..., None] - sum_JBHS[..., None, :], -jnp.inf))
+class Sums(NamedTuple):
+    """Sums of log decays from a chunk's start on: multiples of GRAIN, which are exact, and what is left.
+
+    A difference of two whole sums has the rounding of the larger one: after a decay of exp(-1000) that is 6e-5, and
+    the decays of all later pairs would be wrong by that much.
+    """
+
+    coarse: Float[Array, "..."]
+    fine: Float[Array, "..."]
+
+    def map(self, fn: Callable[[Array], Array]) -> "Sums":
+        return Sums(fn(self.coarse), fn(self.fine))
+
+    def joined(self) -> Float[Array, "..."]:
+        return self.coarse + self.fine
+
+    def since(self, earlier: "Sums") -> Float[Array, "..."]:
+        return (self.coarse - earlier.coarse) + (self.fine - earlier.fine)
+
+
+def sums(log_decay_JBHTK: Float[Array, "J B H T K"]) -> Sums:
+    """Over the tokens of each chunk, up to each token's own."""
+    log_decay_JBHTK = jnp.maximum(log_decay_JBHTK, LEAST)
+    coarse_JBHTK = jax.lax.stop_gradient(jnp.round(log_decay_JBHTK / GRAIN) * GRAIN)
+    return Sums(jnp.cumsum(coarse_JBHTK, axis=3), jnp.cumsum(log_decay_JBHTK - coarse_JBHTK, axis=3))
+
+
+def decays(sum_JBHT: Sums, *, strict: bool = False) -> Float[Array, "J B H T S"]:
+    """exp(sum_t - sum_s) for s <= t, or s < t, and 0 elsewhere."""
+    past_TS = jnp.tri(sum_JBHT.fine.shape[-1], k=-1 if strict else 0, dtype=bool)
+    return jnp.exp(jnp.where(past_TS[None, None, None], pairs(sum_JBHT), -jnp.inf))
+
+
+def left(sum_JBHTK: Sums) -> Float[Array, "J B H T K"]:
+    """The log decay from a token to its chunk's end."""
+    return sum_JBHTK.map(lambda x_JBHTK: x_JBHTK[..., -1:, :]).since(sum_JBHTK)
+
+
+def pairs(sum_JBHT: Sums) -> Float[Array, "J B H T S"]:
+    """The log decay from token s to token t."""
+    return sum_JBHT.map(lambda x_JBHT: x_JBHT[..., None]).since(sum_JBHT.map(lambda x_JBHT: x_JBHT[..., None, :]))
 
 
 def decayed_scores(
     q_JBHTK: Float[Array, "J B H T K"],
     k_JBHTK: Float[Array, "J B H T K"],
-    query_sum_JBHTK: Float[Array, "J B H T K"],
-    key_sum_JBHTK: Float[Array, "J B H T K"],
+    query_sum_JBHTK: Sums,
+    key_sum_JBHTK: Sums,
     *,
     strict: bool = False,
 ) -> Float[Array, "J B H T S"]:
@@ -127,8 +166,8 @@ def decayed_scores(
 def _decayed_scores(
     q_JBHTK: Float[Array, "J B H T K"],
     k_JBHTK: Float[Array, "J B H T K"],
-    query_sum_JBHTK: Float[Array, "J B H T K"],
-    key_sum_JBHTK: Float[Array, "J B H T K"],
+    query_sum_JBHTK: Sums,
+    key_sum_JBHTK: Sums,
     *,
     strict: bool,
 ) -> Float[Array, "J B H T S"]:
@@ -137,24 +176,29 @@ def _decayed_scores(
     Within a block it is formed for each pair, and between blocks as a product of two decays, from the key to the start
     of the query's block and on to the query (section 4.3 there).
     """
-    dtype, (*outer_axes, chunk, size) = key_sum_JBHTK.dtype, q_JBHTK.shape
+    dtype, (*outer_axes, chunk, size) = key_sum_JBHTK.fine.dtype, q_JBHTK.shape
     block = min(BLOCK, chunk)
     blocks = chunk // block
+
     # X stands for chunks, examples and heads, I for blocks, R and S for the tokens of a block.
-    q_XIRK, k_XISK, query_sum_XIRK, key_sum_XISK = (
-        x.astype(dtype).reshape(-1, blocks, block, size) for x in (q_JBHTK, k_JBHTK, query_sum_JBHTK, key_sum_JBHTK)
-    )
+    def in_blocks(x_JBHTK: Float[Array, "J B H T K"]) -> Float[Array, "X I R K"]:
+        return x_JBHTK.astype(dtype).reshape(-1, blocks, block, size)
+
+    q_XIRK, k_XISK = in_blocks(q_JBHTK), in_blocks(k_JBHTK)
+    query_sum_XIRK, key_sum_XISK = query_sum_JBHTK.map(in_blocks), key_sum_JBHTK.map(in_blocks)
     past_RS = jnp.tri(block, k=-1 if strict else 0, dtype=bool)
-    pair_XIRSK = query_sum_XIRK[:, :, :, None] - key_sum_XISK[:, :, None]
+    pair_XIRSK = query_sum_XIRK.map(lambda x_XIRK: x_XIRK[:, :, :, None]).since(
+        key_sum_XISK.map(lambda x_XISK: x_XISK[:, :, None])
+    )
     pair_XIRSK = jnp.exp(jnp.where(past_RS[None, None, :, :, None], pair_XIRSK, -jnp.inf))
     within_XIRS = jnp.sum(q_XIRK[:, :, :, None] * k_XISK[:, :, None] * pair_XIRSK, axis=-1)
     if blocks == 1:
         return within_XIRS.reshape(*outer_axes, chunk, chunk)
-    start_XIK = jnp.pad(key_sum_XISK[:, :-1, -1], ((0, 0), (1, 0), (0, 0)))
-    q_XIRK = q_XIRK * jnp.exp(query_sum_XIRK - start_XIK[:, :, None])
+    start_XI1K = key_sum_XISK.map(lambda x_XISK: jnp.pad(x_XISK[:, :-1, -1:], ((0, 0), (1, 0), (0, 0), (0, 0))))
+    q_XIRK = q_XIRK * jnp.exp(query_sum_XIRK.since(start_XI1K))
     # From every key to the start of block I of the queries, where its own block is an earlier one.
     earlier_IT = jnp.repeat(jnp.tri(blocks, k=-1, dtype=bool), block, axis=1)
-    lag_XITK = start_XIK[:, :, None] - key_sum_XISK.reshape(-1, 1, chunk, size)
+    lag_XITK = start_XI1K.since(key_sum_XISK.map(lambda x_XISK: x_XISK.reshape(-1, 1, chunk, size)))
     lag_XITK = jnp.where(earlier_IT[None, :, :, None], lag_XITK, -jnp.inf)
     k_XITK = k_XISK.reshape(-1, 1, chunk, size) * jnp.exp(lag_XITK)
     score_XIRT = jnp.einsum("XIRK,XITK->XIRT", q_XIRK, k_XITK)
@@ -166,8 +210,8 @@ def _decayed_scores(
 def bounded_scores(
     q_JBHTK: Float[Array, "J B H T K"],
     k_JBHTK: Float[Array, "J B H T K"],
-    query_sum_JBHTK: Float[Array, "J B H T K"],
-    key_sum_JBHTK: Float[Array, "J B H T K"],
+    query_sum_JBHTK: Sums,
+    key_sum_JBHTK: Sums,
     *,
     fastest: float,
     strict: bool = False,
@@ -177,10 +221,10 @@ def bounded_scores(
     Half of the chunk's least log decay is taken from queries and given to keys: either decay may be above 1 and neither
     overflows. Of the sums themselves it could not be taken: what is yet to come would touch the last bits.
     """
-    dtype, wide, chunk = q_JBHTK.dtype, key_sum_JBHTK.dtype, q_JBHTK.shape[3]
+    dtype, wide, chunk = q_JBHTK.dtype, key_sum_JBHTK.fine.dtype, q_JBHTK.shape[3]
     half = fastest * chunk / 2
-    q_JBHTK = (q_JBHTK.astype(wide) * jnp.exp(query_sum_JBHTK + half)).astype(dtype)
-    k_JBHTK = (k_JBHTK.astype(wide) * jnp.exp(-half - key_sum_JBHTK)).astype(dtype)
+    q_JBHTK = (q_JBHTK.astype(wide) * jnp.exp(query_sum_JBHTK.joined() + half)).astype(dtype)
+    k_JBHTK = (k_JBHTK.astype(wide) * jnp.exp(-half - key_sum_JBHTK.joined())).astype(dtype)
     past_TS = jnp.tri(chunk, k=-1 if strict else 0, dtype=bool)
     return jnp.where(past_TS[None, None, None], scores(q_JBHTK, k_JBHTK), 0)
 
@@ -188,13 +232,13 @@ def bounded_scores(
 def across(
     k_JBGTK: Float[Array, "J B G T K"],
     v_JBHTP: Float[Array, "J B H T P"],
-    sum_JBHTK: Float[Array, "J B H T #K"],
+    sum_JBHTK: Sums,
     state_BHKP: Float[Array, "B H K P"],
 ) -> tuple[Float[Array, "J B H K P"], Float[Array, "B H K P"]]:
     """The state before each chunk, and after the last: a loop over chunks of one product and one sum each."""
     dtype = state_BHKP.dtype
-    total_JBHK = sum_JBHTK[..., -1, :]
-    left_JBHTK = jnp.exp(total_JBHK[..., None, :] - sum_JBHTK)
+    total_JBHK = sum_JBHTK.joined()[..., -1, :]
+    left_JBHTK = jnp.exp(left(sum_JBHTK))
     k_JBHTK = repeat(k_JBGTK, state_BHKP.shape[1], axis=2)
     k_JBHTK = (k_JBHTK.astype(dtype) * left_JBHTK).astype(k_JBGTK.dtype)
     added_JBHKP = jnp.einsum("JBHTK,JBHTP->JBHKP", k_JBHTK, v_JBHTP, preferred_element_type=dtype)
