@@ -23,6 +23,20 @@ def write(path: epath.Path, content: str | bytes) -> None:
 
     The bytes are on the disk before the name is: a name that is there first may be of an empty file.
     """
+    _write(path, content, durable=True)
+
+
+def ensure(path: epath.Path, content: str) -> None:
+    """Writes a file unless it holds just that, without waiting for the disk: what can be made again is mended so."""
+    try:
+        if path.read_bytes() == content.encode():
+            return
+    except FileNotFoundError:
+        pass
+    _write(path, content, durable=False)
+
+
+def _write(path: epath.Path, content: str | bytes, *, durable: bool) -> None:
     data = content.encode() if isinstance(content, str) else content
     if is_object(path):
         path.write_bytes(data)
@@ -31,18 +45,9 @@ def write(path: epath.Path, content: str | bytes) -> None:
     with open(beside, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     os.replace(beside, path)
-
-
-def ensure(path: epath.Path, content: str) -> None:
-    """Writes a file unless it holds just that: of what can be made again, damage is mended so."""
-    try:
-        if path.read_bytes() == content.encode():
-            return
-    except FileNotFoundError:
-        pass
-    write(path, content)
 
 
 def sync(path: epath.Path) -> None:

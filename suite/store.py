@@ -205,7 +205,6 @@ def mark_done(run: epath.Path, kind: str) -> None:
     """Marks a cell done, after its rows have reached the disk: a marker that outlives them would lose them."""
     flush(run, kind)
     write(run / f"{kind}.done", json.dumps(_guard(_content(run, kind))) + "\n")
-    files.sync(run)
 
 
 def flush(run: epath.Path, kind: str) -> None:
