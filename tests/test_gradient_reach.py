@@ -321,6 +321,7 @@ def append(root: pathlib.Path, mixer: str, block: str, seed: int, length: int, r
     run = store.open_run(root, job)
     for row in rows:
         facts = {"phase": "reach", "outcome": "ok", "measure": "gradient_reach", "run_id": job.id, "arm": job.arm}
+        facts |= {"repeat": 0, "group": "", "placed": False, "place": ""}
         store.append(run, "gradient_reach", facts | row)
 
 
