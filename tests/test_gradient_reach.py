@@ -454,8 +454,10 @@ def test_an_arm_of_which_every_cell_failed_is_no_missing_one(tmp_path: pathlib.P
 
 
 def test_an_end_of_zero_is_at_least_what_float64_can_tell(tmp_path: pathlib.Path):
-    put_all(tmp_path)
-    put(tmp_path, "elman", 0.0, seeds=[4], far=0.0)
+    put(tmp_path, "attention", STABLE)
+    put(tmp_path, "lstm", VANISHING)
+    put(tmp_path, "elman", 200.0, seeds=SEEDS[:4])
+    put(tmp_path, "elman", 0.0, seeds=SEEDS[4:], far=0.0)
     finding = judge(tmp_path)
     assert finding.verdict == "holds"
     number = finding.numbers[2]
