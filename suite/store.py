@@ -472,8 +472,8 @@ def _stamps(run: epath.Path, kind: str) -> tuple:
 
 def _damage(run: epath.Path, kind: str, content: bytes) -> str:
     marker = run / f"{kind}.done"
-    if marker.is_file() and not marker.stat().length:
-        return ""  # of schema 1 or 2, which guarded nothing
+    if marker.is_file() and not marker.stat().length and not _is_guarded(run):
+        return ""
     try:
         wanted = read_json(marker, "rows", "crc32")
     except Damaged as damaged:
@@ -482,6 +482,14 @@ def _damage(run: epath.Path, kind: str, content: bytes) -> str:
     if there["rows"] != wanted["rows"]:
         return f"{there['rows']} rows are there and {wanted['rows']} were written"
     return "" if there == wanted else "its bytes are not those that were written"
+
+
+def _is_guarded(run: epath.Path) -> bool:
+    """Whether a run was begun under schema 3, whose done markers are never empty."""
+    try:
+        return "crc32" in read_json(run / "job.json")
+    except (Damaged, FileNotFoundError):
+        return False
 
 
 def _checksum(fields: Row) -> int:

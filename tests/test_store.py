@@ -279,12 +279,13 @@ def test_of_a_cell_that_is_not_done_a_doubled_row_counts_once_and_damage_costs_i
 
 
 def test_a_done_marker_of_an_older_version_guards_nothing_and_is_done(done: pathlib.Path, tmp_path: pathlib.Path):
+    as_before_guards(done)
     (done / "learning.done").write_text("")
     assert store.is_done(epath.Path(done), "learning")
     assert len(store.load(tmp_path)) == 5
 
 
-@pytest.mark.parametrize("text", ["{}", '{"rows": 5, "cr', '{"rows": 5, "crc32": "\xff"}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"rows": 5, "cr', '{"rows": 5, "crc32": "\xff"}'])
 def test_a_done_marker_that_is_damaged_marks_nothing(text: str, done: pathlib.Path, tmp_path: pathlib.Path):
     (done / "learning.done").write_bytes(text.encode("latin-1"))
     assert not store.is_done(epath.Path(done), "learning")
