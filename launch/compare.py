@@ -213,6 +213,7 @@ class Comparison:
         self.place: dict[str, Any] = {}  # what a child says of where it runs
         local = pathlib.Path(tempfile.gettempdir()) if "://" in os.fspath(self.out) else pathlib.Path(self.out)
         self.log = local / "log.txt"  # all that the children print
+        self.passed_on = self.log.stat().st_size if self.log.exists() else 0  # bytes of it that the user has seen
         self.over: set[Cell] = set()
         self.wanted: dict[str, None] = {}  # the files of all cells that were asked for
         self.address = ""  # of process 0, where several processes do each job
@@ -381,11 +382,15 @@ class Comparison:
                         said |= self.follow(event, running)
                 code = ends.code_of_child(process.wait())
                 self.children.remove(process)
-        if code in (ends.DONE, ends.INTERRUPTED) or self.dismissed is not None:
+        if self.dismissed is not None:
             return code
         if (code == ends.REFUSED and not running) or "refused" in said:
             print(said.get("refused") or self.said()[-1], file=sys.stderr)
             return ends.REFUSED
+        with self.lock:
+            self.pass_on()
+        if code in (ends.DONE, ends.INTERRUPTED):
+            return code
         outside = code == ends.KILLED and kills >= 0 and states.oom_kills() == kills
         for key, owner in running.values():
             states.note_end(self.leases, key, owner, self.place["process"], code, outside=outside)
@@ -436,6 +441,17 @@ class Comparison:
         print("\n".join(self.said()[-15:]), file=sys.stderr)
         print(f"crossover: a child ended with {code} outside any cell; see {self.log}", file=sys.stderr)
         return code
+
+    def pass_on(self) -> None:
+        """Prints what children have told the user since the last time: what was put aside, and what begins again."""
+        with open(self.log, "rb") as log:
+            log.seek(self.passed_on)
+            printed = log.read()
+        printed = printed[: printed.rfind(b"\n") + 1]  # of a line that is being printed the rest comes later
+        self.passed_on += len(printed)
+        for line in dict.fromkeys(printed.decode(errors="replace").splitlines()):
+            if line.startswith("crossover: "):
+                print(line, file=sys.stderr, flush=True)
 
     def said(self) -> list[str]:
         """The lines that children have printed."""

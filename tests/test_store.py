@@ -279,7 +279,7 @@ def test_of_a_cell_that_is_not_done_a_doubled_row_counts_once_and_damage_costs_i
 
 
 def test_a_done_marker_of_an_older_version_guards_nothing_and_is_done(done: pathlib.Path, tmp_path: pathlib.Path):
-    as_before_guards(done)
+    as_before_guards(epath.Path(done))
     (done / "learning.done").write_text("")
     assert store.is_done(epath.Path(done), "learning")
     assert len(store.load(tmp_path)) == 5

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,16 @@ def test_two_workers_of_one_come_to_the_same(tmp_path: pathlib.Path, whole: path
     assert ended_.returncode == 0, ended_.stderr
     assert learned(tmp_path) == learned(whole)
     assert all(len(tried) == 1 for tried in attempts(tmp_path).values())
+
+
+def test_a_comparison_tells_what_its_children_begin_again(tmp_path: pathlib.Path, whole: pathlib.Path) -> None:
+    out = pathlib.Path(shutil.copytree(whole, tmp_path / "out"))
+    rows = next(out.glob("runs/*/learning.jsonl"))
+    rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[:-1]))
+    ended_ = run(compare(out), seconds=1000)
+    assert ended_.returncode == 0, ended_.stderr
+    assert f"{rows}.bad0" in ended_.stderr
+    assert learned(out) == learned(whole)
 
 
 def test_a_cell_that_fails_is_set_aside_and_the_rest_is_done(tmp_path: pathlib.Path, whole: pathlib.Path) -> None:
