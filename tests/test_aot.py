@@ -79,7 +79,7 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str, top
 def test_a_chip_holds_and_exchanges_the_same_on_eight_as_on_sixty_four(name: str) -> None:
     programs = []
     for topology, n_devices in (("v5e:2x4", 8), ("v5e:8x8", 64)):
-        job = Job(mixer=name, width=256, depth=2, length=512, batch=2 * n_devices, dtype="bfloat16")
+        job = Job(mixer=name, width=512, depth=2, length=2048, batch=8 * n_devices, dtype="bfloat16")
         programs.append(rig.Programs(job, mesh_of(topology, n_devices), VOCAB).lowered_step.compile())
         found = exchanged(programs[-1])
         assert set(found) == {"all-reduce"}
@@ -88,4 +88,4 @@ def test_a_chip_holds_and_exchanges_the_same_on_eight_as_on_sixty_four(name: str
     few, many = (program.memory_analysis() for program in programs)
     assert few is not None
     assert many is not None
-    assert abs(many.temp_size_in_bytes / few.temp_size_in_bytes - 1) < 0.01
+    assert 0 < many.temp_size_in_bytes < 1.01 * few.temp_size_in_bytes
