@@ -62,6 +62,7 @@ def check_mixer(mixer: Any, width: int, close: float = CLOSE, rounding: float = 
     check_dtypes(mixer, width, stateful=stateful)
     with jax.default_matmul_precision("highest"):
         check_causal(mixer, width, rounding)
+        check_examples(mixer, width, rounding)
         check_forms(mixer, width, close, stateful=stateful)
 
 
@@ -107,6 +108,20 @@ def check_causal(mixer: Any, width: int, rounding: float = ROUNDING) -> None:
     if not np.all(later_T <= rounding * np.max(np.abs(gradient_BTD))):
         token = CHANGED + 1 + int(np.argmax(later_T))
         raise ValueError(f"not causal: the output at token {CHANGED} has a gradient at token {token}")
+
+
+def check_examples(mixer: Any, width: int, rounding: float = ROUNDING) -> None:
+    """No example's output or gradient moves with another example.
+
+    Each device computes its own: what mixed them would depend on how many devices there are.
+    """
+    before, after = (
+        run(in_parallel, mixer, x_BTD, probe(width)) for x_BTD in (inputs(width), inputs(width).at[1].add(1.0))
+    )
+    for name, one_BTD, other_BTD in (("output", before[0], after[0]), ("gradient", before[1][1], after[1][1])):
+        moved = np.max(np.abs(np.asarray(one_BTD[0]) - np.asarray(other_BTD[0])))
+        if not moved <= rounding * np.max(np.abs(one_BTD[0])):
+            raise ValueError(f"mixes examples: a change of one moves the {name} of another by {moved:.3g}")
 
 
 def check_forms(mixer: Any, width: int, close: float = CLOSE, *, stateful: bool = True) -> None:

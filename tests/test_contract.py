@@ -73,6 +73,11 @@ BROKEN = [
         "return jnp.flip(jnp.cumsum(jnp.flip(x_BTD, 1), 1), 1), state_BD",
         r"not causal: a change of token 7 moves the output at token 0 by",
     ),
+    (
+        SWAPPED,
+        "return jnp.swapaxes(y_TBD, 0, 1) - jnp.mean(jnp.swapaxes(y_TBD, 0, 1), 0, keepdims=True), state_BD",
+        r"mixes examples: a change of one moves the output of another by [\d.]+",
+    ),
     (SWAPPED, "return jnp.swapaxes(y_TBD, 0, 1) / 0, state_BD", r"__call__ gives (nan|-?inf) at token 0"),
     (
         SWAPPED,

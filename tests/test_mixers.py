@@ -112,6 +112,11 @@ def test_is_causal(spec: str):
 
 
 @pytest.mark.parametrize("spec", SPECS)
+def test_examples_do_not_see_each_other(spec: str):
+    contract.check_examples(build(spec), WIDTH, rounding=0.0)
+
+
+@pytest.mark.parametrize("spec", SPECS)
 def test_sees_the_whole_past_or_its_window(spec: str):
     probe_BTD = jnp.zeros((BATCH, LENGTH, WIDTH), jnp.float32).at[:, CHANGED].set(1.0)
     _, (_, gradient_BTD) = run(in_parallel, build(spec), inputs(), probe_BTD)
