@@ -131,7 +131,7 @@ def test_a_notice_within_a_validation_is_kept_bit_by_bit(tmp_path: pathlib.Path)
 
 
 def test_a_notice_ends_a_measure_within_seconds(tmp_path: pathlib.Path) -> None:
-    process = start(training(tmp_path, "--measures=step_time:blocks=100000"))
+    process = start(training(tmp_path, "--measures=step_time:blocks=10000"))
     with ended([process]):
         while not any(row.get("phase") == "block" for row in store.load(tmp_path)):
             assert process.poll() is None, process.communicate()
