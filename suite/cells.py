@@ -131,26 +131,34 @@ def oom_kills() -> int:
 
 def table(root: epath.PathLike) -> Iterator[tuple[str, ...]]:
     """A line under COLUMNS for every cell that was asked for or begun, in the order of the runs."""
-    runs = epath.Path(root) / "runs"
+    runs = os.fspath(epath.Path(root) / "runs")  # texts, which are faster put together where there are many thousands
     wanted: dict[str, set[str]] = collections.defaultdict(set)
     if (epath.Path(root) / WANTED).exists():
         # The list is written anew by each comparison; of one that is cut what can be read is shown.
         for line in (epath.Path(root) / WANTED).read_bytes().decode(errors="replace").splitlines():
             run, _, stem = line.partition("/")
             wanted[run] |= {stem} - {""}
-    begun = {run.name for _, run in store.all_runs(root)}
+    begun = {run for run in _names(runs) if not run.startswith(".")}
     for run in sorted(begun | {run for run in wanted if wanted[run]}):
-        names = files.names(runs / run) if run in begun else set()
+        names = _names(f"{runs}/{run}") if run in begun else set()
         found = {name.rpartition(".")[0] for name in names if name.endswith((".cell", ".done", ".failed"))}
         for stem in sorted(found | wanted[run]):
-            yield *_state(runs / run, stem, names), f"{run}/{stem}"
+            yield *_state(f"{runs}/{run}", stem, names), f"{run}/{stem}"
 
 
-def _state(run: epath.Path, stem: str, names: set[str]) -> tuple[str, ...]:
+def _names(folder: str) -> set[str]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        return files.names(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _state(run: str, stem: str, names: set[str]) -> tuple[str, ...]:
     record, ended = {"owner": "", "attempts": []}, ""
     if f"{stem}.cell" in names:
         try:
-            record = store.read_json(run / f"{stem}.cell", "owner", "attempts")
+            record = store.read_json(f"{run}/{stem}.cell", "owner", "attempts")
             ended = last_end(record)
         except store.Damaged:
             ended = "no record"  # it was damaged: the cell is free

@@ -68,15 +68,23 @@ def remove(path: epath.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: epath.Path, *wanted: str) -> dict[str, Any]:
-    """The JSON object that a file holds; Damaged, which names the file, where it is none or lacks a wanted key."""
+def read(path: epath.PathLike) -> bytes:
+    """The bytes of a file. Damaged where it is a directory."""
     try:
-        return parse_json(path, path.read_bytes(), *wanted)
+        if is_object(path):
+            return epath.Path(path).read_bytes()
+        with open(path, "rb") as file:  # of a text several times as fast as through epath: sweeps have many files
+            return file.read()
     except IsADirectoryError as error:
         raise Damaged(path, "it is a directory") from error
 
 
-def parse_json(path: epath.Path, content: bytes, *wanted: str) -> dict[str, Any]:
+def read_json(path: epath.PathLike, *wanted: str) -> dict[str, Any]:
+    """The JSON object that a file holds; Damaged, which names the file, where it is none or lacks a wanted key."""
+    return parse_json(path, read(path), *wanted)
+
+
+def parse_json(path: epath.PathLike, content: bytes, *wanted: str) -> dict[str, Any]:
     """The JSON object in the content of a file."""
     try:
         found = json.loads(content.decode())
@@ -110,9 +118,9 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return epath.Path(path) if is_object(path) else epath.Path(path).resolve()
 
 
-def names(folder: epath.Path) -> set[str]:
+def names(folder: epath.PathLike) -> set[str]:
     """What lies in a folder; the system is asked directly where it can be, for sweeps of many thousand cells."""
-    return {path.name for path in folder.iterdir()} if is_object(folder) else set(os.listdir(folder))
+    return {path.name for path in epath.Path(folder).iterdir()} if is_object(folder) else set(os.listdir(folder))
 
 
 def is_object(path: epath.PathLike) -> bool:

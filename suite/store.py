@@ -217,9 +217,9 @@ def is_done(run: epath.Path, kind: str) -> bool:
     return (run / f"{kind}.done").exists() and not damage(run, kind)
 
 
-def damage(run: epath.Path, kind: str) -> str:
+def damage(run: epath.PathLike, kind: str) -> str:
     """What is wrong with the rows of a cell that was marked done, or nothing."""
-    return _damage_of(run, kind, _stamps(run, kind))
+    return _damage_of(os.fspath(run), kind, _stamps(os.fspath(run), kind))
 
 
 def put_aside(run: epath.Path, kind: str, why: str) -> None:
@@ -434,12 +434,14 @@ def _identity(row: Row) -> str:
     return json.dumps({key: value for key, value in row.items() if key not in measured}, sort_keys=True)
 
 
-def _content(run: epath.Path, kind: str) -> bytes:
+def _content(run: epath.PathLike, kind: str) -> bytes:
     """The bytes of a kind's rows; of an object store those of its objects, one after the other."""
-    path = _rows_path(run, kind)
-    if not path.exists():
+    try:
+        if not files.is_object(run):
+            return files.read(f"{os.fspath(run)}/{kind}.jsonl")
+        return b"".join(row.read_bytes() for row in sorted(_rows_path(epath.Path(run), kind).iterdir()))
+    except FileNotFoundError:
         return b""
-    return b"".join(row.read_bytes() for row in sorted(path.iterdir())) if files.is_object(run) else path.read_bytes()
 
 
 def _rows_path(run: epath.Path, kind: str) -> epath.Path:
@@ -457,31 +459,38 @@ def _guard(content: bytes) -> dict[str, int]:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _damage_of(run: epath.Path, kind: str, stamps: tuple) -> str:
+def _damage_of(run: str, kind: str, stamps: tuple) -> str:
     """Damage, by what tells whether files have changed: sweeps ask of every cell again and again."""
     return _damage(run, kind, _content(run, kind))
 
 
-def _stamps(run: epath.Path, kind: str) -> tuple:
-    rows, marker = _rows_path(run, kind), run / f"{kind}.done"
+def _stamps(run: str, kind: str) -> tuple:
     if files.is_object(run):
+        rows, marker = _rows_path(epath.Path(run), kind), epath.Path(run) / f"{kind}.done"
         return tuple(sorted(files.names(rows))) if rows.exists() else (), marker.stat().mtime
-    there = [os.stat(path) for path in (rows, marker) if path.exists()]
-    return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in there)
+    stamps = []
+    for suffix in (".jsonl", ".done"):
+        with contextlib.suppress(FileNotFoundError):
+            stat = os.stat(f"{run}/{kind}{suffix}")
+            stamps.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(stamps)
 
 
-def _damage(run: epath.Path, kind: str, content: bytes) -> str:
-    marker = run / f"{kind}.done"
-    if marker.is_file() and not marker.stat().length and not _is_guarded(run):
-        return ""
+def _damage(run: epath.PathLike, kind: str, content: bytes) -> str:
+    marker = f"{os.fspath(run)}/{kind}.done"
     try:
-        wanted = read_json(marker, "rows", "crc32")
+        text = files.read(marker)
+        if not text and not _is_guarded(epath.Path(run)):
+            return ""
+        wanted = files.parse_json(marker, text, "rows", "crc32")
     except Damaged as damaged:
         return str(damaged)
-    there = _guard(content)
-    if there["rows"] != wanted["rows"]:
-        return f"{there['rows']} rows are there and {wanted['rows']} were written"
-    return "" if there == wanted else "its bytes are not those that were written"
+    if zlib.crc32(content) == wanted["crc32"]:
+        return ""
+    rows = len(_rows(content))
+    if rows != wanted["rows"]:
+        return f"{rows} rows are there and {wanted['rows']} were written"
+    return "its bytes are not those that were written"
 
 
 def _is_guarded(run: epath.Path) -> bool:

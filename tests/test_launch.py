@@ -185,9 +185,14 @@ def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pat
     assert "skipped" in skipped.stdout
 
 
+def hear_hangups() -> None:
+    """Undoes what a process inherits where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_a_terminal_that_is_closed_saves(tmp_path: pathlib.Path) -> None:
-    process = start(training(tmp_path, "--steps=100000", "--validate_every=40"))
+    process = start(training(tmp_path, "--steps=100000", "--validate_every=40"), preexec_fn=hear_hangups)
     with ended([process]):
         wait_for_step(tmp_path, 40, process)
         process.send_signal(signal.SIGHUP)
@@ -202,7 +207,8 @@ def test_a_program_under_nohup_goes_on_when_its_terminal_is_closed() -> None:
         "launch.run(lambda: launch.on_hangup(launch._stop) or os.kill(os.getpid(), signal.SIGHUP))\n"
     )
     for before, code_ in ((["nohup"], 0), ([], 75)):
-        done = subprocess.run([*before, sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+        argv = [*before, sys.executable, "-c", code]
+        done = subprocess.run(argv, env=environment(), capture_output=True, text=True, preexec_fn=hear_hangups)
         assert done.returncode == code_, done.stderr
 
 
