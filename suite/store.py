@@ -483,6 +483,8 @@ def _damage(run: epath.PathLike, kind: str, content: bytes) -> str:
         if not text and not _is_guarded(epath.Path(run)):
             return ""
         wanted = files.parse_json(marker, text, "rows", "crc32")
+    except IsADirectoryError:
+        return f"{marker} is a directory"
     except Damaged as damaged:
         return str(damaged)
     if zlib.crc32(content) == wanted["crc32"]:
