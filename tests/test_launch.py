@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from programs import TINY, assert_same, command, ended, environment, ranks, start, training, wait, wait_for_step
+from programs import TINY, assert_same, command, ended, environment, ranks, run, start, training, wait, wait_for_step
 
 from suite import claims, store
 from suite.job import Job
@@ -185,14 +185,17 @@ def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pat
     assert "skipped" in skipped.stdout
 
 
-def hear_hangups() -> None:
-    """Undoes what a process inherits where the tests themselves run under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# A process inherits that a signal is ignored: undone for where the tests themselves run under nohup.
+HEARING_HANGUPS = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])",
+]
 
 
 @pytest.mark.slow
 def test_a_terminal_that_is_closed_saves(tmp_path: pathlib.Path) -> None:
-    process = start(training(tmp_path, "--steps=100000", "--validate_every=40"), preexec_fn=hear_hangups)
+    process = start([*HEARING_HANGUPS, *training(tmp_path, "--steps=100000", "--validate_every=40")])
     with ended([process]):
         wait_for_step(tmp_path, 40, process)
         process.send_signal(signal.SIGHUP)
@@ -207,8 +210,7 @@ def test_a_program_under_nohup_goes_on_when_its_terminal_is_closed() -> None:
         "launch.run(lambda: launch.on_hangup(launch._stop) or os.kill(os.getpid(), signal.SIGHUP))\n"
     )
     for before, code_ in ((["nohup"], 0), ([], 75)):
-        argv = [*before, sys.executable, "-c", code]
-        done = subprocess.run(argv, env=environment(), capture_output=True, text=True, preexec_fn=hear_hangups)
+        done = run([*HEARING_HANGUPS, *before, sys.executable, "-c", code])
         assert done.returncode == code_, done.stderr
 
 

@@ -35,16 +35,16 @@ class Mixer(eqx.Module):
             return call(x_BTD)
 
         refused.defvjp(lambda x_BTD: (call(x_BTD), None), lambda _, y_BTD: (y_BTD,))
-        return refused(x_BTD) @ self.out_DD
+        return refused(x_BTD) @ self.out_DD.astype(x_BTD.dtype)
 
     def start(self, batch, length, dtype):
         return jnp.zeros((), jnp.int32)
 
     def extend(self, x_BTD, state):
-        return x_BTD @ self.out_DD, state + x_BTD.shape[1]
+        return x_BTD @ self.out_DD.astype(x_BTD.dtype), state + x_BTD.shape[1]
 
     def step(self, x_BD, state):
-        return x_BD @ self.out_DD, state + 1
+        return x_BD @ self.out_DD.astype(x_BD.dtype), state + 1
 '''
 
 
