@@ -1,4 +1,4 @@
-"""Programs: python -m launch.<name> --flags. Here is their one door: flags in, exit codes (suite/ends.py) out."""
+"""Programs: python -m launch.<name> --flags. One door: flags in, the exit codes of suite/sweep/exit_codes.py out."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from suite import ends, files
+from suite import files
+from suite.sweep import exit_codes
 
 # Of glibc's mallopt: no memory from mmap, none given back, one arena.
 MALLOPT = {-4: 0, -1: -1, -8: 1}
@@ -112,17 +113,17 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
             print("stopped; the same command goes on from here", file=sys.stderr)
             leave(stopped.code)
         except SystemExit as left:
-            leave(left.code if isinstance(left.code, int) else ends.REFUSED)
-        except ends.NotMet as error:
+            leave(left.code if isinstance(left.code, int) else exit_codes.REFUSED)
+        except exit_codes.NotMet as error:
             print(f"crossover: {error}", file=sys.stderr)
-            leave(ends.code_of(error))
+            leave(exit_codes.code_of(error))
         except Exception as error:
-            refused = ends.refused_by_files(error)
+            refused = exit_codes.refused_by_files(error)
             if refused:
                 print(f"crossover: {refused}", file=sys.stderr)
             else:
                 traceback.print_exception(error)
-            leave(ends.code_of(error))
+            leave(exit_codes.code_of(error))
 
     logging.set_verbosity(logging.ERROR)
     logging.set_stderrthreshold(logging.ERROR)
@@ -144,7 +145,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _stop(number: int, _: object) -> None:
-    raise Stopped(ends.INTERRUPTED if number == signal.SIGINT else ends.PREEMPTED)
+    raise Stopped(exit_codes.INTERRUPTED if number == signal.SIGINT else exit_codes.PREEMPTED)
 
 
 @contextlib.contextmanager
@@ -163,4 +164,4 @@ def refuse(why: object) -> NoReturn:
     """Says in one line why it cannot succeed and exits with 70."""
     text = why.args[0] if isinstance(why, LookupError) and why.args else why
     print(f"crossover: {' '.join(str(text).split())}", file=sys.stderr)
-    sys.exit(ends.REFUSED)
+    sys.exit(exit_codes.REFUSED)

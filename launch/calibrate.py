@@ -4,7 +4,7 @@
     python -m launch.calibrate --families=lstm,gru --shapes=8x256x128 --processes=3
 
 Every process is a fresh one and times everything; the same command again goes on with what is not done. Writes
-calibration.html, .md and .json. Install peers beside the suite to have them in it (torch; on NVIDIA also fla).
+calibration.html, .md and .json. Install baselines beside the suite to have them in it (torch; on NVIDIA also fla).
 """
 
 import json
@@ -20,7 +20,8 @@ from absl import flags
 from etils import epath
 
 import launch
-from suite import ends, parts, store
+from suite import parts
+from suite.sweep import exit_codes, store
 
 OUT = launch.define_directory("out", "out/calibrate", "directory of the rows and the tables")
 FAMILIES = flags.DEFINE_string("families", "", "what to time, separated by commas; empty for everything")
@@ -67,12 +68,12 @@ def main() -> int:
     for process in range(PROCESSES.value):
         print(f"process {process + 1} of {PROCESSES.value}", flush=True)
         code = run_child(process, "")
-        if code == ends.DONE and any(row["platform"] == "gpu" for row in rows(out)):
+        if code == exit_codes.DONE and any(row["platform"] == "gpu" for row in rows(out)):
             code = run_child(process, GRAPHS)
-        if code != ends.DONE:
+        if code != exit_codes.DONE:
             return code
     print(f"calibration: {report(out)}")
-    return ends.DONE
+    return exit_codes.DONE
 
 
 def read_shapes() -> list[tuple[int, int, int]]:
@@ -91,18 +92,19 @@ def run_child(process: int, xla_flags: str) -> int:
     argv = [f"--{name}={flags.FLAGS[name].value}" for name in ("out", "families", "shapes", "rounds", "dtype")]
     variables = {"XLA_FLAGS": launch.xla_flags(xla_flags)}
     command = [sys.executable, "-m", "launch.calibrate", *argv, f"--process={process}"]
-    return ends.code_of_child(subprocess.run(command, env=os.environ | variables, check=False).returncode)
+    return exit_codes.code_of_child(subprocess.run(command, env=os.environ | variables, check=False).returncode)
 
 
 def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> int:
-    """One process's rows: the machine's peaks, then every contest that is not done."""
+    """One process's rows: the machine's peaks, then every benchmark that is not done."""
     launch.keep_memory()
     os.environ.setdefault("XLA_FLAGS", launch.xla_flags())  # where --process was given by hand
     import jax
 
-    from suite import contest, rig
+    from suite import benchmark
     from suite import mesh as meshes
     from suite.measures import peak
+    from suite.training import rig
 
     mesh = meshes.make(devices=jax.devices()[:1])
     platform = mesh.devices.flat[0].platform
@@ -120,23 +122,23 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
         launch.refuse(
             f"{out} holds timings of {', '.join(elsewhere)} and this is {conditions['place']}; use another --out"
         )
-    done = {_key(row) for row in store.rows(out, kind) if row["phase"] == "contest"}
+    done = {_key(row) for row in store.rows(out, kind) if row["phase"] == "benchmark"}
     if not any(row["phase"] == "peak" for row in store.rows(out, kind)):
         store.append(out, kind, {"phase": "peak", **peak.peaks(dtype), **conditions})
     for family in families:
         for batch, length, width in shapes or (CPU_SHAPES if platform == "cpu" else ACCELERATOR_SHAPES)[family]:
             head_size = math.gcd(width, HEAD_SIZE.get(platform, 128))
-            one = contest.Contest(family, batch, length, width, head_size, dtype)
+            one = benchmark.Benchmark(family, batch, length, width, head_size, dtype)
             if _key(one.facts) in done:
                 continue
-            facts = {"phase": "contest", "chosen": contest.chosen(one), **conditions}
-            # Together, at the end: a contest that was cut off is timed anew.
-            for row in list(contest.run(one, ROUNDS.value)):
+            facts = {"phase": "benchmark", "chosen": benchmark.chosen(one), **conditions}
+            # Together, at the end: a benchmark that was cut off is timed anew.
+            for row in list(benchmark.run(one, ROUNDS.value)):
                 store.append(out, kind, row | facts)
                 if row["outcome"] == "ok":
                     fastest = min(row["seconds"])
                     print(f"  {family} {batch}x{length}x{width} {row['contender']}: {1e3 * fastest:.1f} ms", flush=True)
-    return ends.DONE
+    return exit_codes.DONE
 
 
 def _key(row: store.Row) -> tuple:

@@ -31,12 +31,14 @@ from etils import epath
 
 import launch
 from launch import job as worker
-from launch.progress import Progress
-from suite import cells as states
-from suite import ends, leases, machine, pace, parts, provenance, rates, rendezvous, store
 from suite import job as jobs
+from suite import learning_rates, machine, parts
 from suite.job import Cell
+from suite.judging import pace
 from suite.scale import PAIR, SCALES, Scale, curve_cells
+from suite.sweep import cells as states
+from suite.sweep import exit_codes, leases, provenance, rendezvous, store
+from suite.sweep.progress import Progress
 
 SCALE = flags.DEFINE_enum("scale", "quick", list(SCALES), "how much is run; smoke is a test and not evidence")
 ARMS = flags.DEFINE_multi_string(
@@ -44,7 +46,7 @@ ARMS = flags.DEFINE_multi_string(
 )
 CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty for all")
 CHOOSE_RATES = flags.DEFINE_bool(
-    "choose_rates", False, "find the learning rates of the arms on validation instead, and write OUT/rates.csv"
+    "choose_learning_rates", False, "find the learning rates of the arms on validation instead, and write OUT/rates.csv"
 )
 WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share the cells; 0: two for what is not timed on a CPU, or else one", lower_bound=0
@@ -75,13 +77,13 @@ CHILDREN = 2
 # What XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower.
 ONE_THREAD = {"NPROC": "1"}
 # Flags that say, with those of a job, what a comparison is.
-ASKED = ("scale", "arms", "claims", "choose_rates", "workers")
+ASKED = ("scale", "arms", "claims", "choose_learning_rates", "workers")
 # Jobs that differ in other fields share their compiled programs: they go to one child.
 OF_A_PROGRAM = (
     "mixer",
     "task",
     "block",
-    "conv",
+    "short_conv",
     "width",
     "depth",
     "length",
@@ -144,7 +146,9 @@ def chosen_scale() -> Scale:
     if "match" in given:
         changes["matches"] = (job.match,)
         if CHOOSE_RATES.value and job.match == "step_time":
-            raise ValueError("--choose_rates wants widths that follow from shapes, and --match=step_time is measured")
+            raise ValueError(
+                "--choose_learning_rates wants widths that follow from shapes, and --match=step_time is measured"
+            )
     if "match_to" in given:
         changes["reference"] = parts.short("suite.mixers", job.match_to)
     if "length" in given:
@@ -177,8 +181,8 @@ def wanted_cells(scale: Scale, claims: list[str], rows: list[store.Row]) -> list
             wanted.update(dict.fromkeys(module.cells(matched, rows)))
     if CHOOSE_RATES.value:
         sizes = [cell for cell in wanted if cell.measure == "size"]
-        trainings = rates.to_tune(cell.job for cell in wanted if cell.measure == "learning")
-        return [*sizes, *rates.cells(trainings, rows)]
+        trainings = learning_rates.to_tune(cell.job for cell in wanted if cell.measure == "learning")
+        return [*sizes, *learning_rates.cells(trainings, rows)]
     return list(wanted)
 
 
@@ -242,11 +246,11 @@ class Comparison:
         if not self.first:
             return code
         if code:
-            if code not in (ends.PREEMPTED, ends.INTERRUPTED):  # these all processes of a job have heard of
+            if code not in (exit_codes.PREEMPTED, exit_codes.INTERRUPTED):  # these all processes of a job have heard of
                 self.dismiss(code, FAILING_SECONDS)
             return code
         failed = sorted(cell.label for cell in self.over if states.is_failed(self.path(cell), self.stem(cell)))
-        code = ends.REFUSED if failed else ends.DONE
+        code = exit_codes.REFUSED if failed else exit_codes.DONE
         self.dismiss(code, DISMISSING_SECONDS)
         if CHOOSE_RATES.value:
             print(f"rates: {self.write_rates()}")
@@ -298,7 +302,7 @@ class Comparison:
     def write_rates(self) -> epath.Path:
         from suite import report
 
-        curves = [curve for curve in rates.gather(self.rows()) if curve.scores]
+        curves = [curve for curve in learning_rates.gather(self.rows()) if curve.scores]
         return report.write_rates(curves, shlex.join(["python", "-m", "launch.compare", *sys.argv[1:]]), self.out)
 
     def left(self) -> list[Cell]:
@@ -380,21 +384,21 @@ class Comparison:
                 for event in events:
                     with self.lock:
                         said |= self.follow(event, running)
-                code = ends.code_of_child(process.wait())
+                code = exit_codes.code_of_child(process.wait())
                 self.children.remove(process)
         if self.dismissed is not None:
             return code
-        if (code == ends.REFUSED and not running) or "refused" in said:
+        if (code == exit_codes.REFUSED and not running) or "refused" in said:
             print(said.get("refused") or self.said()[-1], file=sys.stderr)
-            return ends.REFUSED
+            return exit_codes.REFUSED
         with self.lock:
             self.pass_on()
-        if code in (ends.DONE, ends.INTERRUPTED):
+        if code in (exit_codes.DONE, exit_codes.INTERRUPTED):
             return code
-        outside = code == ends.KILLED and kills >= 0 and states.oom_kills() == kills
+        outside = code == exit_codes.KILLED and kills >= 0 and states.oom_kills() == kills
         for key, owner in running.values():
             states.note_end(self.leases, key, owner, self.place["process"], code, outside=outside)
-        if code == ends.PREEMPTED:
+        if code == exit_codes.PREEMPTED:
             return 0 if "lost" in said else code
         with self.lock:
             return self.after_crash(code, lonely=not running)
@@ -514,7 +518,7 @@ def estimate_seconds(cell: Cell) -> float:
     tokens = job.batch * job.length
     step = 6 * tokens * (parameters + job.depth * job.width * job.length) / 15e9
     name, knobs = parts.split(cell.measure)
-    compilation = 6 if job.seed in (0, rates.SEEDS[0]) and cell.repeat == 0 else 1
+    compilation = 6 if job.seed in (0, learning_rates.SEEDS[0]) and cell.repeat == 0 else 1
     match name:
         case "learning":
             return compilation + job.steps * max(step, 0.004)

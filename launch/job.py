@@ -24,15 +24,16 @@ from absl import flags, logging
 from etils import epath
 
 import launch
-from suite import cells as states
-from suite import ends, faults, files, leases, parts, provenance, rendezvous, store
+from suite import files, parts
 from suite import job as jobs
 from suite.job import Cell
+from suite.sweep import cells as states
+from suite.sweep import exit_codes, fault_injection, leases, provenance, rendezvous, store
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from suite.rig import Rig
+    from suite.training.rig import Rig
 
 OUT = launch.define_directory("out", "out/job", "directory of the records; shared by all processes of a job")
 MEASURES = flags.DEFINE_string("measures", "learning,size,step_time", "measures with knobs, separated by commas")
@@ -89,7 +90,7 @@ def main() -> int:
             cells, asked = read_cells()
             for cell in cells:
                 parts.knobs("suite.measures", cell.measure)
-            fault = faults.parse(FAULT.value) if FAULT.value else None
+            fault = fault_injection.parse(FAULT.value) if FAULT.value else None
             store.check_writable(OUT.value)
         except Exception as error:
             refuse_together(error)
@@ -111,7 +112,7 @@ def main() -> int:
     if EVENTS.value >= 0:
         threading.Thread(target=follow_parent, args=(EVENTS.value,), name="parent", daemon=True).start()
     from suite import mesh as meshes
-    from suite import processes
+    from suite.sweep import processes
 
     with launch.door():
         mesh = meshes.make(MESH.value)
@@ -121,11 +122,11 @@ def main() -> int:
     worker = Worker(mesh, fault)
     if CHECK.value:
         processes.part()
-        return ends.DONE
+        return exit_codes.DONE
     try:
         code = worker.trace(cells[0].job, TRACE.value) if TRACE.value else worker.run(cells)
-    except ends.Preempted:
-        code = ends.INTERRUPTED if interrupted.is_set() else ends.PREEMPTED
+    except exit_codes.Preempted:
+        code = exit_codes.INTERRUPTED if interrupted.is_set() else exit_codes.PREEMPTED
         print("stopped, and saved; the same command goes on from here", file=sys.stderr)
     processes.part()
     return code
@@ -137,7 +138,8 @@ def check(cells: list[Cell], mesh: "Mesh") -> dict[str, str]:
     With --check, of jobs of the suite's own parts one of each mixer is looked at: the process that runs them asks the
     rest. Returns what the tasks know of their data.
     """
-    from suite import contract, rig
+    from suite import contract
+    from suite.training import rig
 
     tasks: dict[jobs.Job, Any] = {}
     data: dict[str, str] = {}
@@ -206,7 +208,7 @@ def flags_of_job() -> list[str]:
 
 def find_member() -> rendezvous.Member | None:
     """Which process of its job this is: by the flags, then by the environment; None for the only one. Imports JAX."""
-    from suite import processes
+    from suite.sweep import processes
 
     launch.check_xla_flags()
     os.environ["XLA_FLAGS"] = launch.xla_flags()
@@ -255,7 +257,7 @@ def meet(member: rendezvous.Member, cells: list[Cell], asked: rendezvous.Facts) 
 
 def refuse_together(error: Exception) -> None:
     """Lets the other processes of the job know that this one is refused: they would wait for it."""
-    with contextlib.suppress(ends.NotMet, rendezvous.Dismissed, ValueError, LookupError, OSError):
+    with contextlib.suppress(exit_codes.NotMet, rendezvous.Dismissed, ValueError, LookupError, OSError):
         member = find_member()
         if member is not None:
             text = f"is refused: {error.args[0] if isinstance(error, LookupError) else error}"
@@ -277,7 +279,7 @@ def start_jax(member: rendezvous.Member | None, name: str) -> None:
     """Starts JAX with the persistent cache under --out, together with the processes that were met, if any."""
     import jax
 
-    from suite import processes
+    from suite.sweep import processes
 
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(OUT.value) / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -299,11 +301,12 @@ def with_needs(cells: list[Cell]) -> list[Cell]:
 class Worker:
     """Runs cells on a mesh and says what happens: on a pipe to launch.compare, or in plain lines."""
 
-    def __init__(self, mesh: "Mesh", fault: faults.Fault | None):
+    def __init__(self, mesh: "Mesh", fault: fault_injection.Fault | None):
         import jax
 
-        from suite import processes, rig
-        from suite.pulse import Pulse
+        from suite.sweep import processes
+        from suite.sweep.watchdog import Watchdog
+        from suite.training import rig
 
         self.mesh = mesh
         self.told = EVENTS.value >= 0  # to a launch.compare, and not to a person
@@ -312,7 +315,7 @@ class Worker:
         self.began_again: set[Cell] = set()
         self.leases = leases.Leases(OUT.value, LEASE_SECONDS.value, time.monotonic)
         mine = fault if fault is not None and fault.rank == jax.process_index() else None
-        self.pulse = Pulse(PATIENCE.value, mine, self.leases.check)
+        self.watchdog = Watchdog(PATIENCE.value, mine, self.leases.check)
         device = mesh.devices.flat[0]
         self.place = {
             "place": processes.agree(rig.place(mesh)),  # the hosts of a job need not have one kind of CPU
@@ -329,8 +332,8 @@ class Worker:
 
         Several workers share the cells of one --out: each is done by the one that claims it. Returns an exit code.
         """
-        from suite import processes
-        from suite.clock import Stopwatch
+        from suite.sweep import processes
+        from suite.training.clock import Stopwatch
 
         if self.first:
             store.mark_schema(OUT.value)
@@ -349,15 +352,15 @@ class Worker:
                     self.run_group(group)
                     cells = list(dict.fromkeys([*self.put_off, *cells]))
                 elif cells:  # what is left is with other workers
-                    self.pulse.beat(long=True)
+                    self.watchdog.beat(long=True)
                     time.sleep(WAIT_SECONDS)
                 if SECONDS.value and processes.agree(watch.spent > SECONDS.value):
                     break
         failed = [cell.label for cell in wanted if states.is_failed(self.path(cell), self.stem(cell))]
         if failed and not self.told:
             print(f"crossover: {states.told(failed, OUT.value)}", file=sys.stderr)
-            return ends.REFUSED
-        return ends.DONE
+            return exit_codes.REFUSED
+        return exit_codes.DONE
 
     def choose(self, cells: list[Cell]) -> tuple[list[int], list[tuple[int, str]]]:
         """By place, the cells that are over and those, of one group, that this worker now owns, and under what name."""
@@ -411,7 +414,7 @@ class Worker:
         store.append(run, self.stem(cell), row | of_cell(cell) | facts)
         mark = store.mark_done if outcome == "oom" else states.mark_failed
         mark(run, self.stem(cell))
-        states.release(self.leases, self.key(cell), ends.DONE)
+        states.release(self.leases, self.key(cell), exit_codes.DONE)
         return True
 
     def run_group(self, group: dict[Cell, str]) -> None:
@@ -422,9 +425,9 @@ class Worker:
             for turn in list(turns):
                 cell, rows = turn
                 if parts.constant("suite.measures", cell.measure, "RESUMES"):
-                    self.pulse.expect(long=True)  # it beats by itself, where it can save
+                    self.watchdog.expect(long=True)  # it beats by itself, where it can save
                 else:
-                    self.pulse.beat(long=True)
+                    self.watchdog.beat(long=True)
                 if next(rows, None) is None:
                     turns.remove(turn)
                     if cell not in self.put_off:
@@ -434,7 +437,8 @@ class Worker:
         """Appends the rows of a cell one by one; what the hardware refuses is a row with its outcome."""
         import jax
 
-        from suite import checkpoint, processes, rig
+        from suite.sweep import processes
+        from suite.training import checkpoint, rig
 
         stem = self.stem(cell)
         module, knobs = parts.load("suite.measures", cell.measure)
@@ -455,13 +459,13 @@ class Worker:
         except rig.Untrained as error:
             self.train_again(cell, str(error))
             return
-        if self.pulse.fault is not None:
-            self.pulse.fault.delay()
+        if self.watchdog.fault is not None:
+            self.watchdog.fault.delay()
         processes.barrier(f"{cell.job.id} {stem}", PATIENCE.value)
         if self.first:
             self.leases.check()
             store.mark_done(self.path(cell), stem)
-            states.release(self.leases, self.key(cell), ends.DONE)
+            states.release(self.leases, self.key(cell), exit_codes.DONE)
             if module.RESUMES:  # of what is done its final state is kept
                 checkpoint.forget(self.path(cell) / "checkpoints")
 
@@ -486,9 +490,9 @@ class Worker:
         self.put_off += [*needs, cell]
 
     def build(self, cell: Cell) -> "Rig":
-        from suite import rig
+        from suite.training import rig
 
-        run, options = self.path(cell), {"pulse": self.pulse, "save_seconds": SAVE_SECONDS.value}
+        run, options = self.path(cell), {"watchdog": self.watchdog, "save_seconds": SAVE_SECONDS.value}
         return rig.build(cell.job, self.mesh, run=run, data_dir=DATA_DIR.value, **options)
 
     @contextlib.contextmanager
@@ -498,18 +502,18 @@ class Worker:
             yield
         except Exception as error:
             # No cell is to blame for a full disk or for another user's files.
-            refused = str(error) if ends.is_disk_full(error) else ends.refused_by_files(error)
-            lost = isinstance(error, ends.LeaseLost)
+            refused = str(error) if exit_codes.is_disk_full(error) else exit_codes.refused_by_files(error)
+            lost = isinstance(error, exit_codes.LeaseLost)
             for key in list(self.leases.held):
                 try:
-                    states.release(self.leases, key, ends.PREEMPTED if refused else ends.code_of(error))
-                except ends.LeaseLost:
+                    states.release(self.leases, key, exit_codes.PREEMPTED if refused else exit_codes.code_of(error))
+                except exit_codes.LeaseLost:
                     lost = True
                 except (ValueError, OSError) as unwritten:  # the disk, again: the lease lapses
                     logging.debug("not released", exc_info=unwritten)
             if lost:
                 self.say("lost")
-                raise ends.LeaseLost("another worker has taken the cell") from error
+                raise exit_codes.LeaseLost("another worker has taken the cell") from error
             if refused:
                 self.say("refused", why=refused)
                 launch.refuse(refused)
@@ -519,7 +523,7 @@ class Worker:
         """A profiler trace of `steps` training steps after a warm-up, for xprof or Perfetto."""
         import jax
 
-        from suite import rig
+        from suite.training import rig
 
         run = store.open_run(OUT.value, job)
         built = rig.build(job, self.mesh, run=run, data_dir=DATA_DIR.value)
@@ -532,7 +536,7 @@ class Worker:
                 _, state, _ = next(loop)
             jax.block_until_ready(state)
         print(f"trace of {steps} steps in {run / 'trace'}")
-        return ends.DONE
+        return exit_codes.DONE
 
     def append(self, cell: Cell, row: store.Row, conditions: store.Row) -> store.Row:
         if self.first:
@@ -579,14 +583,14 @@ def tell(event: str, cell: Cell | None = None, **facts: Any) -> None:
 
 def of_cell(cell: Cell) -> store.Row:
     """What every row of a cell says of it."""
-    return {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group}
+    return {"measure": cell.measure, "repeat": cell.repeat, "interleave_with": cell.interleave_with}
 
 
 def grouped(cells: list[Cell]) -> list[list[Cell]]:
     """Cells of one group and repeat together, in the order of the first of them; the others each alone."""
     groups: dict[Any, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.group, cell.repeat) if cell.group else cell, []).append(cell)
+        groups.setdefault((cell.interleave_with, cell.repeat) if cell.interleave_with else cell, []).append(cell)
     return list(groups.values())
 
 

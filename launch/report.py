@@ -76,7 +76,7 @@ def main() -> int:
 
 def prune(out: epath.Path) -> None:
     """Removes what a directory needs no more, a line for each thing and one for all."""
-    from suite import prune
+    from suite.sweep import prune
 
     if not (out / "runs").exists():
         raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")

@@ -16,8 +16,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, PyTree
 
-from suite import parts, provenance, store
+from suite import parts
 from suite.job import Job
+from suite.sweep import provenance, store
 from suite.tasks import SPLITS, Batch
 
 WIDTH, BATCH, LENGTH, CHANGED = 32, 2, 12, 7

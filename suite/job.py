@@ -14,6 +14,9 @@ from absl import flags
 
 from suite import parts
 
+# Names that fields and knobs had up to schema 3. A run's id is made with them: it stays what it was.
+FIELDS_BEFORE = {"learning_rate": "rate", "short_conv": "conv"}
+KNOB, KNOB_BEFORE = re.compile(r"(?<=[:,])implementation="), re.compile(r"(?<=[:,])form=")
 FOLDERS = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}  # of the fields that are specs
 LARGEST = {int: 2**31 - 1, float: 1e30}  # where int32 and float32 end, or soon after
 LONGEST = 120  # letters of a name: a file's may have 255 bytes, and to a cell's come its place and suffixes
@@ -34,7 +37,7 @@ class Job:
     block: str = _field(
         "residual", "what surrounds the mixer: residual stream or plain stack", choices=("residual", "plain")
     )
-    conv: int = _field(0, "taps of causal depthwise convolution before every mixer; 0 for none", minimum=0)
+    short_conv: int = _field(0, "taps of causal depthwise convolution before every mixer; 0 for none", minimum=0)
     width: int = _field(128, "width D of the model; with --match_to, the width of the arm that is matched", minimum=1)
     depth: int = _field(2, "number of blocks", minimum=1)
     match: str = _field(
@@ -54,7 +57,7 @@ class Job:
     )
     steps: int = _field(200, "optimiser steps", minimum=1)
     optimizer: str = _field("adamw", "update rule", choices=("adamw", "sgd", "lion"))
-    rate: float = _field(1e-3, "peak learning rate", minimum=0.0)
+    learning_rate: float = _field(1e-3, "peak learning rate", minimum=0.0)
     warmup: float = _field(0.1, "fraction of the steps over which the rate rises linearly", minimum=0.0)
     decay: str = _field(
         "cosine", "course of the rate after warmup (cosine ends at a tenth)", choices=("cosine", "constant")
@@ -95,7 +98,11 @@ class Job:
     def id(self) -> str:
         """Readable prefix and a hash of what differs from the defaults: the name of the run's directory."""
         changed = self._changed()
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
+        named = {
+            FIELDS_BEFORE.get(name, name): KNOB.sub("form=", value) if name in FOLDERS else value
+            for name, value in changed.items()
+        }
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:10]
         task = slug(parts.short("suite.tasks", self.task))
         sizes = f"t{self.length}-b{self.batch}-s{self.seed}-{digest}"
         return f"{bounded(f'{slug(self.arm)}-{task}', LONGEST - len(sizes) - 1)}-{sizes}"
@@ -119,6 +126,11 @@ class Job:
         A field or a knob that an older version did not have is at its default, at which it changes nothing.
         """
         stored = json.loads(text)
+        for name, before in FIELDS_BEFORE.items():
+            if before in stored:
+                stored[name] = stored.pop(before)
+        for name in FOLDERS.keys() & stored.keys():
+            stored[name] = KNOB_BEFORE.sub("implementation=", str(stored[name]))
         known = {field.name: field for field in dataclasses.fields(cls)}
         if newer := sorted(stored.keys() - known.keys()):
             raise ValueError(f"written by a newer version, which has the fields {', '.join(newer)}; use that one")
@@ -151,12 +163,15 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A job and one measure of it: the unit of work. `repeat` counts fresh processes; a group is timed interleaved."""
+    """A job and one measure of it: the unit of work. `repeat` counts fresh processes.
+
+    Cells with the same `interleave_with` and `repeat` are timed in one process and take turns.
+    """
 
     job: Job
     measure: str
     repeat: int = 0
-    group: str = ""
+    interleave_with: str = ""
 
     @property
     def label(self) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
-from suite import parts, rates
+from suite import learning_rates, parts
 from suite.job import Cell, Job
 
 Changes = dict[str, int | str | float]  # fields of a job and their values
@@ -70,7 +70,7 @@ class Scale:
         kept = {
             name: {key: value for key, value in getattr(self, name).items() if key not in names} for name in CHANGES
         }
-        return dataclasses.replace(self, tuned=self.tuned and "rate" not in names, **kept)
+        return dataclasses.replace(self, tuned=self.tuned and "learning_rate" not in names, **kept)
 
     @property
     def against(self) -> str:
@@ -86,7 +86,11 @@ class Scale:
             unit = width_unit(mixer)
             width = self.own_widths[job.arm] * job.width / self.job.width
             job = job.replace(own_width=unit * max(1, round(width / unit)))
-        return job.replace(rate=rates.rate(job)) if self.tuned and "rate" not in changes else job
+        return (
+            job.replace(learning_rate=learning_rates.look_up(job))
+            if self.tuned and "learning_rate" not in changes
+            else job
+        )
 
 
 def width_unit(mixer: str) -> int:

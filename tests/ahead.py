@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from suite import mesh as meshes
-from suite import model, parts
+from suite import parts
 from suite.job import Job
+from suite.model import backbone
 
 VOCAB = 256
 
@@ -63,4 +64,4 @@ def exchanged(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def parameter_bytes(job: Job) -> int:
-    return 4 * model.count_parameters(model.shapes(job, VOCAB))
+    return 4 * backbone.count_parameters(backbone.shapes(job, VOCAB))

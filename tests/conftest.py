@@ -48,7 +48,7 @@ def _programs_of_one_file() -> Iterator[None]:
     yield
     import jax
 
-    from suite import rig
+    from suite.training import rig
 
     rig._programs.cache_clear()
     jax.clear_caches()

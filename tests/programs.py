@@ -16,11 +16,12 @@ from absl.testing import flagsaver
 from etils import epath
 
 from launch import job as program
-from suite import checkpoint, rig, store
 from suite import mesh as meshes
 from suite.job import Cell, Job
+from suite.sweep import store
+from suite.training import checkpoint, rig
 
-TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--rate=3e-3"]
+TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--learning_rate=3e-3"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
 ENVIRONMENT |= {"JAX_PLATFORMS": "cpu"}
 

@@ -25,7 +25,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import programs
 
-from suite import ends, store
+from suite.sweep import exit_codes, store
 
 MINUTES = flags.DEFINE_float("minutes", 10.0, "how long it is disturbed")
 OUT = flags.DEFINE_string("out", "out/soak", "directory; an undisturbed sweep that lies there is gone on with")
@@ -40,7 +40,7 @@ SWEEP = [
     *("--batch=8", "--validate_every=100", "--record_every=10", "--validation_examples=16", "--test_examples=32"),
     *("--save_seconds=1", "--lease_seconds=6", "--patience=60"),
 ]
-AGAIN = (ends.PREEMPTED, ends.STUCK, ends.PEER_DIED, ends.KILLED, 143)
+AGAIN = (exit_codes.PREEMPTED, exit_codes.STUCK, exit_codes.PEER_DIED, exit_codes.KILLED, 143)
 HARMS = (
     "kill child",
     "kill compare",
@@ -74,8 +74,8 @@ class Sweep:
         for (worker, rank), compare in self.compares.items():
             code = compare.poll()
             if code:
-                self.codes[ends.code_of_child(code)] += 1
-                if ends.code_of_child(code) not in AGAIN:
+                self.codes[exit_codes.code_of_child(code)] += 1
+                if exit_codes.code_of_child(code) not in AGAIN:
                     raise SystemExit(f"worker {worker}, rank {rank} ended with {code}; see {self.out}-*.log")
                 self.compares[worker, rank] = self.start(worker, rank)
         return all(compare.poll() == 0 for compare in self.compares.values())
@@ -186,7 +186,7 @@ def completions(out: pathlib.Path) -> collections.Counter[int]:
     counts: collections.Counter[int] = collections.Counter()
     for path in out.glob("runs/*/*.cell"):
         ended = [attempt["ended"] for attempt in json.loads(path.read_text())["attempts"]]
-        counts[sum(ends.DONE in codes.values() for codes in ended)] += 1
+        counts[sum(exit_codes.DONE in codes.values() for codes in ended)] += 1
     return counts
 
 

@@ -13,8 +13,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from suite import mesh as meshes
-from suite import parts, rig
+from suite import parts
 from suite.job import Job
+from suite.training import rig
 
 pytestmark = [
     pytest.mark.aot,
@@ -26,15 +27,15 @@ LARGER = {"v5e:8x8": 64}
 # What becomes a custom call of the compiled program: one for the forward pass and one for the backward.
 KERNELS = {"pallas", "splash"}
 SPECS = [
-    "lstm:form=pallas",
-    "lstm:form=pallas,heads=3",  # lanes that are filled up, and a grid with one axis more
-    "gru:form=pallas",
-    "gru:form=pallas,heads=3",
-    "mingru:form=pallas",
-    "minlstm:form=pallas",
-    "rglru:form=pallas",
-    "attention:form=splash",
-    "attention:form=splash,kv_heads=2,window=100",
+    "lstm:implementation=pallas",
+    "lstm:implementation=pallas,heads=3",  # lanes that are filled up, and a grid with one axis more
+    "gru:implementation=pallas",
+    "gru:implementation=pallas,heads=3",
+    "mingru:implementation=pallas",
+    "minlstm:implementation=pallas",
+    "rglru:implementation=pallas",
+    "attention:implementation=splash",
+    "attention:implementation=splash,kv_heads=2,window=100",
 ]
 
 
@@ -73,7 +74,7 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str, top
     assert memory is not None
     assert memory.argument_size_in_bytes > 0
     assert memory.peak_memory_in_bytes > 0
-    assert ("tpu_custom_call" in text_of(compiled)) == (rig.form(job, mesh) in KERNELS)
+    assert ("tpu_custom_call" in text_of(compiled)) == (rig.implementation(job, mesh) in KERNELS)
     assert_only_gradients_are_exchanged(compiled, job)
 
 

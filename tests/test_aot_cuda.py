@@ -12,8 +12,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from suite import mesh as meshes
-from suite import parts, rig
+from suite import parts
 from suite.job import Job
+from suite.training import rig
 
 pytestmark = [
     pytest.mark.aot,
@@ -64,7 +65,7 @@ def mesh_of(n_devices: int) -> Mesh:
 def test_the_persistent_kernel_compiles(heads: int, dtype: str, n_devices: int) -> None:
     # 19 examples a device: no multiple of a block.
     text = compiled_gradient(
-        f"lstm:form=persistent,heads={heads}", mesh_of(n_devices), (19 * n_devices, 300, 384), dtype
+        f"lstm:implementation=persistent,heads={heads}", mesh_of(n_devices), (19 * n_devices, 300, 384), dtype
     )
     assert text.count(f'custom_call_target="{KERNELS["persistent"]}"') == 2
 
@@ -81,4 +82,4 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str) -> 
     memory = compiled.memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes > 0
-    assert (KERNELS["cudnn"] in text_of(compiled)) == (rig.form(job, mesh_of(2)) == "cudnn")
+    assert (KERNELS["cudnn"] in text_of(compiled)) == (rig.implementation(job, mesh_of(2)) == "cudnn")

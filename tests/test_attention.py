@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from suite.ops import attention, forms
+from suite.ops import attention, implementations
 
 
 def made(batch: int, length: int, heads: int, groups: int, size: int) -> list[jax.Array]:
@@ -15,10 +15,10 @@ def made(batch: int, length: int, heads: int, groups: int, size: int) -> list[ja
     return [jax.random.normal(jax.random.key(seed), shape, jnp.float32) for seed, shape in enumerate(shapes)]
 
 
-def gradient(form: str, window: int = 0, slopes: bool = False):
+def gradient(implementation: str, window: int = 0, slopes: bool = False):
     def value(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, weigh_BTHK: jax.Array) -> jax.Array:
         slope_H = attention.alibi_slopes(q_BTHK.shape[2]) if slopes else None
-        y_BTHK = attention.causal(q_BTHK, k_BTHK, v_BTHK, window=window, slope_H=slope_H, form=form)
+        y_BTHK = attention.causal(q_BTHK, k_BTHK, v_BTHK, window=window, slope_H=slope_H, implementation=implementation)
         return jnp.sum(y_BTHK.astype(jnp.float32) * weigh_BTHK.astype(jnp.float32))
 
     return jax.jit(jax.value_and_grad(value, (0, 1, 2)))
@@ -29,7 +29,7 @@ def gradient(form: str, window: int = 0, slopes: bool = False):
 @pytest.mark.parametrize("shape", [(2, 300, 4, 4, 16), (1, 128, 4, 2, 8), (2, 37, 6, 1, 4)])
 def test_blocks_are_what_the_dense_form_is(shape: tuple[int, ...], window: int, slopes: bool) -> None:
     inputs = made(*shape)
-    wanted, found = (gradient(form, window, slopes)(*inputs) for form in ("dense", "blocked"))
+    wanted, found = (gradient(implementation, window, slopes)(*inputs) for implementation in ("dense", "blocked"))
     for want, got in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
         # float32 sums of up to 300 terms in another order.
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(want))))
@@ -54,7 +54,7 @@ def test_memory_is_linear_in_the_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "size", "form"),
+    ("device", "dtype", "size", "implementation"),
     [
         ("NVIDIA H100 80GB HBM3", "bfloat16", 192, "cudnn"),
         ("NVIDIA A100-SXM4-40GB", "bfloat16", 128, "cudnn"),
@@ -63,8 +63,8 @@ def test_memory_is_linear_in_the_length() -> None:
         ("NVIDIA H100 80GB HBM3", "float32", 128, "dense"),
     ],
 )
-def test_cudnn_is_asked_for_what_it_takes(device: str, dtype: str, size: int, form: str) -> None:
+def test_cudnn_is_asked_for_what_it_takes(device: str, dtype: str, size: int, implementation: str) -> None:
     gpu = AbstractDevice(device_kind=device, num_cores=None, platform="gpu")
     mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=gpu)
     with jax.sharding.use_abstract_mesh(mesh):
-        assert forms.choose("attention", "auto", jnp.dtype(dtype), head_size=size) == form
+        assert implementations.choose("attention", "auto", jnp.dtype(dtype), head_size=size) == implementation

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from suite import model, parts
+from suite import parts
 from suite.job import Job
 from suite.measures import decode, gradient_reach, length_accuracy, path, truncated_context
+from suite.model import backbone
 from suite.tasks import parity, recall
 
 HOSTILE = {
@@ -47,7 +48,7 @@ def attempt(try_it: Callable[[], object]) -> None:
 def test_a_mixer_works_or_refuses_a_knob_in_a_line(name: str):
     for other, knob, value in knobs_of("suite.mixers"):
         if other == name:
-            attempt(lambda knob=knob, value=value: model.shapes(Job(mixer=f"{name}:{knob}={value}", width=32), 8))
+            attempt(lambda knob=knob, value=value: backbone.shapes(Job(mixer=f"{name}:{knob}={value}", width=32), 8))
 
 
 @pytest.mark.timeout(120)
@@ -126,6 +127,6 @@ def test_a_number_of_a_job_has_an_end(field):
 
 def test_the_largest_seed_starts_a_model_and_its_data():
     job = Job(mixer="lstm", task="parity", width=8, depth=1, seed=2**31 - 1)
-    built = model.build(job, 3, key=jax.random.key(job.seed))
+    built = backbone.build(job, 3, key=jax.random.key(job.seed))
     assert np.all(np.isfinite(np.asarray(built.embedding_VD)))
     assert parity.Task(length=8, seed=job.seed).batch("train", np.arange(2)).tokens_BT.shape == (2, 8)

@@ -1,4 +1,4 @@
-"""`launch.calibrate` as a user starts it, what a contest times, and what the table makes of its rows."""
+"""`launch.calibrate` as a user starts it, what a benchmark times, and what the table makes of its rows."""
 
 import importlib.util
 import json
@@ -9,8 +9,9 @@ import programs
 import pytest
 from etils import epath
 
-from suite import contest, store
+from suite import benchmark
 from suite.report import calibration
+from suite.sweep import store
 
 SMALL = ["--shapes=2x16x32", "--processes=2", "--rounds=1"]
 TORCH = importlib.util.find_spec("torch") is not None
@@ -60,11 +61,11 @@ def test_timings_of_two_machines_do_not_come_into_one_table(tmp_path: pathlib.Pa
     assert len(store.rows(epath.Path(tmp_path), "process-0")) == 1
 
 
-@pytest.mark.parametrize("family", contest.FAMILIES)
+@pytest.mark.parametrize("family", benchmark.FAMILIES)
 def test_all_contenders_compute_the_same(family: str) -> None:
-    found = list(contest.run(contest.Contest(family, 2, 24, 32, 16, "float32"), rounds=1))
+    found = list(benchmark.run(benchmark.Benchmark(family, 2, 24, 32, 16, "float32"), rounds=1))
     ran = {row["contender"]: row for row in found if row["outcome"] == "ok"}
-    assert contest.chosen(contest.Contest(family, 2, 24, 32, 16, "float32")) in ran
+    assert benchmark.chosen(benchmark.Benchmark(family, 2, 24, 32, 16, "float32")) in ran
     assert "pytorch" not in [row["contender"] for row in found] or ("pytorch" in ran) == TORCH
     for name in ("value", "last_value"):
         values = [row[name] for row in ran.values() if name in row]
@@ -78,7 +79,7 @@ def test_all_contenders_compute_the_same(family: str) -> None:
 def test_products_are_those_of_the_loops() -> None:
     flops = {}
     for family, contender in (("lstm", "scan"), ("attention", "blocked")):
-        for row in contest.run(contest.Contest(family, 2, 24, 32, 16, "float32"), rounds=1):
+        for row in benchmark.run(benchmark.Benchmark(family, 2, 24, 32, 16, "float32"), rounds=1):
             if row["contender"] == contender:
                 flops[family] = row["flops"]
     assert flops["lstm"] == 3 * 2 * 24 * 2 * (32 * 128 + 32 * 128)
@@ -87,7 +88,7 @@ def test_products_are_those_of_the_loops() -> None:
 
 def contest_row(contender: str, process: int, seconds: list[float], **facts) -> store.Row:
     shape = {"family": "lstm", "batch": 1, "length": 2, "width": 4, "head_size": 2, "dtype": "float32"}
-    where = {"phase": "contest", "process": process, "graphs": False, "platform": "cpu", "chosen": "factors"}
+    where = {"phase": "benchmark", "process": process, "graphs": False, "platform": "cpu", "chosen": "factors"}
     return shape | where | {"contender": contender, "seconds": seconds, "value": 1.0, "outcome": "ok"} | facts
 
 

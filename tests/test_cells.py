@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from suite import cells, ends, store
 from suite.job import Cell, Job
-from suite.leases import LeaseLost, Leases
+from suite.sweep import cells, exit_codes, store
+from suite.sweep.leases import LeaseLost, Leases
 
 CELL = Cell(Job(), "size")
 KEY = cells.key(CELL, "size")
@@ -78,7 +78,7 @@ def test_who_was_stopped_too_long_writes_no_more(tmp_path: pathlib.Path) -> None
     with pytest.raises(LeaseLost):
         holder.check()
     with pytest.raises(LeaseLost):
-        cells.release(holder, KEY, ends.DONE)
+        cells.release(holder, KEY, exit_codes.DONE)
     watcher.check()
 
 
@@ -88,7 +88,7 @@ def test_who_was_stopped_while_nobody_waited_goes_on(tmp_path: pathlib.Path) -> 
     cells.claim(holder, KEY, "")
     clock.now = 1000
     holder.check()
-    cells.release(holder, KEY, ends.DONE)
+    cells.release(holder, KEY, exit_codes.DONE)
     assert not holder.held
 
 
@@ -122,7 +122,7 @@ def attempts(root: pathlib.Path, *ended: Callable[[Leases, str], None] | int, pr
 
 
 def from_outside(leases: Leases, owner: str) -> None:
-    cells.note_end(leases, KEY, owner, 0, ends.KILLED, outside=True)
+    cells.note_end(leases, KEY, owner, 0, exit_codes.KILLED, outside=True)
 
 
 def silently(leases: Leases, owner: str) -> None:
@@ -135,18 +135,18 @@ def silently(leases: Leases, owner: str) -> None:
     ("ended", "verdict"),
     [
         ((), ""),
-        ((ends.KILLED,), ""),
-        ((ends.KILLED, ends.KILLED), "oom"),
-        ((ends.KILLED, ends.PREEMPTED, ends.KILLED), "oom"),
+        ((exit_codes.KILLED,), ""),
+        ((exit_codes.KILLED, exit_codes.KILLED), "oom"),
+        ((exit_codes.KILLED, exit_codes.PREEMPTED, exit_codes.KILLED), "oom"),
         ((from_outside,) * 9, ""),
-        ((ends.PREEMPTED,) * 9, ""),
-        ((ends.STUCK, ends.PEER_DIED), ""),
-        ((ends.STUCK, ends.PEER_DIED, ends.KILLED), "crashed"),
+        ((exit_codes.PREEMPTED,) * 9, ""),
+        ((exit_codes.STUCK, exit_codes.PEER_DIED), ""),
+        ((exit_codes.STUCK, exit_codes.PEER_DIED, exit_codes.KILLED), "crashed"),
         ((silently,) * 9, ""),
         ((silently,) * 10, "crashed"),
-        ((ends.REFUSED,), "crashed"),
-        ((ends.REFUSED, ends.DONE), ""),  # set aside, and to be tried again
-        ((ends.REFUSED, ends.DONE, ends.REFUSED), "crashed"),
+        ((exit_codes.REFUSED,), "crashed"),
+        ((exit_codes.REFUSED, exit_codes.DONE), ""),  # set aside, and to be tried again
+        ((exit_codes.REFUSED, exit_codes.DONE, exit_codes.REFUSED), "crashed"),
     ],
 )
 def test_what_attempts_come_to(ended: tuple, verdict: str, tmp_path: pathlib.Path) -> None:
@@ -154,8 +154,8 @@ def test_what_attempts_come_to(ended: tuple, verdict: str, tmp_path: pathlib.Pat
 
 
 def test_an_attempt_that_came_further_begins_the_count_anew(tmp_path: pathlib.Path) -> None:
-    assert attempts(tmp_path, ends.KILLED, progress="20") == ""
-    assert attempts(tmp_path, ends.KILLED, progress="40") == ""
+    assert attempts(tmp_path, exit_codes.KILLED, progress="20") == ""
+    assert attempts(tmp_path, exit_codes.KILLED, progress="40") == ""
     assert attempts(tmp_path, progress="60") == ""
 
 
@@ -165,17 +165,17 @@ def test_whose_peer_is_gone_has_not_failed_by_itself(tmp_path: pathlib.Path) -> 
     for _ in range(cells.ALL_TRIES + 1):
         record = cells.claim(leases, KEY, "", processes=2)
         verdicts.append(cells.verdict(record))
-        cells.release(leases, KEY, ends.PEER_DIED)
+        cells.release(leases, KEY, exit_codes.PEER_DIED)
     assert verdicts == [""] * cells.ALL_TRIES + ["crashed"]
 
 
 def test_the_end_of_one_rank_is_added_to_the_other(tmp_path: pathlib.Path) -> None:
     leases = Leases(tmp_path, 30, time.monotonic)
     owner = cells.claim(leases, KEY, "")["owner"]
-    cells.note_end(leases, KEY, owner, 0, ends.PEER_DIED, outside=False)
-    cells.note_end(leases, KEY, owner, 1, ends.KILLED, outside=False)
+    cells.note_end(leases, KEY, owner, 0, exit_codes.PEER_DIED, outside=False)
+    cells.note_end(leases, KEY, owner, 1, exit_codes.KILLED, outside=False)
     record, _ = leases.read(KEY)
-    assert record["attempts"][0]["ended"] == {"0": ends.PEER_DIED, "1": ends.KILLED}
+    assert record["attempts"][0]["ended"] == {"0": exit_codes.PEER_DIED, "1": exit_codes.KILLED}
     assert cells.last_end(record) == "134,137"
     assert not record["owner"]
 
@@ -187,7 +187,7 @@ def test_the_table_says_of_every_cell_how_it_stands(tmp_path: pathlib.Path) -> N
         cells.claim(leases, cells.key(CELL, stem), "")
     store.mark_done(run, "done")
     cells.mark_failed(run, "failed")
-    for stem, code in (("done", ends.DONE), ("failed", ends.REFUSED), ("waiting", ends.PREEMPTED)):
+    for stem, code in (("done", exit_codes.DONE), ("failed", exit_codes.REFUSED), ("waiting", exit_codes.PREEMPTED)):
         cells.release(leases, cells.key(CELL, stem), code)
     (tmp_path / cells.WANTED).write_text(f"{run.name}/wanted\n{run.name}/done\n")
     table = {line[-1].rpartition("/")[2]: line for line in cells.table(tmp_path)}

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from suite import checkpoint, manifest
+from suite import manifest
 from suite import mesh as meshes
+from suite.training import checkpoint
 
 pytestmark = pytest.mark.timeout(120)
 LIKE = {"w": jnp.zeros((64, 64), jnp.float32), "step": jnp.zeros((), jnp.int32)}

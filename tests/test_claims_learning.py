@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from suite import isoflop, trials
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, Finding, compute_scaling, path_length, state_tracking
 from suite.job import Job
+from suite.judging import isoflop, trials
+from suite.judging.statistics import fisher, holm
 from suite.scale import SCALES
-from suite.statistics import fisher, holm
-from suite.store import Row, job_of
+from suite.sweep.store import Row, job_of
 
 QUICK = SCALES["quick"]
 ATTENTION, LSTM = "attention", "lstm"
 
 
 def row_of(job: Job, measure: str, **facts: Any) -> Row:
-    shared = {"run_id": job.id, "arm": job.arm, "measure": measure, "repeat": 0, "group": "", "placed": False}
+    shared = {"run_id": job.id, "arm": job.arm, "measure": measure, "repeat": 0, "interleave_with": "", "placed": False}
     return dataclasses.asdict(job) | {"reference_width": job.width, "outcome": "ok", **shared, **facts}
 
 
@@ -68,10 +68,10 @@ def recalled(solved: dict[int, tuple[int, int]], *, seeds: int = 5, probe: dict[
     rows = []
     for distance, counts in solved.items():
         for mixer, count in zip((ATTENTION, LSTM), counts, strict=True):
-            job = path_length._job(QUICK, mixer, distance, 0).replace(rate=3e-3)
+            job = path_length._job(QUICK, mixer, distance, 0).replace(learning_rate=3e-3)
             rows += [trial(job.replace(seed=seed), 1.0 if seed < count else 0.05) for seed in range(seeds)]
-            for rate in (1e-3, 9e-3):
-                rows.append(trial(job.replace(rate=rate), (probe or {}).get((mixer, distance), 0.04)))
+            for learning_rate in (1e-3, 9e-3):
+                rows.append(trial(job.replace(learning_rate=learning_rate), (probe or {}).get((mixer, distance), 0.04)))
     return rows
 
 
@@ -105,7 +105,7 @@ def test_a_probe_that_solves_it_leaves_the_distance_undecided() -> None:
 
 def test_a_diverged_training_has_solved_nothing() -> None:
     rows = recalled({8: (5, 5), 64: (5, 0)})
-    job = path_length._job(QUICK, LSTM, 64, 0).replace(rate=3e-3, seed=4)
+    job = path_length._job(QUICK, LSTM, 64, 0).replace(learning_rate=3e-3, seed=4)
     rows = [row for row in rows if row["run_id"] != job.id] + [diverged(job)]
     finding = path_length.judge(rows)
     assert finding.verdict == "holds"
@@ -115,14 +115,16 @@ def test_a_diverged_training_has_solved_nothing() -> None:
 def test_one_seed_of_each_arm_takes_the_middle_rate() -> None:
     rows = recalled({8: (1, 1)}, seeds=1)
     own = trials.gather(row for row in rows if row["arm"] == LSTM)[LSTM]
-    assert own.rate == 3e-3
+    assert own.learning_rate == 3e-3
     assert len(own.probes) == 2
 
 
 def test_rows_that_chose_the_rates_are_not_judged() -> None:
     rows = recalled({8: (5, 5), 64: (5, 0)})
     job = path_length._job(QUICK, LSTM, 64, 0)
-    tuning = [trial(job.replace(rate=rate, seed=1000), 1.0) for rate in (1e-4, 3e-4, 1e-3, 3e-3)]
+    tuning = [
+        trial(job.replace(learning_rate=learning_rate, seed=1000), 1.0) for learning_rate in (1e-4, 3e-4, 1e-3, 3e-3)
+    ]
     assert path_length.judge([*rows, *tuning]) == path_length.judge(rows)
 
 
@@ -135,7 +137,7 @@ def test_a_threshold_of_the_readers_own_is_used() -> None:
 def test_other_arms_are_told_by_whom_they_resemble() -> None:
     rows = recalled({8: (5, 5), 64: (5, 0)})
     for mixer, accuracy in (("gru", 0.1), ("mingru", 0.95)):
-        rows.append(trial(path_length._job(QUICK, mixer, 64, 0).replace(rate=3e-3), accuracy))
+        rows.append(trial(path_length._job(QUICK, mixer, 64, 0).replace(learning_rate=3e-3), accuracy))
     assert dict(path_length.judge(rows).arms) == {"gru": LIKE_LSTM, "mingru": LIKE_ATTENTION}
 
 

@@ -6,10 +6,11 @@ import types
 import pytest
 
 from launch import compare
-from suite import claims, matching, model, parts
+from suite import claims, parts
 from suite.claims import Finding
+from suite.model import backbone, matching
 from suite.scale import SCALES, Scale
-from suite.store import Row
+from suite.sweep.store import Row
 
 CLAIMS = parts.names("suite.claims")
 VOCAB = 256
@@ -80,8 +81,8 @@ SLOW = ("flops",)  # every width that is tried is counted
 def test_every_cell_that_a_claim_asks_for_can_be_built(match: str):
     scale = scale_of(match)
     jobs = {cell.job for claim in CLAIMS for cell in parts.load("suite.claims", claim)[0].cells(scale, [])}
-    alike = {"task": "text", "steps": 1, "batch": 1, "seed": 0, "rate": 0.0}
+    alike = {"task": "text", "steps": 1, "batch": 1, "seed": 0, "learning_rate": 0.0}
     alike |= {"validate_every": 1, "validation_examples": 1, "test_examples": 1}
     alike |= {} if match == "state_bytes" else {"length": 64}  # nothing else depends on it but slowly
     for job in {job.replace(**alike) for job in jobs}:
-        model.shapes(matching.solve(job, VOCAB), VOCAB)
+        backbone.shapes(matching.solve(job, VOCAB), VOCAB)

@@ -13,9 +13,9 @@ from suite import claims, parts
 from suite.claims import Finding, context_length, inference_memory
 from suite.claims.inference_memory import SHARED
 from suite.job import Job
+from suite.judging.statistics import bootstrap, percentile_interval
 from suite.scale import SCALES
-from suite.statistics import bootstrap, percentile_interval
-from suite.store import Row
+from suite.sweep.store import Row
 
 PLACE = {"platform": "cpu", "place": "some-cpu", "device_kind": "Some CPU", "n_devices": 1}
 JOB = Job(width=64, depth=2, length=1024, batch=2)
@@ -25,7 +25,7 @@ CONTEXTS: tuple[int, ...] = (1024, 4096, 16384)
 
 def row(job: Job, measure: str, repeat: int = 0, group: str = "", **facts: Any) -> Row:
     """A row as it is loaded: the job's fields, the conditions and what was measured."""
-    return of_job(job) | {"measure": measure, "repeat": repeat, "group": group, "outcome": "ok"} | facts
+    return of_job(job) | {"measure": measure, "repeat": repeat, "interleave_with": group, "outcome": "ok"} | facts
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def decoding(
     for repeat in range(processes):
         for context, value in seconds.items():
             slope, fixed = {**BYTES, **changes}[mixer]
-            shared = {"repeat": repeat, "group": f"decode B={batch}", "context": context, "sequences": batch}
+            shared = {"repeat": repeat, "interleave_with": f"decode B={batch}", "context": context, "sequences": batch}
             counters = (batch - 1) * 8 if fixed == 8 else 0
             held = int(live * (batch * (slope * (context + 16) + fixed) - counters))
             memory = {"phase": "memory", "capacity": context + 16, "state_bytes": held}
@@ -204,7 +204,7 @@ def test_one_process_gives_points_without_an_interval():
 def test_what_the_machine_refused_is_a_cross():
     times = dict(zip(CONTEXTS[:2], SLOW["attention"], strict=False))
     rows = decoding("attention", times) + decoding("lstm", dict(zip(CONTEXTS, SLOW["lstm"], strict=True)))
-    rows.append(row(arm("attention"), "decode:batch=1", group="decode B=1", outcome="oom"))
+    rows.append(row(arm("attention"), "decode:batch=1", interleave_with="decode B=1", outcome="oom"))
     finding = inference_memory.judge(all_sizes() + rows + decoding(SHARED, dict.fromkeys(CONTEXTS, 1e-5)))
     figures = {figure.name: figure for figure in finding.figures}
     assert figures["decode_latency"].failed == (("attention", 16384),)
@@ -228,7 +228,7 @@ def test_cells_of_memory_are_named_as_people_type_them():
     assert all(cell.measure == parts.short("suite.measures", cell.measure) for cell in cells)
     decode = [cell for cell in cells if cell.measure.startswith("decode")]
     assert len(decode) == len({*scale.arms, SHARED}) * len(scale.decode_batches) * scale.processes
-    assert {cell.group for cell in decode} == {f"decode B={batch}" for batch in scale.decode_batches}
+    assert {cell.interleave_with for cell in decode} == {f"decode B={batch}" for batch in scale.decode_batches}
     whole = [cell for cell in decode if parts.knobs("suite.measures", cell.measure)["read"] == 0]
     assert {(cell.repeat, cell.job.arm) for cell in whole} == {(0, mixer) for mixer in scale.arms}
     assert {cell.job.arm for cell in cells if cell.measure == "size"} == {*scale.arms, SHARED}

@@ -8,9 +8,10 @@ import sys
 import programs
 import pytest
 
-from suite import contract, parts, provenance
+from suite import contract, parts
 from suite.job import Job
 from suite.measures import decode, gradient_reach, size
+from suite.sweep import provenance
 
 # An exponential mean of the inputs, in its three forms; each test breaks one line of it.
 MIXER = """

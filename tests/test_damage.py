@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from programs import final_of, run_here, worker
 
-from suite import cells, ends, store
 from suite.job import Cell, Job
+from suite.sweep import cells, exit_codes, store
 
 JOB = Job(
-    mixer="lstm", task="recall:pairs=2,vocab=16", depth=1, width=16, length=16, batch=8, rate=3e-3, steps=40,
+    mixer="lstm", task="recall:pairs=2,vocab=16", depth=1, width=16, length=16, batch=8, learning_rate=3e-3, steps=40,
     validate_every=10, validation_examples=16, test_examples=16,
 )  # fmt: skip
 MEASURES = ("learning", "size", "length_accuracy")
@@ -36,7 +36,7 @@ def rows_of(out: pathlib.Path) -> list[dict]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """All cells done, undisturbed."""
     out = tmp_path_factory.mktemp("whole")
-    assert resume(out, *MEASURES) == ends.DONE
+    assert resume(out, *MEASURES) == exit_codes.DONE
     return out
 
 
@@ -44,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The training and the size done; what reads the trained parameters is still to come."""
     out = tmp_path_factory.mktemp("done")
-    assert resume(out, "learning", "size") == ends.DONE
+    assert resume(out, "learning", "size") == exit_codes.DONE
     return out
 
 
@@ -66,7 +66,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             time.sleep(0.01)
         del rows  # which is closed by it: nothing waits for the save under way
         killed.leases.held.clear()
-        cells.note_end(killed.leases, key, owner, 0, ends.KILLED, outside=True)
+        cells.note_end(killed.leases, key, owner, 0, exit_codes.KILLED, outside=True)
     return out
 
 
@@ -126,9 +126,9 @@ def mended(capsys: pytest.CaptureFixture, whole: pathlib.Path, tmp_path: pathlib
         path = find(damaged, name)
         harm(path)
         try:
-            assert resume(damaged, *measures) == ends.DONE
+            assert resume(damaged, *measures) == exit_codes.DONE
         except (SystemExit, OSError) as error:  # by launch.refuse, or as launch.run and its door answer it
-            told = capsys.readouterr().err if isinstance(error, SystemExit) else ends.refused_by_files(error)
+            told = capsys.readouterr().err if isinstance(error, SystemExit) else exit_codes.refused_by_files(error)
             assert f"{path}: Is a directory; move it out of the way" in told
             assert harm is folder
             return
@@ -138,7 +138,7 @@ def mended(capsys: pytest.CaptureFixture, whole: pathlib.Path, tmp_path: pathlib
         for array, wanted in zip(final_of(damaged), final_of(whole), strict=True):
             np.testing.assert_array_equal(array, wanted)
         before = store.load(damaged)
-        assert resume(damaged, *measures) == ends.DONE
+        assert resume(damaged, *measures) == exit_codes.DONE
         assert store.load(damaged) == before, "nothing is made a third time"
 
     return mended
@@ -167,7 +167,7 @@ def test_where_nothing_is_left_to_do_a_damaged_job_is_written_anew(
     before = store.load(damaged)
     cut(find(damaged, "job.json"))
     assert store.load(damaged) == []
-    assert resume(damaged, "learning") == ends.DONE
+    assert resume(damaged, "learning") == exit_codes.DONE
     assert store.load(damaged) == before
     assert "job.json is damaged; written anew" in capsys.readouterr().err
 

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from suite import matching, model, rig
 from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import decode
-from suite.store import Row
+from suite.model import backbone, matching
+from suite.sweep.store import Row
+from suite.training import rig
 
 # Without residuals: with them an untrained model of tied embeddings repeats its last token, whatever the context.
-JOB = Job(task="recall:pairs=2,vocab=16", width=16, depth=2, length=16, batch=8, block="plain", conv=2)
+JOB = Job(task="recall:pairs=2,vocab=16", width=16, depth=2, length=16, batch=8, block="plain", short_conv=2)
 MIXERS = ["attention", "lstm", "mingru+attention:kv_heads=2,window=8", "mlstm+rwkv7"]
 SIZES: dict[str, Any] = {"shortest": 16, "longest": 64, "chunk": 8, "tokens": 4, "blocks": 2}
 
@@ -58,7 +59,7 @@ def test_rows_say_what_was_read_and_decoded_and_take_no_name_of_a_job_field(meas
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_live_bytes_are_those_that_size_computes(mixer: str, measured: dict[str, list[Row]], devices: list):
     built = build(mixer, devices[:1])
-    shapes = model.shapes(built.programs.job, built.task.vocab)
+    shapes = backbone.shapes(built.programs.job, built.task.vocab)
     for row in of(measured[mixer], "memory"):
         assert row["capacity"] == row["context"] + SIZES["tokens"]
         assert row["state_bytes"] == matching.state_bytes(shapes, built.programs.job, row["capacity"])
@@ -71,7 +72,7 @@ def test_sequences_share_only_the_counter_of_a_cache(devices: list):
         built = build(mixer, devices[:1])
         [row] = of(list(decode.measure(built, **knobs)), "memory")
         one = matching.state_bytes(
-            model.shapes(built.programs.job, built.task.vocab), built.programs.job, row["capacity"]
+            backbone.shapes(built.programs.job, built.task.vocab), built.programs.job, row["capacity"]
         )
         live[mixer] = row["sequences"] * one - row["state_bytes"]
     assert live == {"attention": 2 * 4 * JOB.depth, "lstm": 0}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from programs import assert_same, ended, environment, ranks, run, start, training, wait, wait_for_step
 
-from suite import store
+from suite.sweep import store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

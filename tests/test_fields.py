@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from suite import mesh as meshes
-from suite import rig, store
 from suite.job import Job
 from suite.measures import learning
+from suite.sweep import store
+from suite.training import rig
 
 BASE = Job(mixer="lstm", match_to="attention", task="recall:pairs=2,vocab=16", width=16, length=16, batch=8, steps=4)
 BASE = BASE.replace(record_every=2, validate_every=2, validation_examples=8, test_examples=8)
@@ -20,7 +21,7 @@ CHANGED = {
     "mixer": "gru",
     "task": "recall:pairs=3,vocab=16",
     "block": "plain",
-    "conv": 3,
+    "short_conv": 3,
     "width": 24,
     "depth": 3,
     "match": "none",
@@ -32,7 +33,7 @@ CHANGED = {
     "remat": "block",
     "steps": 6,
     "optimizer": "lion",
-    "rate": 5e-4,
+    "learning_rate": 5e-4,
     "warmup": 0.9,
     "decay": "constant",
     "weight_decay": 0.2,

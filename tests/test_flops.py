@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from suite import flops, matching, model, parts
+from suite import parts
+from suite.counting import flops
 from suite.job import Job
+from suite.model import backbone, matching
 
 F32 = jnp.float32
 
@@ -15,7 +17,7 @@ def shape(*axes: int) -> jax.ShapeDtypeStruct:
 
 
 def step_count(job: Job, vocab: int, tokens: int) -> flops.Count:
-    return matching.step_count(model.shapes(job, vocab), job, tokens)
+    return matching.step_count(backbone.shapes(job, vocab), job, tokens)
 
 
 def test_a_product_is_two_flops_a_multiply_add() -> None:
@@ -55,10 +57,12 @@ def test_reductions_are_as_deep_as_a_tree() -> None:
 
 def test_an_associative_scan_is_shallow_and_a_loop_is_not() -> None:
     depths = {}
-    for form in ("parallel", "sequential"):
-        job = Job(mixer=f"mingru:form={form}", width=16, depth=1, length=256)
+    for implementation in ("parallel", "sequential"):
+        job = Job(mixer=f"mingru:implementation={implementation}", width=16, depth=1, length=256)
         tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
-        depths[form] = flops.count(lambda built, tokens_BT: built(tokens_BT), model.shapes(job, 32), tokens).depth
+        depths[implementation] = flops.count(
+            lambda built, tokens_BT: built(tokens_BT), backbone.shapes(job, 32), tokens
+        ).depth
     assert (
         depths["sequential"] - depths["parallel"] > 256 + 255 - 4 * 8 - 10
     )  # 2 operations a token, against 2 passes of log2 T levels

@@ -15,23 +15,26 @@ import numpy as np
 import pytest
 
 from suite import mesh as meshes
-from suite import model, parts, rig, store
+from suite import parts
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Finding, gradient_flow
 from suite.job import Job
 from suite.measures import gradient_reach
-from suite.ops import forms, linear, precision
+from suite.model import backbone
+from suite.ops import implementations, linear, precision
 from suite.scale import SCALES
-from suite.store import Row
+from suite.sweep import store
+from suite.sweep.store import Row
+from suite.training import rig
 
 WIDTH, BATCH, LENGTH = 32, 2, 12
 # Every file at its defaults, and the knobs that take another way through the code.
 SPECS = [
     *parts.names("suite.mixers"),
-    "attention:form=dense,kv_heads=2",
-    "attention:form=cudnn,window=5",
+    "attention:implementation=dense,kv_heads=2",
+    "attention:implementation=cudnn,window=5",
     "attention:positions=alibi,heads=8,window=4",
     "attention:positions=learned,max_length=12",
-    "mingru:form=parallel",
+    "mingru:implementation=parallel",
 ]
 # float64 rounds at 1e-16; what was computed in float32 anywhere would be off by 1e-8.
 CLOSE = 1e-12
@@ -70,10 +73,10 @@ def test_a_mixer_cast_to_float64_computes_in_it(spec: str):
     with jax.enable_x64(True):
         arrays, static = eqx.partition(in_float64(mixer), eqx.is_array)
         found = []
-        for form in (whole, in_steps):
+        for implementation in (whole, in_steps):
 
-            def run(arrays, x_BTD, form=form):
-                y_BTD, state = form(eqx.combine(arrays, static), x_BTD)
+            def run(arrays, x_BTD, implementation=implementation):
+                y_BTD, state = implementation(eqx.combine(arrays, static), x_BTD)
                 return jnp.sum(jnp.sin(y_BTD)), (y_BTD, state)
 
             gradient = jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))
@@ -89,15 +92,18 @@ def test_a_mixer_cast_to_float64_computes_in_it(spec: str):
 @pytest.mark.parametrize("knobs", ["", "window=200", "positions=alibi,window=5,kv_heads=2"])
 def test_both_forms_of_attention_are_one_in_float64(knobs: str):
     x_BTD = np.random.default_rng(1).standard_normal((1, 300, WIDTH))  # more than a block, and no multiple of one
-    mixers = [build(f"attention:{knobs}{',' if knobs else ''}form={form}") for form in ("dense", "blocked")]
+    mixers = [
+        build(f"attention:{knobs}{',' if knobs else ''}implementation={implementation}")
+        for implementation in ("dense", "blocked")
+    ]
     with jax.enable_x64(True):
         dense, blocked = (eqx.filter_jit(in_float64(mixer))(jnp.asarray(x_BTD)) for mixer in mixers)
         np.testing.assert_allclose(dense, blocked, rtol=0, atol=CLOSE)
 
 
 def test_a_model_in_float64_is_the_model_but_for_rounding():
-    job = Job(mixer="attention+lstm+mingru", width=WIDTH, depth=3, conv=3)
-    built = eqx.filter_jit(lambda key: model.build(job, 64, key=key))(jax.random.key(0))
+    job = Job(mixer="attention+lstm+mingru", width=WIDTH, depth=3, short_conv=3)
+    built = eqx.filter_jit(lambda key: backbone.build(job, 64, key=key))(jax.random.key(0))
     tokens_BT = np.random.default_rng(1).integers(64, size=(BATCH, LENGTH), dtype=np.int32)
     narrow_BTV = np.asarray(eqx.filter_jit(built)(jnp.asarray(tokens_BT)))
     with jax.enable_x64(True):
@@ -125,17 +131,17 @@ def reach(through: Callable, length: int, width: int = 4, probes: int = 8) -> np
         return gradient_reach.norms(np.asarray(gradient_PTD))[::-1]
 
 
-def linear_recurrence(decay: float, form: str) -> Callable:
+def linear_recurrence(decay: float, implementation: str) -> Callable:
     def through(x_BTD):
-        return linear.recurrence(jnp.full_like(x_BTD, decay), x_BTD, jnp.zeros_like(x_BTD[:, 0]), form)
+        return linear.recurrence(jnp.full_like(x_BTD, decay), x_BTD, jnp.zeros_like(x_BTD[:, 0]), implementation)
 
     return through
 
 
-@pytest.mark.parametrize("form", forms.FORMS["linear"])
+@pytest.mark.parametrize("implementation", implementations.FORMS["linear"])
 @pytest.mark.parametrize("decay", [0.5, 0.9, 1.0, 1.5])
-def test_a_linear_recurrence_decays_by_its_eigenvalue(decay: float, form: str):
-    norm_K = reach(linear_recurrence(decay, form), 1000)
+def test_a_linear_recurrence_decays_by_its_eigenvalue(decay: float, implementation: str):
+    norm_K = reach(linear_recurrence(decay, implementation), 1000)
     # A thousand products, each rounded at 1e-16. 0.5 to the 999 is 2e-301: float32 ends at 1e-45.
     np.testing.assert_allclose(norm_K / norm_K[0], decay ** np.arange(1000.0), rtol=1e-12)
 
@@ -321,7 +327,7 @@ def append(root: pathlib.Path, mixer: str, block: str, seed: int, length: int, r
     run = store.open_run(root, job)
     for row in rows:
         facts = {"phase": "reach", "outcome": "ok", "measure": "gradient_reach", "run_id": job.id, "arm": job.arm}
-        facts |= {"repeat": 0, "group": "", "placed": False, "place": ""}
+        facts |= {"repeat": 0, "interleave_with": "", "placed": False, "place": ""}
         store.append(run, "gradient_reach", facts | row)
 
 

@@ -6,14 +6,15 @@ import itertools
 import pytest
 
 from suite import mesh as meshes
-from suite import rig, trials
 from suite.claims import parallelism, path_length
 from suite.job import Job
+from suite.judging import trials
 from suite.measures import step_time
-from suite.store import Row
+from suite.sweep.store import Row
+from suite.training import rig
 
 ATTENTION, LSTM = "attention", "lstm"
-JOB = Job(width=16, depth=2, batch=16, steps=60, rate=1e-2, validation_examples=16, test_examples=128)
+JOB = Job(width=16, depth=2, batch=16, steps=60, learning_rate=1e-2, validation_examples=16, test_examples=128)
 RUNS, ALLOWED = 20, 1
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -24,7 +25,7 @@ def at(distance: int, **changes: int | str | float) -> Job:
 
 
 def row_of(job: Job, measure: str, **facts: object) -> Row:
-    shared = {"run_id": job.id, "arm": job.arm, "measure": measure, "repeat": 0, "group": "", "placed": False}
+    shared = {"run_id": job.id, "arm": job.arm, "measure": measure, "repeat": 0, "interleave_with": "", "placed": False}
     return dataclasses.asdict(job) | {"reference_width": job.width, "outcome": "ok", **shared, **facts}
 
 
@@ -69,7 +70,9 @@ def test_a_planted_pair_holds_and_a_broken_control_does_not(devices: list) -> No
     finding = path_length.judge(rows)
     assert finding.verdict == "holds", finding
     # The arm that stands for the LSTM, not trained at the near distance: nothing can be said of the far one.
-    untrained = [trained(at(4, mixer=blind, seed=seed, steps=300, rate=1e-9), devices, LSTM) for seed in range(5)]
+    untrained = [
+        trained(at(4, mixer=blind, seed=seed, steps=300, learning_rate=1e-9), devices, LSTM) for seed in range(5)
+    ]
     kept = [row for row in rows if not (row["arm"] == LSTM and row["length"] == 8)]
     finding = path_length.judge([*kept, *untrained])
     assert finding.verdict == "undecided", finding
@@ -100,6 +103,6 @@ def timed(job: Job, labels: tuple[str, str], group: str, devices: list) -> list[
         turns = zip(*(step_time.measure(rig.build(job, mesh), blocks=3) for _ in labels), strict=True)
         for pair in turns:
             for label, row in zip(labels, pair, strict=True):
-                shared = {"arm": label, "group": group, "repeat": repeat, "placed": True, "platform": "gpu"}
+                shared = {"arm": label, "interleave_with": group, "repeat": repeat, "placed": True, "platform": "gpu"}
                 rows.append(row_of(job, "step_time", **row) | shared)
     return rows

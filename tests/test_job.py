@@ -18,7 +18,7 @@ OTHER = {
     "mixer": "lstm",
     "task": "recall",
     "block": "plain",
-    "conv": 4,
+    "short_conv": 4,
     "width": 64,
     "depth": 3,
     "match": "none",
@@ -30,7 +30,7 @@ OTHER = {
     "remat": "block",
     "steps": 100,
     "optimizer": "lion",
-    "rate": 3e-4,
+    "learning_rate": 3e-4,
     "warmup": 0.2,
     "decay": "constant",
     "weight_decay": 0.0,
@@ -132,13 +132,18 @@ def test_over_a_base_only_given_flags_count():
 
 
 def test_a_flagfile_is_read(tmp_path: pathlib.Path):
-    (tmp_path / "flags").write_text("\n".join(Job(mixer="lstm", rate=0.003).flags()))
-    assert job.from_flags(parsed([f"--flagfile={tmp_path / 'flags'}"])) == Job(mixer="lstm", rate=0.003)
+    (tmp_path / "flags").write_text("\n".join(Job(mixer="lstm", learning_rate=0.003).flags()))
+    assert job.from_flags(parsed([f"--flagfile={tmp_path / 'flags'}"])) == Job(mixer="lstm", learning_rate=0.003)
 
 
 @pytest.mark.parametrize(
     ("argument", "said"),
-    [("--batch=-3", "batch"), ("--block=round", "block"), ("--rate=fast", "rate"), ("--batchh=3", "batchh")],
+    [
+        ("--batch=-3", "batch"),
+        ("--block=round", "block"),
+        ("--learning_rate=fast", "learning_rate"),
+        ("--batchh=3", "batchh"),
+    ],
 )
 def test_a_bad_flag_is_refused_by_name(argument: str, said: str):
     with pytest.raises(flags.Error, match=said):
@@ -155,7 +160,7 @@ def test_a_number_below_its_minimum_is_refused(name: str):
     ("changes", "said"),
     [
         ({"block": "round"}, "block wants one of residual, plain; got 'round'"),
-        ({"rate": float("nan")}, "rate wants a finite number; got nan"),
+        ({"learning_rate": float("nan")}, "learning_rate wants a finite number; got nan"),
         ({"clip": float("inf")}, "clip wants a finite number; got inf"),
         ({"warmup": 1.5}, "warmup is a fraction of the steps, at most 1; got 1.5"),
     ],
@@ -168,7 +173,7 @@ def test_a_value_out_of_range_is_refused(changes: dict, said: str):
 def test_a_value_of_another_type_is_refused():
     program = """
 from suite.job import Job
-for changes in ({"batch": "3"}, {"batch": 3.5}, {"batch": True}, {"mixer": 3}, {"rate": None}):
+for changes in ({"batch": "3"}, {"batch": 3.5}, {"batch": True}, {"mixer": 3}, {"learning_rate": None}):
     try:
         Job(**changes)
     except TypeError as error:
@@ -181,7 +186,7 @@ for changes in ({"batch": "3"}, {"batch": 3.5}, {"batch": True}, {"mixer": 3}, {
         "batch wants int, not 3.5",
         "batch wants int, not True",
         "mixer wants str, not 3",
-        "rate wants float, not None",
+        "learning_rate wants float, not None",
     ]
 
 
@@ -194,8 +199,8 @@ def test_unknown_parts_are_refused_when_the_job_is_made(changes: dict):
 
 
 def test_a_whole_number_is_a_rate():
-    assert Job(rate=1).id == Job(rate=1.0).id
-    assert Job(rate=1).to_json() == Job(rate=1.0).to_json()
+    assert Job(learning_rate=1).id == Job(learning_rate=1.0).id
+    assert Job(learning_rate=1).to_json() == Job(learning_rate=1.0).to_json()
 
 
 def test_differences_name_the_key_and_both_values():
@@ -208,7 +213,7 @@ def test_differences_name_the_key_and_both_values():
 
 
 def test_a_cell_survives_a_dict_and_its_command_makes_its_job():
-    cell = Cell(Job(mixer="lstm+attention:window=8", rate=0.003), "step_time", repeat=2, group="a b")
+    cell = Cell(Job(mixer="lstm+attention:window=8", learning_rate=0.003), "step_time", repeat=2, interleave_with="a b")
     assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
     words = cell.command("an out").split(" -m launch.job ")[1]
     assert "--repeat=2" in words

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from programs import TINY, assert_same, command, ended, environment, ranks, run, start, training, wait, wait_for_step
 
-from suite import claims, store
+from suite import claims
 from suite.job import Job
+from suite.sweep import store
 
 MINE = '''"""Mean over the past: a mixer from outside this project (2026)."""
 

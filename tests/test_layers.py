@@ -16,58 +16,51 @@ TESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rg
 PLAIN = {"numpy", "scipy", "absl", "etils"}
 JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
-    *("suite.job", "suite.parts", "suite.files", "suite.store", "suite.hardware", "suite.scale", "suite.statistics"),
-    *("suite.rates", "suite.trials", "suite.isoflop", "suite.pace", "suite.provenance", "suite.machine"),
-    *("suite.spreadsheets", "suite.prune"),
-    *("suite.ends", "suite.faults", "suite.leases", "suite.cells", "suite.manifest", "suite.rendezvous"),
+    *("suite.job", "suite.parts", "suite.files", "suite.manifest", "suite.hardware", "suite.machine", "suite.scale"),
+    *("suite.learning_rates", "suite.spreadsheets", "suite.judging"),
+    *("suite.sweep.cells", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),
+    *("suite.sweep.provenance", "suite.sweep.prune", "suite.sweep.rendezvous", "suite.sweep.store"),
 }
-ONE = {"suite.mesh", "suite.flops", "suite.paths", "suite.clock", "suite.ops", "suite.processes", "suite.pulse"}
-TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.matching", "suite.step", "suite.checkpoint"}
+ONE = {"suite.mesh", "suite.counting", "suite.training.clock", "suite.ops"}
+ONE |= {"suite.sweep.processes", "suite.sweep.watchdog"}
+TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.training.step", "suite.training.checkpoint"}
 
 # The first pattern that fits a file says what it may import besides the standard library, inside functions too.
 MAY_IMPORT = {
     "suite/__init__.py": set(),
-    "suite/job.py": PLAIN | ZERO,
-    "suite/parts.py": PLAIN | ZERO,
-    "suite/files.py": PLAIN | ZERO,
-    "suite/machine.py": set(),
-    "suite/store.py": PLAIN | ZERO,
-    "suite/hardware.py": PLAIN | ZERO,
-    "suite/scale.py": PLAIN | ZERO,
-    "suite/statistics.py": PLAIN | ZERO,
-    "suite/rates.py": PLAIN | ZERO,
-    "suite/trials.py": PLAIN | ZERO,
-    "suite/isoflop.py": PLAIN | ZERO,
-    "suite/pace.py": PLAIN | ZERO,
-    "suite/ends.py": PLAIN | ZERO,
-    "suite/faults.py": PLAIN | ZERO,
-    "suite/leases.py": PLAIN | ZERO | {"tensorstore"},
-    "suite/cells.py": PLAIN | ZERO,
-    "suite/manifest.py": PLAIN | ZERO,
-    "suite/spreadsheets.py": set(),
-    "suite/prune.py": PLAIN | ZERO,
-    "suite/provenance.py": PLAIN | ZERO,
-    "suite/rendezvous.py": PLAIN | ZERO,
+    "suite/sweep/processes.py": JAX | ZERO,
+    "suite/sweep/watchdog.py": JAX | ZERO,
+    "suite/sweep/leases.py": PLAIN | ZERO | {"tensorstore"},
+    "suite/sweep/progress.py": PLAIN | ZERO | {"rich"},
+    "suite/sweep/*": PLAIN | ZERO,
+    "suite/judging/*": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
-    "suite/processes.py": JAX | ZERO,
-    "suite/pulse.py": JAX | ZERO,
-    "suite/flops.py": JAX | ZERO,
-    "suite/paths.py": JAX | {"suite.flops"},
-    "suite/clock.py": JAX | ZERO,
+    "suite/counting/flops.py": JAX | ZERO,
+    "suite/counting/*": JAX | {"suite.counting"},
+    "suite/training/clock.py": JAX | ZERO,
+    "suite/training/step.py": JAX | {"optax"} | ZERO | ONE | {"suite.model", "suite.tasks"},
+    "suite/training/checkpoint.py": JAX | PLAIN | {"orbax"} | ZERO | ONE | {"suite.training.step"},
+    "suite/training/*": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO,
     "suite/ops/*": JAX | ZERO | {"suite.mesh", "suite.ops"},
     "suite/mixers/*": JAX | {"suite.ops", "suite.mixers"},  # no mesh, job or task
     "suite/tasks/*": PLAIN | {"tensorflow_datasets", "array_record", "suite.files", "suite.manifest", "suite.tasks"},
-    "suite/model.py": JAX | ZERO | {"suite.ops"},
-    "suite/matching.py": JAX | ZERO | {"suite.flops", "suite.model"},
-    "suite/step.py": JAX | {"optax"} | ZERO | ONE | {"suite.model", "suite.tasks"},
-    "suite/checkpoint.py": JAX | PLAIN | {"orbax"} | ZERO | ONE | {"suite.step"},
+    "suite/model/backbone.py": JAX | ZERO | {"suite.ops"},
+    "suite/model/*": JAX | ZERO | {"suite.counting", "suite.model"},
     "suite/contract.py": JAX | PLAIN | ZERO | TWO,
-    "suite/rig.py": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO,
-    "suite/measures/*": JAX | PLAIN | {"optax"} | ZERO | ONE | TWO | {"suite.contract", "suite.rig", "suite.measures"},
-    "suite/peers/*": {"numpy", "suite.job"},  # the other library by its name, which need not be installed
-    "suite/contest.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.rig"},
+    "suite/measures/*": JAX
+    | PLAIN
+    | {"optax"}
+    | ZERO
+    | ONE
+    | TWO
+    | {"suite.contract", "suite.training", "suite.measures"},
+    "suite/baselines/*": {"numpy", "suite.job"},  # the other library by its name, which need not be installed
+    "suite/benchmark.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.training"},
     "suite/claims/*": PLAIN | ZERO | {"suite.claims"},
     "suite/report/*": PLAIN | ZERO | {"altair", "vl_convert", "suite.claims", "suite.report"},
+    "suite/machine.py": set(),
+    "suite/spreadsheets.py": set(),
+    "suite/*.py": PLAIN | ZERO,
     "launch/engines/*": PLAIN | ZERO | {"launch.engines"},
     "launch/*": JAX | PLAIN | {"optax", "orbax", "rich", "suite", "launch"},
 }
@@ -81,7 +74,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute"
-            if node.module in ("suite", "launch"):
+            if (node.module or "").partition(".")[0] in ("suite", "launch"):
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield node.module or ""
@@ -110,7 +103,7 @@ def test_a_file_imports_only_what_lies_below_it(file: str):
 def test_specs_claims_reports_and_engines_come_without_jax():
     light = [file for file in FILES if "jax" not in allowed(file) and not file.startswith("suite/tasks/corpora/")]
     modules = [file.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for file in light]
-    assert {"suite.job", "suite.store"} <= set(modules)
+    assert {"suite.job", "suite.sweep.store"} <= set(modules)
     program = f"""
 import importlib, sys
 for name in {modules}:
@@ -129,7 +122,9 @@ def test_only_the_mesh_says_partition_spec(file: str):
         assert "PartitionSpec" not in (ROOT / file).read_text()
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("suite/") and file != "suite/clock.py"])
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.startswith("suite/") and file != "suite/training/clock.py"]
+)
 def test_only_the_clock_reads_a_clock(file: str):
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom):

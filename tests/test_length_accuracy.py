@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from suite import mesh as meshes
-from suite import rig, store
 from suite.job import Job
 from suite.measures import learning, length_accuracy
-from suite.store import Row
+from suite.sweep import store
+from suite.sweep.store import Row
+from suite.training import rig
 
-JOB = Job(mixer="lstm", task="parity", width=16, depth=1, length=8, batch=16, steps=40, rate=1e-2)
+JOB = Job(mixer="lstm", task="parity", width=16, depth=1, length=8, batch=16, steps=40, learning_rate=1e-2)
 JOB = JOB.replace(validate_every=40, validation_examples=16, test_examples=48)
 
 

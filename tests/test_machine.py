@@ -7,9 +7,10 @@ import platform
 import jax
 import pytest
 
-from suite import machine, rig
+from suite import machine
 from suite import mesh as meshes
 from suite.job import slug
+from suite.training import rig
 
 
 def x86(brand: str, family: int, model: int, stepping: int, cores: int = 2) -> str:

@@ -2,15 +2,16 @@
 
 import pytest
 
-from suite import matching, model, parts
+from suite import parts
 from suite.job import Job
+from suite.model import backbone, matching
 
 VOCAB = 256
 NAMES = parts.names("suite.mixers")
 
 
 def parameters(job: Job) -> int:
-    return model.count_parameters(model.shapes(job, VOCAB))
+    return backbone.count_parameters(backbone.shapes(job, VOCAB))
 
 
 @pytest.mark.parametrize("width", [64, 128, 256])
@@ -48,8 +49,8 @@ def test_bytes_of_state_are_met_by_the_mixers_own_knob(mixer: str, match_to: str
     solved = matching.solve(job, VOCAB)
     assert solved.width == 64
     assert parts.knobs("suite.mixers", solved.mixer)[knob] != parts.knobs("suite.mixers", job.mixer)[knob]
-    wanted = matching.state_bytes(model.shapes(matching.reference(job), VOCAB), job, 512)
-    assert abs(matching.state_bytes(model.shapes(solved, VOCAB), solved, 512) / wanted - 1) < 0.05
+    wanted = matching.state_bytes(backbone.shapes(matching.reference(job), VOCAB), job, 512)
+    assert abs(matching.state_bytes(backbone.shapes(solved, VOCAB), solved, 512) / wanted - 1) < 0.05
 
 
 def test_bytes_of_state_are_met_by_the_width_where_the_mixer_has_no_such_knob():

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from suite import contract, model, parts
+from suite import contract, parts
 from suite.contract import BATCH, CHANGED, LENGTH, WIDTH, in_parallel, run
 from suite.job import Job
-from suite.ops import forms
+from suite.model import backbone
+from suite.ops import implementations
 
 NAMES = parts.names("suite.mixers")
 # Every file at its defaults, and the knobs that take another way through the code.
@@ -24,11 +25,11 @@ SPECS = [
     "attention:positions=learned,max_length=12,window=40",
     "attention:positions=rope,interpolation=4",
     "attention:positions=rope,ntk=4",
-    "elman:heads=4,form=scan",
+    "elman:heads=4,implementation=scan",
     "gru:heads=2,remat=true",
     "lstm:heads=4,remat=true",
-    "mingru:form=parallel",
-    "lru:form=parallel,d_hidden=20",
+    "mingru:implementation=parallel",
+    "lru:implementation=parallel,d_hidden=20",
     "rglru:heads=3,d_rnn=20",
     "mamba2:heads=4,ngroups=2,d_state=8,expand=1.5",
     "mlstm:heads=2,qk_dim_factor=1.5",
@@ -95,9 +96,9 @@ def test_all_forms_of_an_operation_agree_in_value_and_gradient(family: str, spec
     cannot = {"cudnn", "splash"} if "alibi" in spec else {"cudnn"}  # cuDNN wants its GPU, splash attention no bias
     cannot |= {"persistent"} if "heads" in spec else set()  # heads of 16 channels and more: tests/test_recurrent.py
     reference, *others = (
-        run(in_parallel, build(f"{spec}{join}form={form}"), x_BTD, probe_BTD)
-        for form in forms.FORMS[family]
-        if form not in cannot
+        run(in_parallel, build(f"{spec}{join}implementation={implementation}"), x_BTD, probe_BTD)
+        for implementation in implementations.FORMS[family]
+        if implementation not in cannot
     )
     assert others
     for other in others:
@@ -215,15 +216,15 @@ def test_the_first_line_names_the_paper(name: str):
         ("attention:max_length=0", 32, "max_length 0"),
         ("attention:positions=sine", 32, "positions 'sine' is not known; wanted one of rope, alibi, learned, none"),
         ("attention:heads=4", 20, "rope wants an even head size"),
-        ("attention:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, dense"),
-        ("attention:positions=alibi,form=splash", 32, "splash attention knows no distance bias"),
+        ("attention:implementation=fast", 32, "form 'fast' is not known; wanted one of auto, reference, dense"),
+        ("attention:positions=alibi,implementation=splash", 32, "splash attention knows no distance bias"),
         ("attention:ntk=0.5", 32, "ntk 0.5 want at least 1"),
         ("attention:positions=alibi,interpolation=2", 32, "interpolation 2.0 and ntk 1.0 want at least 1, and are for"),
         ("lstm:heads=5", 32, "width 32 is not a multiple of heads 5"),
-        ("lstm:heads=2,form=cudnn", 32, "cuDNN's LSTM has one head and not 2"),
+        ("lstm:heads=2,implementation=cudnn", 32, "cuDNN's LSTM has one head and not 2"),
         ("gru:heads=0", 32, "width 32 is not a multiple of heads 0"),
-        ("elman:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, scan"),
-        ("mingru:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, parallel"),
+        ("elman:implementation=fast", 32, "form 'fast' is not known; wanted one of auto, reference, scan"),
+        ("mingru:implementation=fast", 32, "form 'fast' is not known; wanted one of auto, reference, parallel"),
         ("lru:r_min=0.5,r_max=0.4", 32, "r_min 0.5 and r_max 0.4 want 0 < r_min < r_max < 1"),
         ("lru:d_hidden=-1", 32, "d_hidden -1 wants at least 0"),
         ("rglru:heads=0", 32, "heads 0 wants at least 1"),
@@ -236,7 +237,7 @@ def test_the_first_line_names_the_paper(name: str):
         ("gla:gate_low_rank_dim=0", 32, "gate_low_rank_dim 0 wants at least 1"),
         ("deltanet:expand_v=-1", 32, "expand_k 1.0 and expand_v -1.0 want more than 0"),
         ("rwkv7:lora=-1", 32, "lora -1 wants at least 0"),
-        ("gated_deltanet:form=fast", 32, "form 'fast' is not known; wanted one of auto, reference, chunked"),
+        ("gated_deltanet:implementation=fast", 32, "form 'fast' is not known; wanted one of auto, reference, chunked"),
     ],
 )
 def test_knobs_that_do_not_fit_are_refused_in_a_line(spec: str, width: int, said: str):
@@ -261,7 +262,7 @@ def test_a_window_as_long_as_the_sequence_is_no_window():
 def assembled() -> dict:
     """Every mixer of one hybrid of two repeats: its parameters have a leading axis of layers."""
     job = Job(mixer="+".join(NAMES), width=WIDTH, depth=2 * len(NAMES))
-    built = eqx.filter_jit(lambda key: model.build(job, 64, key=key))(jax.random.key(3))
+    built = eqx.filter_jit(lambda key: backbone.build(job, 64, key=key))(jax.random.key(3))
     return {name: block.mixer for name, block in zip(NAMES, built.pattern, strict=True)}
 
 
@@ -289,7 +290,7 @@ def test_assembly_keeps_every_initialisation(name: str):
 def test_forget_gates_of_a_model_start_open():
     wanted_G = np.repeat([0.0, 1.0, 0.0, 0.0], WIDTH)
     np.testing.assert_array_equal(assembled()["lstm"].bias_G, [wanted_G, wanted_G])
-    cut = model.build(Job(mixer="lstm+attention", width=WIDTH, depth=3), 64, key=jax.random.key(3))
+    cut = backbone.build(Job(mixer="lstm+attention", width=WIDTH, depth=3), 64, key=jax.random.key(3))
     np.testing.assert_array_equal(cut.rest[0].mixer.bias_G, wanted_G)
 
 

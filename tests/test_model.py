@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from suite import model, parts
+from suite import parts
 from suite.job import Job
+from suite.model import backbone
 from suite.ops import convolution
 
 VOCAB, BATCH, LENGTH = 17, 2, 12
@@ -20,8 +21,8 @@ PROBE_BTV = np.random.default_rng(2).standard_normal((BATCH, LENGTH, VOCAB)).ast
 
 
 @functools.cache
-def build(**changes) -> model.Model:
-    return model.build(Job(**{"width": 32, **changes}), VOCAB, key=jax.random.key(0))
+def build(**changes) -> backbone.Model:
+    return backbone.build(Job(**{"width": 32, **changes}), VOCAB, key=jax.random.key(0))
 
 
 def tokens() -> jax.Array:
@@ -29,10 +30,10 @@ def tokens() -> jax.Array:
 
 
 @eqx.filter_jit
-def run(form, built: model.Model, tokens_BT, probe_BTV):
+def run(implementation, built: backbone.Model, tokens_BT, probe_BTV):
     """The logits, and the gradient of their product with the probe."""
     arrays, static = eqx.partition(built, eqx.is_array)
-    logits_BTV, pull_back = jax.vjp(lambda arrays: form(eqx.combine(arrays, static), tokens_BT), arrays)
+    logits_BTV, pull_back = jax.vjp(lambda arrays: implementation(eqx.combine(arrays, static), tokens_BT), arrays)
     return logits_BTV, pull_back(probe_BTV)[0]
 
 
@@ -56,7 +57,7 @@ def in_pieces(built, tokens_BT):
     return jnp.concatenate([first_BTV, jnp.swapaxes(rest_TBV, 0, 1)], axis=1)
 
 
-def unrolled(built: model.Model) -> model.Model:
+def unrolled(built: backbone.Model) -> backbone.Model:
     """The same blocks, none of them stacked."""
     repeats = jax.tree.leaves(built.pattern)[0].shape[0]
     blocks = [jax.tree.map(lambda leaf, at=at: leaf[at], block) for at in range(repeats) for block in built.pattern]
@@ -70,20 +71,20 @@ def assert_close(actual, wanted, close: float = CLOSE):
 
 
 @pytest.mark.parametrize(
-    ("mixer", "depth", "conv", "block"),
+    ("mixer", "depth", "short_conv", "block"),
     [
         ("mingru+attention:window=4", 3, 3, "residual"),
         ("elman", 2, 1, "plain"),
     ],
 )
-def test_chunks_and_steps_equal_the_whole_in_value_and_gradient(mixer: str, depth: int, conv: int, block: str):
-    built = build(mixer=mixer, conv=conv, block=block, depth=depth)
+def test_chunks_and_steps_equal_the_whole_in_value_and_gradient(mixer: str, depth: int, short_conv: int, block: str):
+    built = build(mixer=mixer, short_conv=short_conv, block=block, depth=depth)
     wanted = run(in_parallel, built, tokens(), PROBE_BTV)
     assert_close(run(in_pieces, built, tokens(), PROBE_BTV), wanted)
 
 
 def test_a_pattern_with_a_remainder_equals_its_blocks_one_after_another():
-    built = build(mixer="elman+attention", depth=5, conv=2)
+    built = build(mixer="elman+attention", depth=5, short_conv=2)
     assert (len(built.pattern), len(built.rest)) == (2, 1)
     flat = unrolled(built)
     kinds = [type(block.mixer).__module__.rpartition(".")[2] for block in flat.rest]
@@ -100,7 +101,7 @@ def test_a_pattern_longer_than_the_depth_is_refused():
 
 
 def test_a_model_is_causal():
-    built = build(mixer="lstm+attention", conv=3, depth=3)
+    built = build(mixer="lstm+attention", short_conv=3, depth=3)
     before_BTV, after_BTV = (forward(built, tokens().at[:, 7:].set(token)) for token in (3, 4))
     np.testing.assert_array_equal(before_BTV[:, :7], after_BTV[:, :7])
     assert np.all(np.any(before_BTV[:, 7:] != after_BTV[:, 7:], axis=-1))
@@ -122,11 +123,11 @@ def test_convolution_is_a_sum_over_the_last_tokens():
 
 def test_taps_reach_as_far_as_there_are_taps():
     # A mixer that sees only its own token, so that what comes from the past comes through the taps.
-    for conv in (0, 1, 4):
-        built = build(mixer="attention:window=1", conv=conv, depth=1)
+    for short_conv in (0, 1, 4):
+        built = build(mixer="attention:window=1", short_conv=short_conv, depth=1)
         changed_BTV = forward(built, tokens().at[:, 4].set((tokens()[:, 4] + 1) % VOCAB)) != forward(built, tokens())
         reached = np.flatnonzero(np.any(changed_BTV, axis=(0, 2)))
-        assert list(reached) == list(range(4, 4 + max(1, conv)))
+        assert list(reached) == list(range(4, 4 + max(1, short_conv)))
 
 
 def test_a_block_of_zeros_passes_the_stream_on_if_residual_and_nothing_if_plain():
@@ -138,7 +139,7 @@ def test_a_block_of_zeros_passes_the_stream_on_if_residual_and_nothing_if_plain(
 
 @pytest.mark.parametrize("mixer", NAMES)
 def test_bfloat16_is_the_dtype_of_products_and_of_nothing_else(mixer: str):
-    low, high = build(mixer=mixer, conv=2, dtype="bfloat16"), build(mixer=mixer, conv=2)
+    low, high = build(mixer=mixer, short_conv=2, dtype="bfloat16"), build(mixer=mixer, short_conv=2)
     logits_BTV, gradient = jax.eval_shape(lambda: run(in_parallel, low, tokens(), PROBE_BTV))
     assert {leaf.dtype for leaf in jax.tree.leaves((low, logits_BTV, gradient))} == {jnp.dtype("float32")}
     low_BTV, high_BTV = forward(low, tokens()), forward(high, tokens())
@@ -149,7 +150,7 @@ def test_bfloat16_is_the_dtype_of_products_and_of_nothing_else(mixer: str):
 
 def test_every_key_gives_another_model_and_the_same_key_the_same():
     first, again, other = (
-        jax.tree.leaves(model.build(Job(mixer="elman", width=32, depth=1), VOCAB, key=jax.random.key(seed)))
+        jax.tree.leaves(backbone.build(Job(mixer="elman", width=32, depth=1), VOCAB, key=jax.random.key(seed)))
         for seed in (0, 0, 1)
     )
     for leaf, same, unlike in zip(first, again, other, strict=True):
@@ -181,16 +182,16 @@ def test_parameters_are_those_counted_by_hand(width: int, depth: int):
         "mingru": 2 * width**2 + width,
     }
     for mixer, count in by_hand.items():
-        shapes = model.shapes(Job(mixer=mixer, width=width, depth=depth), VOCAB)
-        assert model.count_parameters(shapes) == around + depth * count, mixer
-        tapped = model.shapes(Job(mixer=mixer, width=width, depth=depth, conv=4), VOCAB)
-        assert model.count_parameters(tapped) == around + depth * (count + 4 * width), mixer
+        shapes = backbone.shapes(Job(mixer=mixer, width=width, depth=depth), VOCAB)
+        assert backbone.count_parameters(shapes) == around + depth * count, mixer
+        tapped = backbone.shapes(Job(mixer=mixer, width=width, depth=depth, short_conv=4), VOCAB)
+        assert backbone.count_parameters(tapped) == around + depth * (count + 4 * width), mixer
 
 
 def test_shapes_are_those_of_the_model_that_is_built():
     job = Job(mixer="lstm+attention", depth=3, width=32)
-    built = model.build(job, VOCAB, key=jax.random.key(0))
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), model.shapes(job, VOCAB)) == jax.tree.map(
+    built = backbone.build(job, VOCAB, key=jax.random.key(0))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), backbone.shapes(job, VOCAB)) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), built
     )
 
@@ -198,8 +199,8 @@ def test_shapes_are_those_of_the_model_that_is_built():
 @pytest.mark.parametrize("mixer", [*NAMES, "attention:positions=learned"])
 def test_decay_acts_on_matrices_stacked_or_not(mixer: str):
     # Two repeats of two blocks are stacked, and a fifth block stands alone.
-    shapes = model.shapes(Job(mixer=f"{mixer}+{mixer}", width=32, depth=5, conv=2), VOCAB)
-    marks = model.matrices(shapes)
+    shapes = backbone.shapes(Job(mixer=f"{mixer}+{mixer}", width=32, depth=5, short_conv=2), VOCAB)
+    marks = backbone.matrices(shapes)
     alone = jax.tree.leaves(marks.rest[0])
     assert alone == [leaf.ndim >= 2 for leaf in jax.tree.leaves(shapes.rest[0])]
     assert [jax.tree.leaves(block) for block in marks.pattern] == [alone, alone]

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from programs import TINY, command, environment, run
 
-from suite import ends, store
+from suite.sweep import exit_codes, store
 
 pytestmark = pytest.mark.timeout(600)
 CGROUP = pathlib.Path("/sys/fs/cgroup/memory/crossover-test")
@@ -50,7 +50,7 @@ class Mixer(eqx.Module):
 
 def test_what_no_device_holds_is_a_row_and_the_next_cell_is_run(tmp_path: pathlib.Path) -> None:
     # Scores of 65,536 tokens with themselves: 550 GB at 32 heads, which no allocator promises. Nothing is touched.
-    large = ["--mixer=attention:heads=32,form=reference", "--task=recall:pairs=2,vocab=16", "--width=64"]
+    large = ["--mixer=attention:heads=32,implementation=reference", "--task=recall:pairs=2,vocab=16", "--width=64"]
     flags = [*large, "--length=65536", "--batch=1", "--depth=1", "--measures=step_time,size", f"--out={tmp_path}"]
     ended = run(command("job", *flags))
     assert ended.returncode == 0, ended.stderr
@@ -87,7 +87,7 @@ def test_what_does_not_compile_is_a_row_and_the_next_cell_is_run(tmp_path: pathl
     ],
 )
 def test_the_end_of_a_peer_is_told_from_an_own_error(error: Exception, code: int) -> None:
-    assert ends.code_of(error) == code
+    assert exit_codes.code_of(error) == code
 
 
 @pytest.mark.slow

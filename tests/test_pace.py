@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from suite import pace
 from suite.job import Cell, Job
+from suite.judging import pace
 from suite.scale import SCALES, Scale
-from suite.store import Row
+from suite.sweep.store import Row
 
 ARMS = ("attention:heads=6",)
 SCALE = dataclasses.replace(
@@ -17,7 +17,12 @@ SCALE = dataclasses.replace(
 
 
 def timed(cell: Cell, seconds: float) -> list[Row]:
-    place = {"measure": cell.measure, "repeat": cell.repeat, "group": cell.group, "run_id": cell.job.id}
+    place = {
+        "measure": cell.measure,
+        "repeat": cell.repeat,
+        "interleave_with": cell.interleave_with,
+        "run_id": cell.job.id,
+    }
     place["match_to"] = cell.job.match_to
     compiled = {"phase": "compile", "compile_seconds": 1.0, **place}
     return [compiled, *({"phase": "block", "burst_seconds": 5 * seconds, "calls": 5, **place} for _ in range(3))]
@@ -28,7 +33,7 @@ def refused(cell: Cell) -> list[Row]:
 
 
 def width_of(row: Row) -> int:
-    return int(row["group"].split()[-1])
+    return int(row["interleave_with"].split()[-1])
 
 
 def look(scale: Scale, seconds: Callable[[Job], float]) -> list[Row]:
@@ -57,13 +62,13 @@ def test_looks_come_to_the_width_that_takes_as_long(power: float, factor: float)
     assert arm == "attention:heads=6"
     assert found % 12 == 0, "six heads of even size"
     assert abs(found - wanted) <= 12, "as near as such widths lie"
-    assert len({row["group"] for row in rows}) <= pace.LOOKS
+    assert len({row["interleave_with"] for row in rows}) <= pace.LOOKS
 
 
 def test_a_look_times_both_in_one_group():
     cells = pace.cells(SCALE, ARMS, [])
     assert [cell.job.mixer.split(":")[0] for cell in cells] == ["lstm", "attention"]
-    assert len({(cell.group, cell.repeat) for cell in cells}) == 1
+    assert len({(cell.interleave_with, cell.repeat) for cell in cells}) == 1
     assert [width(cell.job) for cell in cells] == [96, 96]
 
 
@@ -71,7 +76,7 @@ def test_a_look_times_both_in_one_group():
 def test_times_that_do_not_change_with_the_width_end_it_too(seconds: float):
     rows = look(SCALE, lambda job: seconds if job.match_to else 1.0)
     assert pace.is_settled(SCALE, ARMS, rows)
-    assert len({row["group"] for row in rows}) <= pace.LOOKS
+    assert len({row["interleave_with"] for row in rows}) <= pace.LOOKS
     assert max(width_of(row) for row in rows) <= pace.WIDEST * 96
 
 

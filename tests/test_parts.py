@@ -21,7 +21,7 @@ SPECS = {
     "attention:window=256": "attention:window=256",
     "attention:window=256,heads=8": "attention:heads=8,window=256",
     "attention:heads=4,positions=rope": "attention",
-    "mingru:form=auto+attention:window=8+lstm": "mingru+attention:window=8+lstm",
+    "mingru:implementation=auto+attention:window=8+lstm": "mingru+attention:window=8+lstm",
 }
 
 
@@ -103,7 +103,7 @@ def test_a_value_takes_the_type_of_its_default(mine: str):
     assert parts.knobs("suite.mixers", f"{mine}:size=7,leaky=true,rate=2,kind=b") == {
         "size": 7,
         "leaky": True,
-        "rate": 2.0,
+        "learning_rate": 2.0,
         "kind": "b",
     }
     for spec, wanted in {"size=7.5": "int", "leaky=1": "true or false", "rate=fast": "float"}.items():
@@ -115,7 +115,7 @@ def test_a_users_own_file_is_a_part(mine: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(pathlib.Path(mine).parent)
     module, knobs = parts.load("suite.mixers", "./mine.py:size=5")
     assert module.Mixer.__name__ == "Mixer"
-    assert knobs == {"size": 5, "leaky": False, "rate": 0.5, "kind": ""}
+    assert knobs == {"size": 5, "leaky": False, "learning_rate": 0.5, "kind": ""}
     assert parts.short("suite.mixers", parts.canonical("suite.mixers", "./mine.py:size=5")) == "./mine.py:size=5"
 
 

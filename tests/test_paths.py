@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from suite import mesh as meshes
-from suite import model, parts, paths, rig
+from suite import parts
+from suite.counting import paths
 from suite.job import Job
 from suite.measures import path
+from suite.model import backbone
+from suite.training import rig
 
 INF = math.inf
 WIDTH, VOCAB, STEPS = 16, 32, 10
@@ -292,11 +295,11 @@ MLP = 2 + 3
 def lengths(job: Job) -> np.ndarray:
     """Shortest path from a first random token to the output of each step, at random weights."""
     rng = np.random.default_rng(0)
-    arrays, static = eqx.partition(model.shapes(job, VOCAB), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    arrays, static = eqx.partition(backbone.shapes(job, VOCAB), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     weights = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / WIDTH**0.5, arrays)
 
     @jax.jit
-    def along(weights: model.Model, tokens_TB: jax.Array) -> jax.Array:
+    def along(weights: backbone.Model, tokens_TB: jax.Array) -> jax.Array:
         built = eqx.combine(weights, static)
         return paths.shortest(built.advance, built.start(1, STEPS, jnp.dtype(job.dtype)), built.embed(tokens_TB))
 
@@ -332,14 +335,14 @@ def test_convolution_in_a_residual_model_costs_and_saves_steps(mixer: str) -> No
     depth, own = 2, BY_HAND[mixer]
     back = [min(k, 2) for k in range(STEPS)]
     wanted = [own(k - c) + (4 - c) + 2 * depth if k else 2 * depth for k, c in enumerate(back)]
-    same(lengths(Job(mixer=mixer, width=WIDTH, depth=depth, conv=3)), *wanted)
+    same(lengths(Job(mixer=mixer, width=WIDTH, depth=depth, short_conv=3)), *wanted)
 
 
 def test_convolution_in_a_plain_model_saves_steps_in_every_block() -> None:
     depth, own = 2, BY_HAND["lstm"]
     back = [min(k, 2 * depth) for k in range(STEPS)]
     wanted = [own(k - c) + (depth - 1) * own(0) + 4 * depth - c + depth * MLP for k, c in enumerate(back)]
-    same(lengths(Job(mixer="lstm", width=WIDTH, depth=depth, conv=3, block="plain")), *wanted)
+    same(lengths(Job(mixer="lstm", width=WIDTH, depth=depth, short_conv=3, block="plain")), *wanted)
 
 
 @pytest.mark.parametrize("block", ["residual", "plain"])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from launch import compare
-from launch.progress import FEWEST, Forecast
 from suite import parts
 from suite.job import Cell, Job
 from suite.scale import SCALES, curve_cells
+from suite.sweep.progress import FEWEST, Forecast
 
 # Of every measure: how far the estimates of its cells are off, in one direction for all of them.
 OFF = {"learning": 0.7, "gradient_reach": 2.0, "step_time": 1.5, "size": 0.3, "decode": 1.4, "length_accuracy": 0.5}
@@ -25,7 +25,7 @@ def durations(cells: list[Cell], speed: float, rng: np.random.Generator) -> list
     """Made up: estimates that are off, a compilation before the first cell of a program, and chance."""
     compiled, seconds = set(), []
     for cell in cells:
-        program = cell.job.replace(seed=0, rate=1.0), cell.measure
+        program = cell.job.replace(seed=0, learning_rate=1.0), cell.measure
         compilation = 0 if program in compiled else 6
         compiled.add(program)
         off = OFF.get(cell.measure.partition(":")[0], 1.0) * rng.lognormal(0, 0.3)

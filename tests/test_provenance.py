@@ -10,9 +10,11 @@ import programs
 import pytest
 
 from suite import mesh as meshes
-from suite import parts, provenance, rig, store
+from suite import parts
 from suite.job import Cell, Job
 from suite.measures import learning
+from suite.sweep import provenance, store
+from suite.training import rig
 
 # An LSTM by another name, and a task whose data lie in a file.
 MIXER = """
@@ -65,7 +67,9 @@ def training(out: pathlib.Path, devices: list) -> Generator[store.Row, None, Non
     built = rig.build(job(), meshes.make(devices=devices[:1]), run=run, data_dir=".")
     for row in learning.measure(built):
         store.append(
-            run, learning.KIND, row | built.facts | {"measure": "learning", "repeat": 0, "group": "", "placed": False}
+            run,
+            learning.KIND,
+            row | built.facts | {"measure": "learning", "repeat": 0, "interleave_with": "", "placed": False},
         )
         yield row
 

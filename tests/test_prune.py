@@ -10,8 +10,8 @@ import pytest
 from programs import TINY, command, run
 from test_report import CPU, JOB, LSTM, describe, launch, put_answers, put_size, put_time
 
-from suite import prune, store
 from suite.job import Job
+from suite.sweep import prune, store
 
 OLD = 2 * prune.LEFT_SECONDS
 TIMES = store.kind("step_time:blocks=3", CPU["place"])

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from programs import TINY, command, environment, free_address, start, training, wait
 
-from suite import ends, processes, rendezvous, store
 from suite.job import Cell, Job
-from suite.rendezvous import Entry, Member
+from suite.sweep import exit_codes, processes, rendezvous, store
+from suite.sweep.rendezvous import Entry, Member
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -72,12 +72,12 @@ def test_the_processes_of_a_job_are_given_what_process_0_offers_and_one_name() -
 def test_who_differs_is_named_with_both_values_to_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "STRANGER_SECONDS", 0.5)
     address = free_address()
-    facts = [{"--rate": "0.1", "suite/step.py": "aa"}, {"--rate": "0.2", "suite/step.py": "bb"}]
+    facts = [{"--learning_rate": "0.1", "suite/step.py": "aa"}, {"--learning_rate": "0.2", "suite/step.py": "bb"}]
     results = meet_all([(Member(address, 2, rank), entry(**facts[rank])) for rank in range(2)])
     for result in results:
         assert isinstance(result, ValueError)
         assert "rank 1 (host " in str(result)
-        assert "differs from rank 0 in --rate (0.2 against 0.1), suite/step.py (bb against aa)" in str(result)
+        assert "differs from rank 0 in --learning_rate (0.2 against 0.1), suite/step.py (bb against aa)" in str(result)
 
 
 def test_what_a_process_cannot_take_ends_all_of_them() -> None:
@@ -104,14 +104,14 @@ def test_two_jobs_at_one_address_never_mix(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(met) in (0, 2)
         assert sorted(jobs[index][0].rank for index in met) in ([], [0, 1])
         for result in results:
-            assert not isinstance(result, Exception) or isinstance(result, ValueError | ends.NotMet)
+            assert not isinstance(result, Exception) or isinstance(result, ValueError | exit_codes.NotMet)
 
 
 def test_a_stranger_does_not_end_the_job_that_it_comes_to() -> None:
     address = free_address()
     both = [(Member(address, 2, rank), entry(seed="1")) for rank in range(2)]
     results = meet_all([*both, (Member(address, 2, 1), entry(seed="2"))])
-    if isinstance(results[2], ends.NotMet):  # it came when they were gone
+    if isinstance(results[2], exit_codes.NotMet):  # it came when they were gone
         assert results[0] == results[1]
     else:
         assert "differs from rank 0 in seed (2 against 1)" in str(results[2])
@@ -122,7 +122,7 @@ def test_a_stranger_does_not_end_the_job_that_it_comes_to() -> None:
 def test_who_does_not_come_is_named_with_the_address_and_the_job_may_be_started_again(rank: int) -> None:
     address = free_address()
     [result] = meet_all([(Member(address, 3, rank), entry())], seconds=0.3)
-    assert ends.code_of(result) == ends.STUCK
+    assert exit_codes.code_of(result) == exit_codes.STUCK
     assert "rank 1, 2 of 3 processes" in str(result) if rank == 0 else "process 0 at" in str(result)
     assert address in str(result)
 
@@ -139,7 +139,7 @@ def test_it_is_said_from_time_to_time_who_is_waited_for(
 def test_a_host_without_an_address_is_refused_and_one_that_is_not_this_is_not_waited_for_in_silence() -> None:
     [result] = meet_all([(Member("no_such_host:1234", 2, 1), entry())], seconds=0.3)
     assert "no_such_host" in str(result)
-    assert isinstance(result, ValueError | ends.NotMet)  # where no name server answers it may be known later
+    assert isinstance(result, ValueError | exit_codes.NotMet)  # where no name server answers it may be known later
     [result] = meet_all([(Member(f"192.0.2.1:{free_address().rpartition(':')[2]}", 2, 0), entry())], seconds=0.3)
     assert "is that an address of this host" in str(result)
 
@@ -151,7 +151,7 @@ def test_a_port_that_another_program_has_is_named(monkeypatch: pytest.MonkeyPatc
         results = meet_all([(Member(address, 2, rank), entry()) for rank in range(2)], seconds=0.5)
     assert f"port {address.rpartition(':')[2]} of {socket.gethostname()} is taken" in str(results[0])
     assert address in str(results[1])
-    assert [ends.code_of(result) for result in results] == [ends.STUCK] * 2
+    assert [exit_codes.code_of(result) for result in results] == [exit_codes.STUCK] * 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a port is reserved by a name that Linux frees with the process")
@@ -175,7 +175,7 @@ def test_a_port_that_another_job_has_just_left_to_jax_is_not_free() -> None:
 def test_a_process_that_comes_twice_takes_its_seat_only_if_it_has_died() -> None:
     address = free_address()
     results = meet_all([(Member(address, 3, rank), entry()) for rank in (0, 1, 1)], seconds=1)
-    assert all(isinstance(result, ends.NotMet) for result in results)
+    assert all(isinstance(result, exit_codes.NotMet) for result in results)
     assert any("was it started twice?" in str(result) for result in results)
 
 

@@ -6,19 +6,26 @@ from typing import Any
 
 import pytest
 
-from suite import parts, rates
+from suite import learning_rates, parts
 from suite.files import Damaged
 from suite.job import Job
-from suite.rates import GRID, SEEDS, Choice, Curve
+from suite.learning_rates import GRID, SEEDS, Choice, Curve
 from suite.scale import SCALES
-from suite.store import Row
+from suite.sweep.store import Row
 
 JOB = Job(mixer="lstm", match_to="attention", task="parity", width=32, length=40, batch=32, steps=500)
 TEXT = JOB.replace(task="text", length=512)
 
 
 def validated(job: Job, **facts: Any) -> Row:
-    shared = {"run_id": job.id, "arm": job.arm, "measure": "learning", "repeat": 0, "group": "", "placed": False}
+    shared = {
+        "run_id": job.id,
+        "arm": job.arm,
+        "measure": "learning",
+        "repeat": 0,
+        "interleave_with": "",
+        "placed": False,
+    }
     shared |= {"commit": "abc", "jax": "0.10.2", "device_kind": "Some CPU", "reference_width": job.width, "width": 28}
     own = {"phase": "validation", "step": job.steps, "outcome": "ok"}
     return dataclasses.asdict(job) | shared | own | facts
@@ -27,11 +34,11 @@ def validated(job: Job, **facts: Any) -> Row:
 def curve_of(job: Job, scores: dict[float, tuple[float, float]]) -> Curve:
     """A curve with the same final accuracy and loss for both seeds of each rate."""
     rows = [
-        validated(job.replace(rate=rate, seed=seed), final_accuracy=accuracy, loss=loss)
-        for rate, (accuracy, loss) in scores.items()
+        validated(job.replace(learning_rate=learning_rate, seed=seed), final_accuracy=accuracy, loss=loss)
+        for learning_rate, (accuracy, loss) in scores.items()
         for seed in SEEDS
     ]
-    [curve] = rates.gather(rows)
+    [curve] = learning_rates.gather(rows)
     return curve
 
 
@@ -52,59 +59,66 @@ def test_text_is_chosen_by_its_loss() -> None:
 
 @pytest.mark.parametrize(("best", "wanted"), [(3e-2, [0.1]), (3e-4, [1e-4]), (3e-3, [])])
 def test_the_grid_grows_at_an_edge(best: float, wanted: list[float]) -> None:
-    curve = curve_of(JOB, {rate: (1.0 if rate == best else 0.5, 0.7) for rate in GRID})
+    curve = curve_of(JOB, {learning_rate: (1.0 if learning_rate == best else 0.5, 0.7) for learning_rate in GRID})
     assert curve.beyond() == wanted
 
 
 def test_the_grid_goes_on_until_the_best_lies_inside() -> None:
-    scores = {rate: (0.5, 0.7) for rate in GRID}
+    scores = {learning_rate: (0.5, 0.7) for learning_rate in GRID}
     assert curve_of(JOB, scores | {0.1: (1.0, 0.1)}).beyond() == [0.1, 0.3]
     found = curve_of(JOB, scores | {0.1: (1.0, 0.1), 0.3: (0.5, 0.7)})
     assert found.beyond() == [0.1, 0.3]
     assert not found.choice().edge
-    every = scores | {rate: (0.5 + rate / 10, 0.7) for rate in (0.1, 0.3, 1.0)}
+    every = scores | {learning_rate: (0.5 + learning_rate / 10, 0.7) for learning_rate in (0.1, 0.3, 1.0)}
     assert curve_of(JOB, every).beyond() == [0.1, 0.3, 1.0]
     assert curve_of(JOB, every).choice().edge
 
 
 def test_a_rate_that_diverged_is_not_chosen() -> None:
     rows = [
-        validated(JOB.replace(rate=rate, seed=seed), final_accuracy=1.0, loss=0.1)
-        for rate in (1e-3, 3e-3)
+        validated(JOB.replace(learning_rate=learning_rate, seed=seed), final_accuracy=1.0, loss=0.1)
+        for learning_rate in (1e-3, 3e-3)
         for seed in SEEDS
     ]
     rows[2] |= {"final_accuracy": 1.0, "loss": 0.01}
-    rows.append(validated(JOB.replace(rate=3e-3, seed=SEEDS[1]), phase="train", step=7) | {"outcome": "diverged"})
-    [curve] = rates.gather(rows)
+    rows.append(
+        validated(JOB.replace(learning_rate=3e-3, seed=SEEDS[1]), phase="train", step=7) | {"outcome": "diverged"}
+    )
+    [curve] = learning_rates.gather(rows)
     assert curve.best == 1e-3
     assert "0.003" in curve.choice().tried
 
 
 def test_cells_are_two_seeds_of_each_rate_apart_from_those_of_comparisons() -> None:
-    cells = rates.cells([JOB], [])
-    assert {cell.job.rate for cell in cells} == set(GRID)
+    cells = learning_rates.cells([JOB], [])
+    assert {cell.job.learning_rate for cell in cells} == set(GRID)
     assert {cell.job.seed for cell in cells} == set(SEEDS)
     assert len(cells) == len(GRID) * len(SEEDS)
     # Whatever rate and seed a comparison would have trained with.
-    assert rates.cells([JOB.replace(rate=0.5, seed=3)], []) == cells
+    assert learning_rates.cells([JOB.replace(learning_rate=0.5, seed=3)], []) == cells
 
 
 def test_one_training_is_tuned_for_each_arm_task_and_length() -> None:
-    jobs = [JOB.replace(seed=seed, rate=rate) for seed in range(3) for rate in (1e-3, 3e-3)]
-    jobs += [JOB.replace(length=4), JOB.replace(conv=4), JOB.replace(mixer="gru"), JOB.replace(width=64, steps=10)]
-    tuned = rates.to_tune(jobs)
+    jobs = [JOB.replace(seed=seed, learning_rate=learning_rate) for seed in range(3) for learning_rate in (1e-3, 3e-3)]
+    jobs += [
+        JOB.replace(length=4),
+        JOB.replace(short_conv=4),
+        JOB.replace(mixer="gru"),
+        JOB.replace(width=64, steps=10),
+    ]
+    tuned = learning_rates.to_tune(jobs)
     assert len(tuned) == 4
     assert (tuned[0].width, tuned[0].steps) == (64, 10)
 
 
 def test_the_table_says_the_same_after_it_was_written() -> None:
     choice = curve_of(JOB, {3e-4: (0.5, 0.7), 1e-3: (1.0, 0.02), 3e-3: (0.9, 0.1)}).choice()
-    assert rates.read(rates.text([choice, choice])) == (choice, choice)
+    assert learning_rates.read(learning_rates.text([choice, choice])) == (choice, choice)
 
 
 def test_a_table_with_other_columns_is_refused() -> None:
     with pytest.raises(ValueError, match="wants the columns arm, task, block"):
-        rates.read("arm,task\nlstm,parity\n")
+        learning_rates.read("arm,task\nlstm,parity\n")
 
 
 HARMS = {
@@ -126,17 +140,17 @@ def test_a_damaged_table_is_refused_by_its_name(
     how: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harm, said = HARMS[how]
-    harmed = harm(rates.TABLE.read_text())
-    monkeypatch.setattr(rates, "TABLE", tmp_path / "rates.csv")
-    rates.TABLE.write_bytes(harmed if isinstance(harmed, bytes) else harmed.encode())
-    with pytest.raises(Damaged, match=f"^{rates.TABLE} is damaged: .*{said}"):
-        rates.table.__wrapped__()
+    harmed = harm(learning_rates.TABLE.read_text())
+    monkeypatch.setattr(learning_rates, "TABLE", tmp_path / "rates.csv")
+    learning_rates.TABLE.write_bytes(harmed if isinstance(harmed, bytes) else harmed.encode())
+    with pytest.raises(Damaged, match=f"^{learning_rates.TABLE} is damaged: .*{said}"):
+        learning_rates.table.__wrapped__()
 
 
 def test_a_missing_table_is_no_table_of_other_rates(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "TABLE", tmp_path / "rates.csv")
-    with pytest.raises(FileNotFoundError, match=str(rates.TABLE)):
-        rates.table.__wrapped__()
+    monkeypatch.setattr(learning_rates, "TABLE", tmp_path / "rates.csv")
+    with pytest.raises(FileNotFoundError, match=str(learning_rates.TABLE)):
+        learning_rates.table.__wrapped__()
 
 
 def test_the_nearest_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,29 +158,33 @@ def test_the_nearest_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         choice = curve_of(JOB, {1e-3: (1.0, 0.1)}).choice()
         return dataclasses.replace(choice, **changes)
 
-    lines = (line(length=16, rate=1.0), line(length=256, rate=2.0), line(length=64, conv=4, rate=3.0))
-    monkeypatch.setattr(rates, "table", lambda: lines)
-    assert rates.rate(JOB.replace(length=20)) == 1.0
-    assert rates.rate(JOB.replace(length=300)) == 2.0
-    lines = (*lines, line(length=300, steps=JOB.steps // 20, rate=4.0))
-    assert rates.rate(JOB.replace(length=300)) == 2.0
-    assert rates.rate(JOB.replace(length=300, steps=JOB.steps // 20)) == 4.0
-    assert rates.rate(JOB.replace(length=300, conv=4)) == 3.0
-    assert rates.rate(JOB.replace(mixer="gru")) == rates.OTHERWISE
-    assert rates.rate(JOB.replace(task="copy")) == rates.OTHERWISE
+    lines = (
+        line(length=16, learning_rate=1.0),
+        line(length=256, learning_rate=2.0),
+        line(length=64, short_conv=4, learning_rate=3.0),
+    )
+    monkeypatch.setattr(learning_rates, "table", lambda: lines)
+    assert learning_rates.look_up(JOB.replace(length=20)) == 1.0
+    assert learning_rates.look_up(JOB.replace(length=300)) == 2.0
+    lines = (*lines, line(length=300, steps=JOB.steps // 20, learning_rate=4.0))
+    assert learning_rates.look_up(JOB.replace(length=300)) == 2.0
+    assert learning_rates.look_up(JOB.replace(length=300, steps=JOB.steps // 20)) == 4.0
+    assert learning_rates.look_up(JOB.replace(length=300, short_conv=4)) == 3.0
+    assert learning_rates.look_up(JOB.replace(mixer="gru")) == learning_rates.OTHERWISE
+    assert learning_rates.look_up(JOB.replace(task="copy")) == learning_rates.OTHERWISE
 
 
 def test_how_a_rate_was_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     choice = curve_of(JOB, {3e-4: (0.5, 0.7), 1e-3: (1.0, 0.02), 3e-3: (0.9, 0.1)}).choice()
-    monkeypatch.setattr(rates, "table", lambda: (choice,))
+    monkeypatch.setattr(learning_rates, "table", lambda: (choice,))
 
-    def said(rate: float, arm: str = "lstm") -> str:
-        return rates.provenance(arm, "parity", 40, JOB.steps, 0, "residual", rate)
+    def said(learning_rate: float, arm: str = "lstm") -> str:
+        return learning_rates.provenance(arm, "parity", 40, JOB.steps, 0, "residual", learning_rate)
 
     assert said(1e-3) == f"table: 3 rates x 2 seeds on validation, T=40, {JOB.steps:,} steps, commit abc"
     assert said(3.33e-4) == said(3e-3) == "probe"
     assert said(0.7) == "given"
-    assert said(rates.OTHERWISE, "gru") == "default: not in the table"
+    assert said(learning_rates.OTHERWISE, "gru") == "default: not in the table"
 
 
 # The table that ships.
@@ -180,10 +198,14 @@ def test_the_shipped_table_has_what_the_scales_train() -> None:
             if cell.measure == "learning":
                 job = cell.job
                 task = parts.short("suite.tasks", job.task)
-                found = rates.find(job.arm, task, job.length, job.steps, job.conv, job.block)
+                found = learning_rates.find(job.arm, task, job.length, job.steps, job.short_conv, job.block)
                 assert found is not None, cell.label
 
 
 def test_no_shipped_rate_lies_at_an_edge_that_was_not_extended() -> None:
-    assert rates.table()
-    assert [line for line in rates.table() if line.edge and rates.LIMITS[0] < line.rate < rates.LIMITS[1]] == []
+    assert learning_rates.table()
+    assert [
+        line
+        for line in learning_rates.table()
+        if line.edge and learning_rates.LIMITS[0] < line.learning_rate < learning_rates.LIMITS[1]
+    ] == []

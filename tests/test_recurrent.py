@@ -13,10 +13,15 @@ from jax.experimental import rnn
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from suite import parts
-from suite.ops import cudnn, delta, exponential, forms, linear, matrix
+from suite.ops import cudnn, delta, exponential, implementations, linear, matrix
 
 NAMES = ("elman", "gru", "lstm")
-FORMS = [(name, form) for name in NAMES for form in forms.FORMS[name][1:] if form != "cudnn"]  # which wants its GPU
+FORMS = [
+    (name, implementation)
+    for name in NAMES
+    for implementation in implementations.FORMS[name][1:]
+    if implementation != "cudnn"
+]  # which wants its GPU
 WIDTH = 24
 
 
@@ -59,20 +64,23 @@ def assert_close(actual: Any, wanted: Any, close: float) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 19), (1, 1), (3, 33)])
 @pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize(("name", "form"), FORMS)
-def test_every_form_is_the_plain_scan_from_any_state(name: str, form: str, heads: int, shape: tuple[int, int]) -> None:
-    width = 16 * heads if form == "persistent" else WIDTH  # whose heads are powers of two
+@pytest.mark.parametrize(("name", "implementation"), FORMS)
+def test_every_form_is_the_plain_scan_from_any_state(
+    name: str, implementation: str, heads: int, shape: tuple[int, int]
+) -> None:
+    width = 16 * heads if implementation == "persistent" else WIDTH  # whose heads are powers of two
     plain, other = (
-        gradients(build(f"{name}:heads={heads},form={f}", width), *shape, "float32", width) for f in ("scan", form)
+        gradients(build(f"{name}:heads={heads},implementation={f}", width), *shape, "float32", width)
+        for f in ("scan", implementation)
     )
     assert_close(other, plain, 1e-5)  # a few dozen roundings of 6e-8, some of them carried along
 
 
 def test_a_head_that_no_multiprocessor_holds_is_refused() -> None:
     with pytest.raises(ValueError, match="heads of 24 channels, 2 bytes a number, do not stay in one multiprocessor"):
-        build("lstm:form=persistent", WIDTH)
+        build("lstm:implementation=persistent", WIDTH)
     with pytest.raises(ValueError, match=r"heads of 128 channels, 4 bytes a number, .* wanted 16, 32, 64: take"):
-        gradients(build("lstm:form=persistent", 128), 1, 2, "float32", 128)
+        gradients(build("lstm:implementation=persistent", 128), 1, 2, "float32", 128)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -80,8 +88,8 @@ def test_a_head_that_no_multiprocessor_holds_is_refused() -> None:
 def test_factors_are_exact_in_float64(name: str, heads: int) -> None:
     with jax.enable_x64(True):
         plain, other = (
-            gradients(build(f"{name}:heads={heads},form={form}", WIDTH), 2, 19, "float64")
-            for form in ("scan", "factors")
+            gradients(build(f"{name}:heads={heads},implementation={implementation}", WIDTH), 2, 19, "float64")
+            for implementation in ("scan", "factors")
         )
         assert_close(other, plain, 1e-13)
 
@@ -125,7 +133,7 @@ def numbers_held(spec: str, length: int) -> float:
 @pytest.mark.parametrize(("name", "numbers"), [("elman", 3), ("gru", 10), ("lstm", 12)])
 def test_loops_overwrite_their_buffers(name: str, numbers: int) -> None:
     # Inputs and outputs with time first, gates, and what the forward pass leaves: a copied buffer would be one more.
-    assert numbers_held(f"{name}:form=factors", 1024) < numbers + 0.5
+    assert numbers_held(f"{name}:implementation=factors", 1024) < numbers + 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,7 +153,7 @@ def test_rematerialised_memory_grows_as_the_root() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "heads", "form"),
+    ("device", "dtype", "heads", "implementation"),
     [
         ("NVIDIA H200", "bfloat16", 6, "persistent"),
         ("NVIDIA H200", "bfloat16", 12, "persistent"),
@@ -155,13 +163,13 @@ def test_rematerialised_memory_grows_as_the_root() -> None:
     ],
 )
 def test_the_persistent_kernel_is_chosen_for_heads_that_it_was_timed_with(
-    device: str, dtype: str, heads: int, form: str
+    device: str, dtype: str, heads: int, implementation: str
 ) -> None:
     gpu = AbstractDevice(device_kind=device, num_cores=None, platform="gpu")
     mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=gpu)
     lstm = eqx.filter_eval_shape(functools.partial(build, f"lstm:heads={heads}", 768))
     with jax.sharding.use_abstract_mesh(mesh):
-        assert lstm.ran(jnp.dtype(dtype)) == form
+        assert lstm.ran(jnp.dtype(dtype)) == implementation
 
 
 def arguments_of(recurrence: str, reset: float) -> tuple[Any, ...]:
@@ -194,10 +202,10 @@ def arguments_of(recurrence: str, reset: float) -> tuple[Any, ...]:
 
 
 @functools.cache
-def pulled_back(recurrence: Callable, form: str) -> Callable:
+def pulled_back(recurrence: Callable, implementation: str) -> Callable:
     @jax.jit
     def both(arguments: Any, probe: Any) -> Any:
-        found, pull_back = jax.vjp(lambda *arguments: recurrence(*arguments, form), *arguments)
+        found, pull_back = jax.vjp(lambda *arguments: recurrence(*arguments, implementation), *arguments)
         return found, pull_back(probe)
 
     return both
@@ -217,14 +225,14 @@ def test_a_reset_takes_no_digits_from_what_comes_after(recurrence: str) -> None:
     for reset in (-1.0, -40.0, -1e3, -1e5, -3e38, -np.inf):
         run, *arguments = arguments_of(recurrence, reset)
         plain, *others = RECURRENCES[recurrence]
-        probe = random(jax.eval_shape(functools.partial(run, form=plain), *arguments), 1)
+        probe = random(jax.eval_shape(functools.partial(run, implementation=plain), *arguments), 1)
         wanted = pulled_back(run, plain)(tuple(arguments), probe)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(wanted))
         largest = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(wanted))
-        for form in others:
-            found = pulled_back(run, form)(tuple(arguments), probe)
+        for implementation in others:
+            found = pulled_back(run, implementation)(tuple(arguments), probe)
             for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
                 # Hundreds of products and sums that each round at 6e-8, as in the plain scan, which is as far from
                 # float64; sums of whole log decays were off by 2e-4 at -1e3 and by 2e-2 at -1e5.
                 close = 1e-5 * max(np.max(np.abs(right)), 1e-3 * largest)
-                np.testing.assert_allclose(left, right, rtol=0, atol=close, err_msg=f"{form} at {reset}")
+                np.testing.assert_allclose(left, right, rtol=0, atol=close, err_msg=f"{implementation} at {reset}")

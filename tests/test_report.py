@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from suite import claims, parts, report, store
+from suite import claims, parts, report
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point, parallelism
 from suite.job import Job
 from suite.report import (
@@ -33,7 +33,8 @@ from suite.report import (
     results,
     sections,
 )
-from suite.store import Row
+from suite.sweep import store
+from suite.sweep.store import Row
 
 GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "n_devices": 1, "place": "nvidia-h200-data1"}
 CPU = {"platform": "cpu", "device_kind": "Some CPU", "n_devices": 1, "place": "some-cpu-2-cores-data1"}
@@ -45,38 +46,47 @@ COLUMNS = (
 )
 
 
-def conditions(job: Job, measure: str, place: Row, repeat: int = 0, group: str = "") -> Row:
+def conditions(job: Job, measure: str, place: Row, repeat: int = 0, interleave_with: str = "") -> Row:
     placed = measure.split(":")[0] in ("step_time", "peak")
-    facts = {"measure": measure, "repeat": repeat, "group": group, "placed": placed, "run_id": job.id, "arm": job.arm}
+    facts = {
+        "measure": measure,
+        "repeat": repeat,
+        "interleave_with": interleave_with,
+        "placed": placed,
+        "run_id": job.id,
+        "arm": job.arm,
+    }
     facts |= {
         "width": 56 if job.match_to else job.width,
         "params": 113984,
         "params_mismatch": 0.02,
         "solved": job.arm,
-        "form": "reference",
+        "implementation": "reference",
     }
     return facts | {"n_processes": 1, "jax": "0.10.2", "commit": "abc", "source": "0123456789abcdef"} | place
 
 
 def put(
-    root: pathlib.Path, job: Job, measure: str, rows: list[Row], place: Row, repeat: int = 0, group: str = ""
+    root: pathlib.Path, job: Job, measure: str, rows: list[Row], place: Row, repeat: int = 0, interleave_with: str = ""
 ) -> None:
     """Writes rows as launch.job does."""
     run = store.open_run(root, job)
-    shared = conditions(job, measure, place, repeat, group)
-    kind = store.kind(measure, place["place"] if shared["placed"] else "", repeat, group)
+    shared = conditions(job, measure, place, repeat, interleave_with)
+    kind = store.kind(measure, place["place"] if shared["placed"] else "", repeat, interleave_with)
     for row in rows:
         store.append(run, kind, {"outcome": "ok", **row, **shared})
 
 
-def put_time(root: pathlib.Path, job: Job, seconds: float, place: Row, repeat: int = 0, group: str = "") -> None:
+def put_time(
+    root: pathlib.Path, job: Job, seconds: float, place: Row, repeat: int = 0, interleave_with: str = ""
+) -> None:
     bytes_moved = {"argument_bytes": 10**6, "output_bytes": 10**6, "alias_bytes": 10**6, "temp_bytes": 10**7}
     tokens = 5 * job.batch * job.length
     shared = {"calls": 5, "tokens": tokens, "burst_seconds": 5 * seconds}
     blocks = [{"phase": "block", "turn": turn, "fenced_seconds": seconds, **shared} for turn in range(3)]
     compiled = {"phase": "compile", "compile_seconds": 2.5, "cached": repeat > 0, **bytes_moved}
     rows = [compiled, *blocks, {"phase": "fed", "fed_seconds": 6 * seconds, **shared}]
-    put(root, job, "step_time:blocks=3", rows, place, repeat, group)
+    put(root, job, "step_time:blocks=3", rows, place, repeat, interleave_with)
 
 
 def put_pair(
@@ -85,9 +95,9 @@ def put_pair(
     """Timings in which attention is `ratio` times as fast as the LSTM; returns all rows."""
     for repeat in range(processes):
         drift = math.exp(noise * (repeat - 1))
-        for group in ("length 1024", parallelism.BEST):
-            put_time(root, JOB, 0.1, place, repeat, group)
-            put_time(root, LSTM, 0.1 * ratio * drift, place, repeat, group)
+        for interleave_with in ("length 1024", parallelism.BEST):
+            put_time(root, JOB, 0.1, place, repeat, interleave_with)
+            put_time(root, LSTM, 0.1 * ratio * drift, place, repeat, interleave_with)
         for mixer, seconds in ((parallelism.PARALLEL, 0.1), (parallelism.SEQUENTIAL, 0.1 * control * drift)):
             put_time(root, JOB.replace(mixer=mixer), seconds, place, repeat, parallelism.CONTROL)
     return store.load(root)
@@ -322,9 +332,9 @@ def test_the_floor_is_the_longest_of_work_bytes_and_chain(tmp_path: pathlib.Path
 
 
 def test_a_batch_that_was_only_looked_at_counts_where_there_is_nothing_better(tmp_path: pathlib.Path):
-    put_time(tmp_path, JOB, 9.0, GPU, group=parallelism.LADDER)
+    put_time(tmp_path, JOB, 9.0, GPU, interleave_with=parallelism.LADDER)
     assert derive.timings(store.load(tmp_path))[0].seconds == pytest.approx(9.0)
-    put_time(tmp_path, JOB, 0.1, GPU, group="length 1024")
+    put_time(tmp_path, JOB, 0.1, GPU, interleave_with="length 1024")
     assert derive.timings(store.load(tmp_path))[0].seconds == pytest.approx(0.1)
 
 
@@ -374,7 +384,7 @@ def test_what_does_not_fit_stands_in_the_table_without_a_number(tmp_path: pathli
         "step_time:blocks=3",
         [{"outcome": "oom", "error": "RESOURCE_EXHAUSTED"}],
         GPU,
-        group="length 1024",
+        interleave_with="length 1024",
     )
     put(
         tmp_path,
@@ -388,7 +398,7 @@ def test_what_does_not_fit_stands_in_the_table_without_a_number(tmp_path: pathli
     given_up = {
         "measure": "step_time:blocks=3",
         "repeat": 0,
-        "group": "length 512",
+        "interleave_with": "length 512",
         "run_id": run.name,
         "arm": "attention",
     }
@@ -618,8 +628,8 @@ def put_matched(root: pathlib.Path, match: str, off: float) -> str:
         put_size(root, job, 3e5, 100, CPU)
     if match == "step_time":
         for group, ratio in (("pace lstm 64", 3.0), ("pace lstm 56", 1 + off), ("length 1024", 9.0)):
-            put_time(root, JOB, 0.1, CPU, group=group)
-            put_time(root, other, 0.1 * ratio, CPU, group=group)
+            put_time(root, JOB, 0.1, CPU, interleave_with=group)
+            put_time(root, other, 0.1 * ratio, CPU, interleave_with=group)
     describe(root, "quick", True, ["attention", "lstm"], CPU)
     found = records.gather(root)
     rows = [row | {"mismatch": off} if row["match_to"] and match != "step_time" else row for row in found.rows]
@@ -799,15 +809,15 @@ def test_the_quantities_have_colours_of_no_arm_that_are_seen_on_white_and_on_bla
 
 def test_an_arm_has_a_rate_of_its_own_and_probes_are_no_seeds(tmp_path: pathlib.Path):
     job = JOB.replace(length=256, batch=16)
-    for mixer, rate in (("attention", 1e-3), ("lstm", 1e-2)):
+    for mixer, learning_rate in (("attention", 1e-3), ("lstm", 1e-2)):
         own = job.replace(mixer=mixer, match_to="" if mixer == "attention" else "attention")
         for seed in (0, 1):
-            put_learning(tmp_path, own.replace(seed=seed, rate=rate), 2.0, CPU)
-        put_learning(tmp_path, own.replace(rate=3 * rate), 1.0, CPU)
+            put_learning(tmp_path, own.replace(seed=seed, learning_rate=learning_rate), 2.0, CPU)
+        put_learning(tmp_path, own.replace(learning_rate=3 * learning_rate), 1.0, CPU)
     found = records.gather(tmp_path)
     [group] = curves.curves(found.rows, found.jobs)
-    assert {(row["arm"], row["rate"]) for row in group.rows} == {("attention", 1e-3), ("lstm", 1e-2)}
-    assert {row["rate"] for row in group.probes} == {3e-3, 3e-2}
+    assert {(row["arm"], row["learning_rate"]) for row in group.rows} == {("attention", 1e-3), ("lstm", 1e-2)}
+    assert {row["learning_rate"] for row in group.probes} == {3e-3, 3e-2}
     assert group.at_equal_tokens()["lstm"][1] == 2
     assert "rates of 0.001 (attention) and 0.01 (lstm)" in group.conditions
 

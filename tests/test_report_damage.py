@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 from test_report import CPU, GPU, JOB, LSTM, describe, launch, put_answers, put_pair, put_size, put_time
 
-from suite import parts, store
+from suite import parts
 from suite.report import diff, findings, markdown, page, records, results, sections
+from suite.sweep import store
 
 ENVIRONMENT = {"python": "3.11.0", "platform": "Linux", "cpu": "Some CPU", "cores": 2, "memory_bytes": 1 << 30}
 ENVIRONMENT |= {"packages": {"jax": "0.10.2"}, "variables": {}, "commit": "abc", "source": "0123456789abcdef"}

@@ -12,7 +12,7 @@ import sys
 import pytest
 from test_report import CPU, LSTM, describe, put_all, put_learning, put_size, put_time
 
-from suite import parts, rates, spreadsheets
+from suite import learning_rates, parts, spreadsheets
 from suite.job import Job
 from suite.report import records, results
 
@@ -76,7 +76,11 @@ def put_strange_records(root: pathlib.Path, stranger: pathlib.Path) -> None:
     for stored in (root / "runs").glob("*/*.jsonl"):
         rows = [json.loads(line) for line in stored.read_text().splitlines()]
         if "lstm" in stored.parent.name:
-            named = {"arm": "stranger.part:size=4", "solved": str(stranger / "part.py"), "form": "stranger.part"}
+            named = {
+                "arm": "stranger.part:size=4",
+                "solved": str(stranger / "part.py"),
+                "implementation": "stranger.part",
+            }
             stored.write_text("".join(json.dumps(row | named) + "\n" for row in rows))
     facts = json.loads((root / "compare.json").read_text())
     facts["claims"] = ["parallelism", str(stranger / "part.py"), "stranger.part", "stranger/part"]
@@ -180,7 +184,7 @@ def test_a_text_is_no_formula_of_a_spreadsheet_and_comes_back_as_it_was(cell: st
 
 
 def test_what_a_record_says_is_no_formula_in_the_table(tmp_path: pathlib.Path):
-    put_learning(tmp_path, LSTM, -2.0, CPU | {"device_kind": "=1+1", "form": "@x"})
+    put_learning(tmp_path, LSTM, -2.0, CPU | {"device_kind": "=1+1", "implementation": "@x"})
     found = records.gather(tmp_path)
     columns, first, *_ = spreadsheets.read(results.text(found.every_row))
     line = dict(zip(columns, first, strict=True))
@@ -189,8 +193,8 @@ def test_what_a_record_says_is_no_formula_in_the_table(tmp_path: pathlib.Path):
 
 
 def test_a_table_of_rates_comes_back_as_it_was_written():
-    lines = rates.table()
+    lines = learning_rates.table()
     strange = [dataclasses.replace(lines[0], arm="=evil", task="-task", device_kind="@kind", score=-0.5), *lines[1:]]
-    assert list(rates.read(rates.text(strange))) == strange
-    assert rates.read(rates.TABLE.read_text()) == lines
-    assert rates.text(lines) == rates.TABLE.read_text()
+    assert list(learning_rates.read(learning_rates.text(strange))) == strange
+    assert learning_rates.read(learning_rates.TABLE.read_text()) == lines
+    assert learning_rates.text(lines) == learning_rates.TABLE.read_text()

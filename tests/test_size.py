@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from suite import flops, matching, model, parts
+from suite import parts
+from suite.counting import flops
 from suite.job import Job
 from suite.measures import size
+from suite.model import backbone, matching
 
 WIDTH, VOCAB = 32, 50
 
@@ -94,7 +96,7 @@ DEPTH: dict[str, Callable[[int], int]] = {
 @pytest.mark.parametrize("mixer", STATE_BYTES)
 def test_bytes_of_state_are_those_counted_by_hand(mixer: str, dtype: str) -> None:
     job = Job(mixer=mixer, width=WIDTH, depth=3, dtype=dtype)
-    built = model.shapes(job, VOCAB)
+    built = backbone.shapes(job, VOCAB)
     for tokens in (16, 64, 1000):
         wanted = 3 * STATE_BYTES[mixer](tokens, jnp.dtype(dtype).itemsize)
         assert matching.state_bytes(built, job, tokens) == wanted
@@ -104,7 +106,7 @@ def test_bytes_of_state_are_those_counted_by_hand(mixer: str, dtype: str) -> Non
 @pytest.mark.parametrize("length", [16, 64, 256])
 def test_sequential_depth_is_that_counted_by_hand(mixer: str, length: int) -> None:
     name, knobs = parts.split(mixer)
-    given = knobs | ({"form": "reference"} if "form" in parts.knobs("suite.mixers", mixer) else {})
+    given = knobs | ({"implementation": "reference"} if "implementation" in parts.knobs("suite.mixers", mixer) else {})
     module, knobs = parts.load(
         "suite.mixers", name + ":" + ",".join(f"{knob}={value}" for knob, value in given.items())
     )
@@ -121,9 +123,9 @@ def test_every_mixer_of_the_folder_has_counts_by_hand(counts: dict) -> None:
 @pytest.mark.parametrize(
     ("mixer", "ran", "same"),
     [
-        ("attention", "splash", "attention:form=dense"),
-        ("gru", "pallas", "gru:form=scan"),
-        ("lstm+mingru", "pallas+pallas", "lstm:form=scan+mingru:form=sequential"),
+        ("attention", "splash", "attention:implementation=dense"),
+        ("gru", "pallas", "gru:implementation=scan"),
+        ("lstm+mingru", "pallas+pallas", "lstm:implementation=scan+mingru:implementation=sequential"),
         ("lstm", "factors", "lstm"),
     ],
 )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from programs import TINY, assert_same, command, environment, ranks, training, wait
 
-from suite import store
+from suite.sweep import store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 # By the number of tasks: long enough for a notice to come in their middle.

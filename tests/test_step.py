@@ -11,12 +11,14 @@ import pytest
 from ahead import VOCAB, exchanged, parameter_bytes
 
 from suite import mesh as meshes
-from suite import model, parts, rig
-from suite import step as steps
+from suite import parts
 from suite.job import Job
+from suite.model import backbone
 from suite.tasks import Batch
+from suite.training import rig
+from suite.training import step as steps
 
-JOB = Job(task="recall:pairs=2,vocab=16", width=16, length=16, batch=16, steps=20, rate=3e-3, test_examples=32)
+JOB = Job(task="recall:pairs=2,vocab=16", width=16, length=16, batch=16, steps=20, learning_rate=3e-3, test_examples=32)
 
 
 def losses(job: Job, devices: list, data_dir: pathlib.Path) -> tuple[list[float], int]:
@@ -44,8 +46,8 @@ def test_eight_devices_train_like_one(mixer: str, devices: list, data_dir: pathl
 # Loops over time, chunks whose decays are formed pair by pair, and what a model has around its mixers.
 EXCHANGING: list[dict[str, Any]] = [
     {"mixer": "lstm+gru+elman+gla+slstm", "depth": 5},
-    {"mixer": "lstm:heads=2,remat=true+lru", "depth": 3, "conv": 4, "remat": "block", "microbatch": 8},
-    {"mixer": "gru:form=scan,heads=2", "depth": 2, "block": "plain"},
+    {"mixer": "lstm:heads=2,remat=true+lru", "depth": 3, "short_conv": 4, "remat": "block", "microbatch": 8},
+    {"mixer": "gru:implementation=scan,heads=2", "depth": 2, "block": "plain"},
     *({"mixer": name, "depth": 2} for name in parts.names("suite.mixers")),
 ]
 FIRST, *REST = EXCHANGING
@@ -71,7 +73,7 @@ def test_devices_exchange_nothing_but_sums_of_gradients_and_metrics(fields: dict
 def test_evaluating_devices_exchange_nothing_but_what_is_asked(devices: list) -> None:
     job = JOB.replace(mixer="lstm+gla", depth=2)
     programs = rig.Programs(job, meshes.make(devices=devices), VOCAB)
-    arguments = (model.shapes(job, VOCAB), rig.batch_shapes(job.batch, job.length))
+    arguments = (backbone.shapes(job, VOCAB), rig.batch_shapes(job.batch, job.length))
     assert exchanged(programs.evaluate.lower(*arguments).compile()) == {"all-reduce": 5 * 4}
     # The answers to all targets, whole on every device: nats and correctness.
     assert exchanged(programs.answers.lower(*arguments).compile()) == {"all-gather": 2 * 4 * job.batch * job.length}
@@ -161,8 +163,8 @@ def test_the_fingerprint_sees_ids_and_tokens_and_not_their_order(devices: list) 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion"])
 def test_every_optimiser_learns(optimizer: str, devices: list, data_dir: pathlib.Path) -> None:
-    rate = {"adamw": 3e-3, "sgd": 1e-1, "lion": 1e-3}[optimizer]
-    found, _ = losses(JOB.replace(optimizer=optimizer, rate=rate, steps=40), devices[:1], data_dir)
+    learning_rate = {"adamw": 3e-3, "sgd": 1e-1, "lion": 1e-3}[optimizer]
+    found, _ = losses(JOB.replace(optimizer=optimizer, learning_rate=learning_rate, steps=40), devices[:1], data_dir)
     assert np.mean(found[-5:]) < np.mean(found[:5])
 
 
@@ -188,7 +190,7 @@ def test_seeds_share_one_program(devices: list, data_dir: pathlib.Path) -> None:
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_a_tenth(devices: list, data_dir: pathlib.Path) -> None:
-    job = JOB.replace(optimizer="sgd", weight_decay=0.0, clip=0.0, steps=100, warmup=0.1, rate=1.0)
+    job = JOB.replace(optimizer="sgd", weight_decay=0.0, clip=0.0, steps=100, warmup=0.1, learning_rate=1.0)
     optimizer: Any = steps.make_optimizer(job, {"w": True})
     params = {"w": jnp.zeros((1, 1))}
     state = optimizer.init(params)

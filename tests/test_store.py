@@ -11,9 +11,10 @@ from collections.abc import Callable
 import pytest
 from etils import epath
 
-from suite import files, store
+from suite import files
 from suite.job import Cell, Job
-from suite.store import Row
+from suite.sweep import store
+from suite.sweep.store import Row
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def as_before_guards(run: epath.Path, **changes: object) -> None:
 
 
 def test_a_job_that_changed_under_its_name_is_shown_as_a_difference(run: epath.Path, tmp_path: pathlib.Path):
-    as_before_guards(run, rate=0.5, depth=3)
+    as_before_guards(run, learning_rate=0.5, depth=3)
     with pytest.raises(ValueError, match="another job") as raised:
         store.open_run(tmp_path, Job())
     for line in ("depth: stored 3, now 2", "rate: stored 0.5, now 0.001"):
@@ -95,7 +96,7 @@ def test_a_job_that_changed_under_its_name_is_shown_as_a_difference(run: epath.P
 
 
 def test_a_field_that_an_older_version_had_not_is_at_its_default(run: epath.Path, tmp_path: pathlib.Path):
-    as_before_guards(run, remat=None, conv=None)
+    as_before_guards(run, remat=None, short_conv=None)
     assert store.open_run(tmp_path, Job()) == run
     assert [(job, job.id) for job, _ in store.all_runs(tmp_path)] == [(Job(), run.name)]
 
@@ -147,7 +148,7 @@ def test_groups_places_and_repeats_have_files_of_their_own():
         store.kind("size", "here"),
         store.kind("size", "here", 1),
         store.kind("size", "there"),
-        store.kind("size", "here", group="a b"),
+        store.kind("size", "here", interleave_with="a b"),
     ]
     assert len(set(kinds)) == len(kinds)
 
@@ -205,7 +206,7 @@ def test_records_of_a_newer_schema_are_refused_with_the_reason(tmp_path: pathlib
 
 def row(cell: Cell, step: int) -> Row:
     """A row with all that every row has."""
-    facts = {"run_id": cell.job.id, "arm": cell.job.arm, "measure": cell.measure, "repeat": 0, "group": ""}
+    facts = {"run_id": cell.job.id, "arm": cell.job.arm, "measure": cell.measure, "repeat": 0, "interleave_with": ""}
     return {**facts, "placed": False, "place": "here", "outcome": "ok", "phase": "train", "step": step, "loss": 0.5}
 
 

@@ -10,8 +10,8 @@ import shutil
 import pytest
 from programs import run_here
 
-from suite import ends, store
 from suite.report import records
+from suite.sweep import exit_codes, store
 
 STORED = pathlib.Path(__file__).parent / "stored"
 SCHEMAS = range(1, store.SCHEMA + 1)
@@ -40,11 +40,11 @@ def test_it_is_reported_whole(out: pathlib.Path) -> None:
 def test_it_is_resumed_and_what_is_done_stays(out: pathlib.Path) -> None:
     [(job, run)] = store.all_runs(out)
     before = (run / "size.jsonl").read_bytes()
-    assert run_here(out, job, "learning", "size") == ends.DONE
+    assert run_here(out, job, "learning", "size") == exit_codes.DONE
     assert (run / "size.jsonl").read_bytes() == before
     assert len(store.load(out)) == 13
     # This wants the trained parameters: they are made again.
-    assert run_here(out, job, "length_accuracy") == ends.DONE
+    assert run_here(out, job, "length_accuracy") == exit_codes.DONE
     assert {row["measure"] for row in store.load(out)} == {"learning", "size", "length_accuracy"}
     assert json.loads((out / "schema.json").read_text()) == {"schema": store.SCHEMA}
     assert not store.survey(out).problems

@@ -11,8 +11,8 @@ import time
 import pytest
 from programs import command, ended, run, start, wait
 
-from suite import cells, store
 from suite.job import Job
+from suite.sweep import cells, store
 
 # Seven cells on one short task: six that are trained, counted or looked back from, and one that is timed.
 SMALL = [
@@ -128,7 +128,14 @@ def test_ten_thousand_cells_are_told_in_two_seconds(tmp_path: pathlib.Path) -> N
     job = Job(task="recall:pairs=2,vocab=16", length=16, batch=8)
     run = store.open_run(tmp_path / "one", job)
     for measure in ("learning", "size"):
-        row = {"run_id": job.id, "arm": job.arm, "measure": measure, "repeat": 0, "group": "", "placed": False}
+        row = {
+            "run_id": job.id,
+            "arm": job.arm,
+            "measure": measure,
+            "repeat": 0,
+            "interleave_with": "",
+            "placed": False,
+        }
         store.append(run, measure, row | {"place": "here", "outcome": "ok"})
         store.mark_done(run, measure)
         (run / f"{measure}.cell").write_text(json.dumps({"owner": "", "beat": 0, "attempts": [attempt]}))

@@ -15,7 +15,7 @@ import pytest
 
 from suite import parts
 from suite.files import Damaged
-from suite.tasks import SPLITS, Batch, Draws, corpora, parity, word_problem
+from suite.tasks import SPLITS, Batch, CounterGenerator, corpora, parity, word_problem
 
 NAMES = parts.names("suite.tasks")
 SPECS = [
@@ -83,26 +83,26 @@ def test_no_target_needs_what_lies_before_the_first_token(spec: str, data_dir: p
 
 
 def test_draws_go_on_and_are_the_same_in_any_batch():
-    draws = Draws(3, "test", IDS)
+    draws = CounterGenerator(3, "test", IDS)
     first, second = draws.bits(5), draws.bits(7)
-    np.testing.assert_array_equal(np.concatenate([first, second], axis=1), Draws(3, "test", IDS).bits(12))
-    np.testing.assert_array_equal(first[2:3], Draws(3, "test", IDS[2:3]).bits(5))
-    assert len(np.unique(Draws(3, "test", np.arange(1000)).bits(20))) == 20_000
+    np.testing.assert_array_equal(np.concatenate([first, second], axis=1), CounterGenerator(3, "test", IDS).bits(12))
+    np.testing.assert_array_equal(first[2:3], CounterGenerator(3, "test", IDS[2:3]).bits(5))
+    assert len(np.unique(CounterGenerator(3, "test", np.arange(1000)).bits(20))) == 20_000
 
 
 def test_draws_are_even():
-    drawn_BN = Draws(0, "train", np.arange(4000)).integers(10, 25)
+    drawn_BN = CounterGenerator(0, "train", np.arange(4000)).integers(10, 25)
     # 100,000 draws of ten values and of 250 pairs of place and value: within five standard deviations everywhere.
     assert np.all(np.abs(np.bincount(drawn_BN.ravel()) - 10_000) < 5 * 95)
     at_NV = np.stack([np.bincount(column, minlength=10) for column in drawn_BN.T])
     assert np.all(np.abs(at_NV - 400) < 5 * 19)
-    sampled_BN = Draws(0, "train", np.arange(4000)).sample(8, 4)
+    sampled_BN = CounterGenerator(0, "train", np.arange(4000)).sample(8, 4)
     assert all(len(set(row)) == 4 for row in sampled_BN.tolist())
     assert np.all(np.abs(np.bincount(sampled_BN.ravel()) - 2000) < 5 * 42)
 
 
 def test_bits_that_differ_in_one_id_differ_in_half_their_places():
-    one, other = (Draws(0, "train", np.arange(2000) + shift).bits(1) for shift in (0, 1))
+    one, other = (CounterGenerator(0, "train", np.arange(2000) + shift).bits(1) for shift in (0, 1))
     changed = np.unpackbits((one ^ other).view(np.uint8)).mean()
     assert abs(changed - 0.5) < 5 * 0.5 / (2000 * 64) ** 0.5
 
@@ -235,7 +235,9 @@ def test_parity_is_that_of_all_bits_so_far(tmp_path: pathlib.Path):
     np.testing.assert_array_equal(batch.weights_BT.sum(axis=0), [0] + [len(IDS)] * (LENGTH - 1))
 
 
-@pytest.mark.parametrize(("group", "size", "commutes"), [("A5", 60, False), ("S5", 120, False), ("Z60", 60, True)])
+@pytest.mark.parametrize(
+    ("interleave_with", "size", "commutes"), [("A5", 60, False), ("S5", 120, False), ("Z60", 60, True)]
+)
 def test_a_group_is_a_group(group: str, size: int, commutes: bool):
     table_EE = word_problem.products(group)
     every = np.arange(size)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from suite import mesh as meshes
-from suite import rig, store
-from suite import step as steps
 from suite.job import Job
 from suite.measures import learning, truncated_context
-from suite.store import Row
+from suite.sweep import store
+from suite.sweep.store import Row
+from suite.training import rig
+from suite.training import step as steps
 
 TARGETS, EXAMPLES = 4, 40
 JOB = Job(width=16, length=48, batch=16, steps=20, validate_every=20, validation_examples=16, test_examples=16)

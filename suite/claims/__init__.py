@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from suite.parts import Value
-from suite.store import Row
+from suite.sweep.store import Row
 
 VERDICTS = ("holds", "fails", "undecided", "untested")
 # The textbook's order.

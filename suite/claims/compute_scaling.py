@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from suite import isoflop
 from suite.claims import (
     ATTENTION,
     LIKE_ATTENTION,
@@ -19,11 +18,12 @@ from suite.claims import (
     Point,
     Table,
 )
-from suite.isoflop import TRAINING, Curve
 from suite.job import Cell, Job
+from suite.judging import isoflop
+from suite.judging.isoflop import TRAINING, Curve
+from suite.judging.statistics import Interval
 from suite.scale import Scale
-from suite.statistics import Interval
-from suite.store import Row, job_of
+from suite.sweep.store import Row, job_of
 
 QUESTION = "Does more compute lower attention's loss predictably, and the LSTM's less and less?"
 TEXTBOOK = (

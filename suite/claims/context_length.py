@@ -24,9 +24,9 @@ from suite.claims import (
     Table,
 )
 from suite.job import Cell, Job
+from suite.judging.statistics import Interval, bootstrap, percentile_interval
 from suite.scale import Scale
-from suite.statistics import Interval, bootstrap, percentile_interval
-from suite.store import Row
+from suite.sweep.store import Row
 
 QUESTION = "Does attention use a longer context than an LSTM that was trained as long?"
 TEXTBOOK = (
@@ -51,7 +51,7 @@ COMMAND = "python -m launch.compare --claims=context_length"
 STRICTER, LOOSER = 0.3, 3.0  # of the tolerance: 0.003 and 0.03
 BITS_A_BYTE = 4.0  # byte frequencies alone take 4.8 on the shipped corpus
 # What may differ between trainings that are compared with one another, and what may not.
-OWN = ("mixer", "match", "match_to", "own_width", "width", "seed", "rate")
+OWN = ("mixer", "match", "match_to", "own_width", "width", "seed", "learning_rate")
 SAME = tuple(field.name for field in dataclasses.fields(Job) if field.name not in OWN)
 
 

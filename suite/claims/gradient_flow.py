@@ -21,9 +21,9 @@ from suite.claims import (
     Table,
 )
 from suite.job import Cell
+from suite.judging.statistics import Interval, t_interval
 from suite.scale import Scale
-from suite.statistics import Interval, t_interval
-from suite.store import Row
+from suite.sweep.store import Row
 
 QUESTION = "Does the gradient vanish or explode over a thousand recurrent steps, and is it stable in attention?"
 TEXTBOOK = (

@@ -22,9 +22,9 @@ from suite.claims import (
     held_equal,
 )
 from suite.job import Cell
+from suite.judging.statistics import ratio_interval, t_interval
 from suite.scale import Scale
-from suite.statistics import ratio_interval, t_interval
-from suite.store import Row
+from suite.sweep.store import Row
 
 QUESTION = "Is a recurrent state of one size while attention's cache grows with the context?"
 TEXTBOOK = (
@@ -79,7 +79,9 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """Sizes of the arms and of a cache of shared keys, and their decoding, all arms in turns."""
     del rows
     arms = list(dict.fromkeys([*scale.arms, SHARED]))
-    sizes = [Cell(scale.arm(mixer), "size", group="" if mixer in scale.arms else "cache types") for mixer in arms]
+    sizes = [
+        Cell(scale.arm(mixer), "size", interleave_with="" if mixer in scale.arms else "cache types") for mixer in arms
+    ]
     timings = []
     for repeat in range(scale.processes):
         for batch in scale.decode_batches:
@@ -312,7 +314,11 @@ def _failed(decoding: list[Row]) -> dict[int, list[tuple[str, int]]]:
     found: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for refused in decoding:
         if refused["outcome"] in REFUSED:
-            together = [row for row in decoding if row["group"] == refused["group"] and row.get("phase") == "decode"]
+            together = [
+                row
+                for row in decoding
+                if row["interleave_with"] == refused["interleave_with"] and row.get("phase") == "decode"
+            ]
             own = {row["context"] for row in together if row["arm"] == refused["arm"]}
             batch = int(parts.knobs("suite.measures", refused["measure"])["batch"])
             found[batch] += [(refused["arm"], at) for at in sorted({row["context"] for row in together} - own)]

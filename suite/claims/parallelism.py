@@ -19,9 +19,9 @@ from suite.claims import (
     held_equal,
 )
 from suite.job import Cell
+from suite.judging.statistics import crossings, ratio_interval, slope, t_interval
 from suite.scale import Scale
-from suite.statistics import crossings, ratio_interval, slope, t_interval
-from suite.store import Row, of_cell
+from suite.sweep.store import Row, of_cell
 
 QUESTION = "Does attention train faster than recurrence, and is parallelism over time the cause?"
 TEXTBOOK = (
@@ -38,7 +38,7 @@ RULE = (
     "scale that is not evidence."
 )
 
-PARALLEL, SEQUENTIAL = "mingru:form=parallel", "mingru:form=sequential"
+PARALLEL, SEQUENTIAL = "mingru:implementation=parallel", "mingru:implementation=sequential"
 COMMAND = "python -m launch.compare --claims=parallelism"
 RATIO = "attention / LSTM"
 LADDER, BEST, CONTROL = "batch ladder", "best batch", "causal control"
@@ -49,7 +49,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     longest = scale.lengths[-1]
     looks = {
         mixer: [
-            Cell(scale.arm(mixer, length=longest, batch=batch), "step_time:blocks=3", group=LADDER)
+            Cell(scale.arm(mixer, length=longest, batch=batch), "step_time:blocks=3", interleave_with=LADDER)
             for batch in scale.batches
         ]
         for mixer in scale.arms
@@ -80,7 +80,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
 def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Finding:
     """The finding at `length` tokens, or, where that was not reached, at the longest length that both arms have."""
     blocks = [row for row in rows if row.get("phase") == "block" and row["outcome"] == "ok"]
-    swept = [row for row in blocks if row["group"] == _group(row["length"])]
+    swept = [row for row in blocks if row["interleave_with"] == _group(row["length"])]
     failed = _failed(rows)
     figures = [_time_figure(swept, failed)] if swept else []
     arms = {name: _arm_of(swept, name) for name in (ATTENTION, LSTM)}
@@ -121,7 +121,7 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
 
 def _tried(blocks: Iterable[Row]) -> str:
     """The batch sizes among which the best was looked for."""
-    sizes = sorted({row["batch"] for row in blocks if row["group"] == LADDER})
+    sizes = sorted({row["batch"] for row in blocks if row["interleave_with"] == LADDER})
     return f" (tried: {', '.join(map(str, sizes))})" if sizes else ""
 
 
@@ -129,7 +129,7 @@ def ratios(blocks: Iterable[Row], group: str, above: str, below: str) -> list[fl
     """Log of tokens a second, `above` over `below`: of each process the median over turns taken side by side."""
     turns: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
     for row in blocks:
-        if row["group"] == group and row["arm"] in (above, below):
+        if row["interleave_with"] == group and row["arm"] in (above, below):
             turns[row["repeat"], row["turn"]][row["arm"]] = math.log(row["tokens"] / row["burst_seconds"])
     processes: dict[int, list[float]] = defaultdict(list)
     for (repeat, _), speeds in turns.items():
@@ -223,7 +223,7 @@ def _exponents(swept: list[Row]) -> list[Number]:
 def _failed(rows: list[Row]) -> list[tuple[str, int]]:
     """Arms and lengths of the sweep that this machine refused."""
     refused = [row for row in rows if row["outcome"] in ("oom", "did_not_compile", "crashed")]
-    return sorted({(row["arm"], row["length"]) for row in refused if row["group"] == _group(row["length"])})
+    return sorted({(row["arm"], row["length"]) for row in refused if row["interleave_with"] == _group(row["length"])})
 
 
 def _ratio_figure(by_length: dict[int, list[float]], threshold: float, failed: set[int], equal: str) -> Figure:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from suite import parts, trials
+from suite import parts
 from suite.claims import (
     ATTENTION,
     LIKE_ATTENTION,
@@ -18,10 +18,11 @@ from suite.claims import (
     Table,
 )
 from suite.job import Cell
+from suite.judging import trials
+from suite.judging.statistics import fisher, holm
+from suite.judging.trials import Trials
 from suite.scale import Scale
-from suite.statistics import fisher, holm
-from suite.store import Row
-from suite.trials import Trials
+from suite.sweep.store import Row
 
 QUESTION = "Does attention learn what lies far back where the LSTM does not, and is the shorter path there?"
 TEXTBOOK = (
@@ -60,21 +61,21 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     return found
 
 
-def _job(scale: Scale, mixer: str, distance: int, conv: int):
+def _job(scale: Scale, mixer: str, distance: int, short_conv: int):
     task = f"{TASK}:pairs=1,vocab=32,distance={distance}"
     length = {"length": distance + 4, **scale.recall}["length"]
-    return scale.arm(mixer, **{**scale.recall, "task": task, "length": length, "conv": conv})
+    return scale.arm(mixer, **{**scale.recall, "task": task, "length": length, "short_conv": short_conv})
 
 
 def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Finding:
     """The finding over all distances that were run."""
     by_k = {
         k: trials.gather(own, solved)
-        for k, own in _by_distance(row for row in trials.of_task(rows, TASK) if row["conv"] == 0).items()
+        for k, own in _by_distance(row for row in trials.of_task(rows, TASK) if row["short_conv"] == 0).items()
     }
     pairs = {k: (arms[ATTENTION], arms[LSTM]) for k, arms in by_k.items() if {ATTENTION, LSTM} <= arms.keys()}
     paths = _paths(rows)
-    tables = _tables(by_k, _by_distance(row for row in trials.of_task(rows, TASK) if row["conv"] == CONV))
+    tables = _tables(by_k, _by_distance(row for row in trials.of_task(rows, TASK) if row["short_conv"] == CONV))
     shared = {"basis": "measured", "figures": _figures(by_k, paths, solved), "tables": tables}
     if not pairs:
         return Finding("untested", sentence="recall was not run with attention and the LSTM", reason=_NO_PAIR, **shared)
@@ -204,8 +205,8 @@ def _numbers(pairs: dict[int, tuple[Trials, Trials]]) -> list[Number]:
 def _tables(by_k: dict[int, dict[str, Trials]], with_conv: dict[int, list[Row]]) -> tuple[Table, ...]:
     levels = [(0, by_k), (CONV, {k: trials.gather(own) for k, own in with_conv.items()})]
     rows = [
-        (f"{arm}, distance {k}, conv {conv}", *found.cells)
-        for conv, of_level in levels
+        (f"{arm}, distance {k}, conv {short_conv}", *found.cells)
+        for short_conv, of_level in levels
         for k, arms in sorted(of_level.items())
         for arm, found in sorted(arms.items())
     ]

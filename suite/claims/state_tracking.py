@@ -5,7 +5,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from suite import parts, trials
+from suite import parts
 from suite.claims import (
     ATTENTION,
     LIKE_ATTENTION,
@@ -20,10 +20,11 @@ from suite.claims import (
     Table,
 )
 from suite.job import Cell
+from suite.judging import trials
+from suite.judging.statistics import fisher, holm
+from suite.judging.trials import Trials
 from suite.scale import Scale
-from suite.statistics import fisher, holm
-from suite.store import Row
-from suite.trials import Trials
+from suite.sweep.store import Row
 
 QUESTION = "Does the LSTM follow a state through a sequence where attention does not?"
 TEXTBOOK = (
@@ -92,7 +93,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
             continue
         judged = (*POSITIONS, LSTM) if seeds > 1 or task == PARITY else (ATTENTION, LSTM)
         for mixer in (*judged, *others):
-            job = scale.arm(mixer, **{**sizes, "task": task, "conv": 0})
+            job = scale.arm(mixer, **{**sizes, "task": task, "short_conv": 0})
             number = seeds if mixer in judged else 1
             found += trials.cells(job, number, probes=mixer in (ATTENTION, LSTM) and seeds > 1)
             for remedy in ("", *REMEDIES) if mixer == ATTENTION else ("",):
@@ -100,9 +101,9 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
                 beyond = parts.short("suite.measures", spec)
                 found += [Cell(job.replace(seed=seed), beyond) for seed in range(number)]
     for mixer in (ATTENTION, LSTM):
-        short = {**scale.parity, "task": PARITY, "length": SHORT, "conv": 0}
+        short = {**scale.parity, "task": PARITY, "length": SHORT, "short_conv": 0}
         found.append(Cell(scale.arm(mixer, **short), "learning"))
-        found.append(Cell(scale.arm(mixer, **{**scale.parity, "task": PARITY, "conv": CONV}), "learning"))
+        found.append(Cell(scale.arm(mixer, **{**scale.parity, "task": PARITY, "short_conv": CONV}), "learning"))
     return found
 
 
@@ -171,7 +172,7 @@ def _contests(rows: list[Row], solved: float) -> list[Contest]:
     found = []
     for task in (PARITY, WORDS):
         canonical = parts.canonical("suite.tasks", task)
-        own = [row for row in rows if row["task"] == canonical and row["conv"] == 0 and row["length"] != SHORT]
+        own = [row for row in rows if row["task"] == canonical and row["short_conv"] == 0 and row["length"] != SHORT]
         length = max((row["length"] for row in own if row["measure"] == "learning"), default=0)
         own = [row for row in own if row["length"] == length]
         arms = trials.gather((row for row in own if row["measure"] == "learning"), solved)
@@ -185,7 +186,7 @@ def _beyond(rows: Iterable[Row], arms: dict[str, Trials]) -> dict[str, tuple[flo
     by_arm: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         is_far = row.get("phase") == "length" and row.get("eval_length") == BEYOND * row["length"]
-        if is_far and row["arm"] in arms and row["rate"] == arms[row["arm"]].rate:
+        if is_far and row["arm"] in arms and row["learning_rate"] == arms[row["arm"]].learning_rate:
             by_arm[row["arm"]][row["remedy"]][row["seed"]] = row["final_accuracy"]
     # One remedy for all seeds of an arm, the one with the highest mean.
     return {
@@ -195,7 +196,7 @@ def _beyond(rows: Iterable[Row], arms: dict[str, Trials]) -> dict[str, tuple[flo
 
 
 def _short(rows: list[Row], solved: float) -> dict[str, Trials]:
-    own = [row for row in trials.of_task(rows, PARITY) if row["length"] == SHORT and row["conv"] == 0]
+    own = [row for row in trials.of_task(rows, PARITY) if row["length"] == SHORT and row["short_conv"] == 0]
     return trials.gather(own, solved)
 
 
@@ -220,7 +221,7 @@ def _numbers(judged: list[Contest]) -> tuple[Number, ...]:
 
 
 def _tables(rows: list[Row], contests: list[Contest], solved: float) -> tuple[Table, ...]:
-    with_conv = trials.gather((row for row in trials.of_task(rows, PARITY) if row["conv"] == CONV), solved)
+    with_conv = trials.gather((row for row in trials.of_task(rows, PARITY) if row["short_conv"] == CONV), solved)
     lines = [
         (f"{arm}, {_name(found)}", *own.cells, f"{found.solved_beyond(arm)}/{own.seeds}")
         for found in contests

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from suite import clock, contract, matching, model, parts
+from suite import contract, parts
 from suite.job import Job
-from suite.model import Model
-from suite.rig import Rig
-from suite.store import Row
+from suite.model import backbone, matching
+from suite.model.backbone import Model
+from suite.sweep.store import Row
+from suite.training import clock
+from suite.training.rig import Rig
 
 NEEDS = ()
 PLACED = True
@@ -38,7 +40,7 @@ def check(job: Job, task: Any, *, shortest: int, longest: int, tokens: int, batc
     if shortest > longest:
         raise ValueError(f"decode: no context from shortest {shortest} to longest {longest}")
     contract.wants(job, "decode", "start", "extend", "step")
-    built = model.shapes(matching.solve(job, task.vocab), task.vocab)
+    built = backbone.shapes(matching.solve(job, task.vocab), task.vocab)
     capacity = [*_contexts(shortest, longest)][-1] + tokens
     with parts.own_lines("suite.mixers", job.mixer):
         jax.eval_shape(lambda built: built.start(batch, capacity, jnp.dtype(job.dtype)), built)

@@ -12,11 +12,12 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float, Int
 
-from suite import matching, model, parts
+from suite import parts
 from suite.job import Job
-from suite.model import Model
-from suite.rig import Programs, Rig
-from suite.store import Row
+from suite.model import backbone, matching
+from suite.model.backbone import Model
+from suite.sweep.store import Row
+from suite.training.rig import Programs, Rig
 
 NEEDS = ()
 PLACED = False
@@ -37,7 +38,7 @@ def check(job: Job, task: Any, *, probes: int) -> None:
     solved = matching.solve(job, task.vocab)
     with jax.enable_x64(True), parts.own_lines("suite.mixers", job.mixer):
         shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float64), model.shapes(solved, task.vocab)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float64), backbone.shapes(solved, task.vocab)
         )
         x_BTD = jax.ShapeDtypeStruct((1, job.length, solved.width), jnp.float64)
         wide = jax.make_jaxpr(lambda built, x_BTD: dataclasses.replace(built, dtype="float64").through(x_BTD))

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from suite import checkpoint, clock, ends, processes, provenance, store
-from suite import step as steps
-from suite.clock import Stopwatch
 from suite.job import Job, differences
-from suite.rig import Rig
-from suite.step import Metrics, State
-from suite.store import Row
+from suite.sweep import exit_codes, processes, provenance, store
+from suite.sweep.store import Row
+from suite.training import checkpoint, clock
+from suite.training import step as steps
+from suite.training.clock import Stopwatch
+from suite.training.rig import Rig
+from suite.training.step import Metrics, State
 
 NEEDS = ()
 PLACED = False
@@ -45,7 +46,7 @@ def measure(rig: Rig) -> Iterator[Row]:
         due = clock.Every(rig.save_seconds, number, processes.agree)
 
         def save() -> None:
-            rig.pulse.expect(long=True)
+            rig.watchdog.expect(long=True)
             with watch.paused():
                 if jax.process_index() == 0:
                     store.flush(run, KIND)  # a checkpoint that outlives its rows is none
@@ -85,7 +86,7 @@ def measure(rig: Rig) -> Iterator[Row]:
                     save()
             with watch.paused():
                 yield _held_out_row(rig, state, "test", job.test_examples, watch.spent)
-        except ends.Preempted:
+        except exit_codes.Preempted:
             save()
             checkpoints.wait()
             raise

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from suite import rig as rigs
 from suite.job import Job
 from suite.measures import learning
-from suite.rig import Rig
-from suite.store import Row
+from suite.sweep.store import Row
+from suite.training import rig as rigs
+from suite.training.rig import Rig
 
 NEEDS = ("learning",)
 PLACED = False

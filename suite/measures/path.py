@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from suite import contract, paths
+from suite import contract
+from suite.counting import paths
 from suite.job import Job
-from suite.model import Model
-from suite.rig import Rig
-from suite.store import Row
+from suite.model.backbone import Model
+from suite.sweep.store import Row
+from suite.training.rig import Rig
 
 NEEDS = ()
 PLACED = False

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
-from suite import checkpoint, clock
 from suite.job import Job
-from suite.rig import Rig
-from suite.store import Row
+from suite.sweep.store import Row
+from suite.training import checkpoint, clock
+from suite.training.rig import Rig
 
 NEEDS = ()
 PLACED = True

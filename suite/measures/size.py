@@ -6,16 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from suite import contract, flops, matching, model, parts
+from suite import contract, parts
+from suite.counting import flops
 from suite.job import Job
-from suite.ops import forms
-from suite.rig import Rig
-from suite.store import Row
+from suite.model import backbone, matching
+from suite.ops import implementations
+from suite.sweep.store import Row
+from suite.training.rig import Rig
 
 NEEDS = ()
 PLACED = False
 RESUMES = False
-KERNELS = {form for _, form in forms.SAME_CHAIN}
+KERNELS = {implementation for _, implementation in implementations.SAME_CHAIN}
 CONTEXTS = (256, 1024, 2048, 4096, 8192, 16384)
 
 
@@ -28,7 +30,7 @@ def check(job: Job, task: Any) -> None:
 def measure(rig: Rig) -> Iterator[Row]:
     """One row for the model at the job's length, then one of state bytes a context; all forward, one example."""
     job = rig.programs.job
-    built = model.shapes(job, rig.task.vocab)
+    built = backbone.shapes(job, rig.task.vocab)
     elementwise = flops.sum_over_time(lambda tokens: matching.step_count(built, job, tokens).elementwise, job.length)
     yield {
         "phase": "model",
@@ -36,7 +38,7 @@ def measure(rig: Rig) -> Iterator[Row]:
         "elementwise_per_token": elementwise / job.length,
         "flops_per_token_square": matching.step_count(built, job, job.length).matmul,
         "sequential_depth": reference_depth(job, rig.task.vocab),
-        "sequential_depth_ran": ran_depth(job, rig.task.vocab, rig.facts["form"]),
+        "sequential_depth_ran": ran_depth(job, rig.task.vocab, rig.facts["implementation"]),
         "outcome": "ok",
     }
     for context in sorted({job.length, *CONTEXTS}):
@@ -57,22 +59,24 @@ def reference_depth(job: Job, vocab: int) -> int:
 def ran_depth(job: Job, vocab: int, ran: str) -> int:
     """The same in the forms that ran, one a part of the pattern; a kernel's in a form with the same chain."""
     specs = zip(parts.pattern(job.mixer), ran.split("+"), strict=True)
-    return _depth(job.replace(mixer="+".join(_counted(spec, form) for spec, form in specs)), vocab)
+    return _depth(job.replace(mixer="+".join(_counted(spec, implementation) for spec, implementation in specs)), vocab)
 
 
-def _counted(spec: str, form: str) -> str:
-    if form not in KERNELS:
+def _counted(spec: str, implementation: str) -> str:
+    if implementation not in KERNELS:
         return spec
     family = str(parts.constant("suite.mixers", spec, "FAMILY"))
-    return parts.with_knobs("suite.mixers", spec, {"form": forms.SAME_CHAIN[family, form]})
+    return parts.with_knobs(
+        "suite.mixers", spec, {"implementation": implementations.SAME_CHAIN[family, implementation]}
+    )
 
 
 def _reference(spec: str) -> str:
-    if "form" not in parts.knobs("suite.mixers", spec):
+    if "implementation" not in parts.knobs("suite.mixers", spec):
         return spec
-    return parts.with_knobs("suite.mixers", spec, {"form": "reference"})
+    return parts.with_knobs("suite.mixers", spec, {"implementation": "reference"})
 
 
 def _depth(job: Job, vocab: int) -> int:
     tokens = jax.ShapeDtypeStruct((1, job.length), jnp.int32)
-    return flops.count(lambda built, tokens_BT: built(tokens_BT), model.shapes(job, vocab), tokens).depth
+    return flops.count(lambda built, tokens_BT: built(tokens_BT), backbone.shapes(job, vocab), tokens).depth

@@ -11,9 +11,9 @@ import numpy as np
 from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import learning
-from suite.rig import Rig
-from suite.store import Row
+from suite.sweep.store import Row
 from suite.tasks import Batch
+from suite.training.rig import Rig
 
 NEEDS = ("learning",)
 PLACED = False

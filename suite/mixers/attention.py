@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from suite.ops import attention, forms, initial
+from suite.ops import attention, implementations, initial
 
 FAMILY = "attention"
 STATE_KNOB = "window"
@@ -33,7 +33,7 @@ class Mixer(eqx.Module):
     positions: str = eqx.field(static=True)
     interpolation: float = eqx.field(static=True)
     ntk: float = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     query_DF: Float[Array, "D F"]
     key_DF: Float[Array, "D E"]
     value_DF: Float[Array, "D E"]
@@ -52,7 +52,7 @@ class Mixer(eqx.Module):
         interpolation: float = 1.0,
         ntk: float = 1.0,
         max_length: int = 2048,
-        form: str = "auto",
+        implementation: str = "auto",
     ):
         if heads < 1 or width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
@@ -68,11 +68,11 @@ class Mixer(eqx.Module):
             raise ValueError(
                 f"interpolation {interpolation} and ntk {ntk} want at least 1, and are for rope, not {positions}"
             )
-        forms.check(FAMILY, form)
-        if positions == "alibi" and form == "splash":
-            raise ValueError("splash attention knows no distance bias; positions=alibi wants form=dense")
+        implementations.check(FAMILY, implementation)
+        if positions == "alibi" and implementation == "splash":
+            raise ValueError("splash attention knows no distance bias; positions=alibi wants implementation=dense")
         self.heads, self.kv_heads, self.head_size = heads, kv_heads or heads, width // heads
-        self.window, self.positions, self.form = window, positions, form
+        self.window, self.positions, self.implementation = window, positions, implementation
         self.interpolation, self.ntk = interpolation, ntk
         query_key, key_key, value_key, out_key, learned_key = jax.random.split(key, 5)
         kv_width = self.kv_heads * self.head_size
@@ -85,12 +85,14 @@ class Mixer(eqx.Module):
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, jnp.arange(x_BTD.shape[1]))
         y_BTHK = attention.causal(
-            q_BTHK, k_BTHK, v_BTHK, window=self.window, slope_H=self._slopes(), form=self.ran(x_BTD.dtype)
+            q_BTHK, k_BTHK, v_BTHK, window=self.window, slope_H=self._slopes(), implementation=self.ran(x_BTD.dtype)
         )
         return self._merge(y_BTHK)
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose(FAMILY, self.form, dtype, head_size=self.head_size, biased=self.positions == "alibi")
+        return implementations.choose(
+            FAMILY, self.implementation, dtype, head_size=self.head_size, biased=self.positions == "alibi"
+        )
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
         """An empty cache for `length` tokens; more must not be read into it, which a traced position cannot check."""

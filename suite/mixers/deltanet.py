@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import delta, forms, initial, multihead, precision
+from suite.ops import delta, implementations, initial, multihead, precision
 
 
 class Mixer(eqx.Module):
@@ -18,7 +18,7 @@ class Mixer(eqx.Module):
     n_heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
     allow_neg_eigval: bool = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DF: Float[Array, "D F"]  # order: queries, keys, values
     beta_DH: Float[Array, "D H"]
     norm_F: Float[Array, " F"]
@@ -33,12 +33,12 @@ class Mixer(eqx.Module):
         expand_k: float = 1.0,
         expand_v: float = 1.0,
         allow_neg_eigval: bool = False,
-        form: str = "auto",
+        implementation: str = "auto",
     ):
         if not (expand_k > 0 and expand_v > 0):
             raise ValueError(f"expand_k {expand_k} and expand_v {expand_v} want more than 0")
-        forms.check("matrix", form)
-        self.n_heads, self.allow_neg_eigval, self.form = heads, allow_neg_eigval, form
+        implementations.check("matrix", implementation)
+        self.n_heads, self.allow_neg_eigval, self.implementation = heads, allow_neg_eigval, implementation
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
         input_key, beta_key, out_key = jax.random.split(key, 3)
@@ -52,7 +52,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("matrix", self.form, dtype)
+        return implementations.choose("matrix", self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
         del length  # a matrix a head, whatever the context

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import elman, forms, initial, precision, recurrent
+from suite.ops import elman, implementations, initial, precision, recurrent
 
 FAMILY = "elman"
 
@@ -19,15 +19,17 @@ class Mixer(eqx.Module):
 
     heads: int = eqx.field(static=True)
     remat: bool = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DN: Float[Array, "D N"]
     recurrent_HKK: Float[Array, "H K K"]
     bias_N: Float[Array, " N"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, form: str = "auto"):
+    def __init__(
+        self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, implementation: str = "auto"
+    ):
         recurrent.check_heads(width, heads)
-        forms.check(FAMILY, form)
-        self.heads, self.remat, self.form = heads, remat, form
+        implementations.check(FAMILY, implementation)
+        self.heads, self.remat, self.implementation = heads, remat, implementation
         input_key, recurrent_key = jax.random.split(key)
         self.input_DN = initial.dense(input_key, width, width, width)
         self.recurrent_HKK = initial.orthogonal(recurrent_key, width // heads, heads, 1)
@@ -38,7 +40,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose(FAMILY, self.form, dtype)
+        return implementations.choose(FAMILY, self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context
@@ -60,8 +62,8 @@ class Mixer(eqx.Module):
     def _extend(
         self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
-        h_HBK, form = recurrent.split(h_BN, self.heads), self.ran(x_BTD.dtype)
-        h_HTBK, h_HBK = elman.loop(self._project(x_BTD), *self._weights(), h_HBK, form)
+        h_HBK, implementation = recurrent.split(h_BN, self.heads), self.ran(x_BTD.dtype)
+        h_HTBK, h_HBK = elman.loop(self._project(x_BTD), *self._weights(), h_HBK, implementation)
         return recurrent.join_all(h_HTBK), recurrent.join(h_HBK)
 
     def _project(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "H T B K"]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import delta, forms, initial, multihead, precision
+from suite.ops import delta, implementations, initial, multihead, precision
 
 
 class Mixer(eqx.Module):
@@ -21,7 +21,7 @@ class Mixer(eqx.Module):
     n_heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
     allow_neg_eigval: bool = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DF: Float[Array, "D F"]  # order: queries, keys, values
     gate_DF: Float[Array, "D F"]
     beta_DH: Float[Array, "D H"]
@@ -40,12 +40,12 @@ class Mixer(eqx.Module):
         expand_k: float = 0.75,
         expand_v: float = 1.5,
         allow_neg_eigval: bool = False,
-        form: str = "auto",
+        implementation: str = "auto",
     ):
         if not (expand_k > 0 and expand_v > 0):
             raise ValueError(f"expand_k {expand_k} and expand_v {expand_v} want more than 0")
-        forms.check("matrix", form)
-        self.n_heads, self.allow_neg_eigval, self.form = heads, allow_neg_eigval, form
+        implementations.check("matrix", implementation)
+        self.n_heads, self.allow_neg_eigval, self.implementation = heads, allow_neg_eigval, implementation
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
         input_key, gate_key, beta_key, step_key, bias_key, rate_key, out_key = jax.random.split(key, 7)
@@ -63,7 +63,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("matrix", self.form, dtype)
+        return implementations.choose("matrix", self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
         del length  # a matrix a head, whatever the context
@@ -74,8 +74,10 @@ class Mixer(eqx.Module):
         self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
         q_BTHK, k_BTHK, v_BTHP, beta_BTH, log_decay_BTH, gate_BTF = self._project(x_BTD)
-        form = self.ran(x_BTD.dtype)
-        y_BTHP, state_BHKP = delta.recurrence(q_BTHK, k_BTHK, v_BTHP, beta_BTH, log_decay_BTH, state_BHKP, form)
+        implementation = self.ran(x_BTD.dtype)
+        y_BTHP, state_BHKP = delta.recurrence(
+            q_BTHK, k_BTHK, v_BTHP, beta_BTH, log_decay_BTH, state_BHKP, implementation
+        )
         return self._merge(y_BTHP, gate_BTF), state_BHKP
 
     def step(

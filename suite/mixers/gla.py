@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import forms, initial, matrix, multihead, precision
+from suite.ops import implementations, initial, matrix, multihead, precision
 
 
 class Mixer(eqx.Module):
@@ -18,7 +18,7 @@ class Mixer(eqx.Module):
     n_heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
     normalizer: float = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DF: Float[Array, "D F"]  # order: queries, keys, values, output gates
     down_DN: Float[Array, "D N"]
     up_NF: Float[Array, "N F"]
@@ -36,7 +36,7 @@ class Mixer(eqx.Module):
         expand_v: float = 1.0,
         gate_low_rank_dim: int = 16,
         gate_logit_normalizer: float = 16.0,
-        form: str = "auto",
+        implementation: str = "auto",
     ):
         if not (expand_k > 0 and expand_v > 0):
             raise ValueError(f"expand_k {expand_k} and expand_v {expand_v} want more than 0")
@@ -45,8 +45,8 @@ class Mixer(eqx.Module):
                 f"gate_low_rank_dim {gate_low_rank_dim} wants at least 1 and "
                 f"gate_logit_normalizer {gate_logit_normalizer} more than 0"
             )
-        forms.check("matrix", form)
-        self.n_heads, self.normalizer, self.form = heads, gate_logit_normalizer, form
+        implementations.check("matrix", implementation)
+        self.n_heads, self.normalizer, self.implementation = heads, gate_logit_normalizer, implementation
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
         input_key, down_key, up_key, out_key = jax.random.split(key, 4)
@@ -62,7 +62,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("matrix", self.form, dtype)
+        return implementations.choose("matrix", self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
         del length  # a matrix a head, whatever the context
@@ -73,8 +73,8 @@ class Mixer(eqx.Module):
         self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
         q_BTHK, k_BTHK, v_BTHP, log_decay_BTHK, gate_BTF = self._project(x_BTD)
-        form = self.ran(x_BTD.dtype)
-        y_BTHP, state_BHKP = matrix.recurrence(q_BTHK, k_BTHK, v_BTHP, log_decay_BTHK, state_BHKP, form)
+        implementation = self.ran(x_BTD.dtype)
+        y_BTHP, state_BHKP = matrix.recurrence(q_BTHK, k_BTHK, v_BTHP, log_decay_BTHK, state_BHKP, implementation)
         return self._merge(y_BTHP, gate_BTF), state_BHKP
 
     def step(

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import forms, initial, linear, precision
+from suite.ops import implementations, initial, linear, precision
 
 STATE_KNOB = "d_hidden"
 State = tuple[Float[Array, "B N"], Float[Array, "B N"]]
@@ -17,7 +17,7 @@ class Mixer(eqx.Module):
     Complex numbers are carried as two real ones. The paper's gated layer after it is the block's MLP.
     """
 
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]  # real parts of B, imaginary parts of B
     out_GD: Float[Array, "G D"]  # real parts of C, minus the imaginary parts of C
     decay_N: Float[Array, " N"]  # lambda = exp(-exp(decay) + i exp(phase))
@@ -34,14 +34,14 @@ class Mixer(eqx.Module):
         r_min: float = 0.9,
         r_max: float = 0.999,
         max_phase: float = 6.28,
-        form: str = "auto",
+        implementation: str = "auto",
     ):
         if not 0 < r_min < r_max < 1:
             raise ValueError(f"r_min {r_min} and r_max {r_max} want 0 < r_min < r_max < 1")
         if d_hidden < 0 or not max_phase > 0:
             raise ValueError(f"d_hidden {d_hidden} wants at least 0 and max_phase {max_phase} more than 0")
-        forms.check("complex", form)
-        self.form = form
+        implementations.check("complex", implementation)
+        self.implementation = implementation
         size = d_hidden or width
         input_key, out_key, radius_key, phase_key, skip_key = jax.random.split(key, 5)
         self.input_DG = initial.dense(input_key, 2 * width, width, 2 * size)  # each part half of B's variance
@@ -58,7 +58,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("complex", self.form, dtype)
+        return implementations.choose("complex", self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # one complex vector, whatever the context

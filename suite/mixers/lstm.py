@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import cudnn, forms, initial, lstm, precision, recurrent
+from suite.ops import cudnn, implementations, initial, lstm, precision, recurrent
 from suite.ops.kernels import persistent
 
 FAMILY = "lstm"
@@ -21,19 +21,21 @@ class Mixer(eqx.Module):
 
     heads: int = eqx.field(static=True)
     remat: bool = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]
     recurrent_HKG: Float[Array, "H K G"]
     bias_G: Float[Array, " G"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, form: str = "auto"):
+    def __init__(
+        self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, implementation: str = "auto"
+    ):
         recurrent.check_heads(width, heads)
-        forms.check(FAMILY, form)
-        if form == "cudnn" and heads > 1:
-            raise ValueError(f"cuDNN's LSTM has one head and not {heads}; take form=factors")
-        if form == "persistent":
+        implementations.check(FAMILY, implementation)
+        if implementation == "cudnn" and heads > 1:
+            raise ValueError(f"cuDNN's LSTM has one head and not {heads}; take implementation=factors")
+        if implementation == "persistent":
             persistent.check(width // heads)
-        self.heads, self.remat, self.form = heads, remat, form
+        self.heads, self.remat, self.implementation = heads, remat, implementation
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, lstm.GATES * width)
         self.recurrent_HKG = initial.orthogonal(recurrent_key, width // heads, heads, lstm.GATES)
@@ -46,7 +48,7 @@ class Mixer(eqx.Module):
 
     def ran(self, dtype: jnp.dtype) -> str:
         _, size, gates = self.recurrent_HKG.shape
-        return forms.choose(FAMILY, self.form, dtype, resident=size * gates, head_size=size)
+        return implementations.choose(FAMILY, self.implementation, dtype, resident=size * gates, head_size=size)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # two vectors, whatever the context
@@ -63,10 +65,10 @@ class Mixer(eqx.Module):
         return h_BN.astype(x_BD.dtype), (h_BN, recurrent.join(c_HBK))
 
     def _extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
-        form = self.ran(x_BTD.dtype)
-        if form == "cudnn":
+        implementation = self.ran(x_BTD.dtype)
+        if implementation == "cudnn":
             return cudnn.lstm(x_BTD, self.input_DG, self.recurrent_HKG[0], self.bias_G, state)
-        h_HTBK, (h_HBK, c_HBK) = lstm.loop(self._project(x_BTD), *self._weights(), self._by_head(state), form)
+        h_HTBK, (h_HBK, c_HBK) = lstm.loop(self._project(x_BTD), *self._weights(), self._by_head(state), implementation)
         return recurrent.join_all(h_HTBK), (recurrent.join(h_HBK), recurrent.join(c_HBK))
 
     def _project(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "H T B G"]:

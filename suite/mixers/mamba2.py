@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import forms, initial, matrix, multihead, precision
+from suite.ops import implementations, initial, matrix, multihead, precision
 
 STATE_KNOB = "d_state"
 
@@ -20,7 +20,7 @@ class Mixer(eqx.Module):
     n_heads: int = eqx.field(static=True)
     ngroups: int = eqx.field(static=True)
     d_state: int = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DF: Float[Array, "D F"]  # order: z, x, B, C
     step_DH: Float[Array, "D H"]
     step_bias_H: Float[Array, " H"]
@@ -39,15 +39,15 @@ class Mixer(eqx.Module):
         d_state: int = 64,
         expand: float = 2.0,
         ngroups: int = 1,
-        form: str = "auto",
+        implementation: str = "auto",
     ):
         if d_state < 1 or not expand > 0:
             raise ValueError(f"d_state {d_state} wants at least 1 and expand {expand} more than 0")
         heads = multihead.count(expand * width, heads, headdim)
         if ngroups < 1 or heads % ngroups:
             raise ValueError(f"heads {heads} is not a multiple of ngroups {ngroups}")
-        forms.check("matrix", form)
-        self.n_heads, self.ngroups, self.d_state, self.form = heads, ngroups, d_state, form
+        implementations.check("matrix", implementation)
+        self.n_heads, self.ngroups, self.d_state, self.implementation = heads, ngroups, d_state, implementation
         inner = heads * multihead.size(expand * width, heads)
         input_key, step_key, bias_key, rate_key, out_key = jax.random.split(key, 5)
         self.input_DF = initial.dense(input_key, width, width, 2 * inner + 2 * ngroups * d_state)
@@ -63,7 +63,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("matrix", self.form, dtype)
+        return implementations.choose("matrix", self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
         del length  # a matrix a head, whatever the context

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import forms, initial, linear, precision
+from suite.ops import implementations, initial, linear, precision
 
 FAMILY = "linear"
 
@@ -13,13 +13,13 @@ FAMILY = "linear"
 class Mixer(eqx.Module):
     """h_t = (1 - z_t) h_{t-1} + z_t W x_t with z_t = sigmoid(U x_t + b): a GRU whose gates do not see h."""
 
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]
     bias_N: Float[Array, " N"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray, form: str = "auto"):
-        forms.check(FAMILY, form)
-        self.form = form
+    def __init__(self, width: int, *, key: PRNGKeyArray, implementation: str = "auto"):
+        implementations.check(FAMILY, implementation)
+        self.implementation = implementation
         self.input_DG = initial.dense(key, width, width, 2 * width)  # order: update, new
         self.bias_N = jnp.zeros(width, jnp.float32)
 
@@ -28,7 +28,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose(FAMILY, self.form, dtype)
+        return implementations.choose(FAMILY, self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import forms, initial, linear, precision
+from suite.ops import implementations, initial, linear, precision
 
 FAMILY = "linear"
 
@@ -13,13 +13,13 @@ FAMILY = "linear"
 class Mixer(eqx.Module):
     """h_t = f h_{t-1} + i W x_t with f and i divided by their sum: an LSTM whose gates do not see h."""
 
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]
     bias_G: Float[Array, " G"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray, form: str = "auto"):
-        forms.check(FAMILY, form)
-        self.form = form
+    def __init__(self, width: int, *, key: PRNGKeyArray, implementation: str = "auto"):
+        implementations.check(FAMILY, implementation)
+        self.implementation = implementation
         self.input_DG = initial.dense(key, width, width, 3 * width)  # order: forget, input, new
         # A forget bias of 1 keeps memory open at first, as for the LSTM (Jozefowicz et al. 2015).
         self.bias_G = jnp.zeros(2 * width, jnp.float32).at[:width].set(1.0)
@@ -29,7 +29,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose(FAMILY, self.form, dtype)
+        return implementations.choose(FAMILY, self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

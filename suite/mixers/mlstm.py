@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import exponential, forms, initial, multihead, precision
+from suite.ops import exponential, implementations, initial, multihead, precision
 
 
 class Mixer(eqx.Module):
@@ -17,7 +17,7 @@ class Mixer(eqx.Module):
 
     n_heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     qkv_DF: Float[Array, "D F"]  # order: queries, keys, values, output gates
     gate_DG: Float[Array, "D G"]  # order: input, forget
     gate_bias_G: Float[Array, " G"]
@@ -25,12 +25,12 @@ class Mixer(eqx.Module):
     out_FD: Float[Array, "F D"]
 
     def __init__(
-        self, width: int, *, key: PRNGKeyArray, heads: int = 4, qk_dim_factor: float = 0.5, form: str = "auto"
+        self, width: int, *, key: PRNGKeyArray, heads: int = 4, qk_dim_factor: float = 0.5, implementation: str = "auto"
     ):
         if not qk_dim_factor > 0:
             raise ValueError(f"qk_dim_factor {qk_dim_factor} wants more than 0")
-        forms.check("matrix", form)
-        self.n_heads, self.form = heads, form
+        implementations.check("matrix", implementation)
+        self.n_heads, self.implementation = heads, implementation
         self.key_size = multihead.size(qk_dim_factor * width, heads)
         inner = heads * multihead.size(width, heads)
         qkv_key, bias_key, out_key = jax.random.split(key, 3)
@@ -48,7 +48,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("matrix", self.form, dtype)
+        return implementations.choose("matrix", self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> exponential.State:
         del length  # a matrix, a vector and a number a head, whatever the context
@@ -60,8 +60,10 @@ class Mixer(eqx.Module):
         self, x_BTD: Float[Array, "B T D"], state: exponential.State
     ) -> tuple[Float[Array, "B T D"], exponential.State]:
         q_BTHK, k_BTHK, v_BTHP, log_input_BTH, log_forget_BTH, gate_BTF = self._project(x_BTD)
-        form = self.ran(x_BTD.dtype)
-        y_BTHP, state = exponential.recurrence(q_BTHK, k_BTHK, v_BTHP, log_input_BTH, log_forget_BTH, state, form)
+        implementation = self.ran(x_BTD.dtype)
+        y_BTHP, state = exponential.recurrence(
+            q_BTHK, k_BTHK, v_BTHP, log_input_BTH, log_forget_BTH, state, implementation
+        )
         return self._merge(y_BTHP, gate_BTF), state
 
     def step(

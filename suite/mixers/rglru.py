@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import forms, initial, linear, multihead, precision
+from suite.ops import implementations, initial, linear, multihead, precision
 
 FAMILY = "linear"
 STATE_KNOB = "d_rnn"
@@ -22,18 +22,18 @@ class Mixer(eqx.Module):
     """
 
     n_heads: int = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]  # order: gelu branch, recurrent branch
     gate_HKG: Float[Array, "H K G"]  # order: recurrence, input
     gate_bias_G: Float[Array, " G"]
     decay_N: Float[Array, " N"]  # a = sigmoid(decay)
     out_ND: Float[Array, "N D"]
 
-    def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 4, d_rnn: int = 0, form: str = "auto"):
+    def __init__(self, width: int, *, key: PRNGKeyArray, heads: int = 4, d_rnn: int = 0, implementation: str = "auto"):
         if d_rnn < 0:
             raise ValueError(f"d_rnn {d_rnn} wants at least 0")
-        forms.check(FAMILY, form)
-        self.n_heads, self.form = heads, form
+        implementations.check(FAMILY, implementation)
+        self.n_heads, self.implementation = heads, implementation
         size = multihead.size(d_rnn or 4 * width / 3, heads)
         inner = heads * size
         input_key, gate_key, decay_key, out_key = jax.random.split(key, 4)
@@ -51,7 +51,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose(FAMILY, self.form, dtype)
+        return implementations.choose(FAMILY, self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
         del length  # one vector, whatever the context

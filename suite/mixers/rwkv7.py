@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import delta, forms, initial, multihead, precision
+from suite.ops import delta, implementations, initial, multihead, precision
 
 # The input before the chunk, and a matrix a head.
 State = tuple[Float[Array, "B D"], Float[Array, "B H K P"]]
@@ -25,7 +25,7 @@ class Mixer(eqx.Module):
     """
 
     n_heads: int = eqx.field(static=True)
-    form: str = eqx.field(static=True)
+    implementation: str = eqx.field(static=True)
     shift_G: Float[Array, " G"]  # how much of the last token is mixed into each of MIXED
     receptance_DF: Float[Array, "D F"]
     key_DF: Float[Array, "D F"]
@@ -53,13 +53,13 @@ class Mixer(eqx.Module):
         heads: int = 0,
         head_size: int = 64,
         lora: int = 0,
-        form: str = "auto",
+        implementation: str = "auto",
     ):
         if lora < 0:
             raise ValueError(f"lora {lora} wants at least 0")
         heads = multihead.count(width, heads, head_size)
-        forms.check("matrix", form)
-        self.n_heads, self.form = heads, form
+        implementations.check("matrix", implementation)
+        self.n_heads, self.implementation = heads, implementation
         size = multihead.size(width, heads)
         inner, rank = heads * size, lora or 8 * -(-round(2.5 * width**0.5) // 8)
         receptance_key, key_key, value_key, out_key, low_key = jax.random.split(key, 5)
@@ -95,7 +95,7 @@ class Mixer(eqx.Module):
         return y_BTD
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return forms.choose("matrix", self.form, dtype)
+        return implementations.choose("matrix", self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # a vector and a matrix a head, whatever the context
@@ -107,9 +107,11 @@ class Mixer(eqx.Module):
         last_BD, state_BHKP = state
         before_BTD = jnp.concatenate([last_BD[:, None].astype(x_BTD.dtype), x_BTD[:, :-1]], axis=1)
         r_BTHK, k_BTHK, v_BTHP, c_BTHK, b_BTHK, log_decay_BTHK, gate_BTF = self._project(x_BTD, before_BTD)
-        form = self.ran(x_BTD.dtype)
+        implementation = self.ran(x_BTD.dtype)
         keys = (c_BTHK, b_BTHK)
-        y_BTHP, state_BHKP = delta.low_rank(r_BTHK, k_BTHK, v_BTHP, *keys, log_decay_BTHK, state_BHKP, form, FASTEST)
+        y_BTHP, state_BHKP = delta.low_rank(
+            r_BTHK, k_BTHK, v_BTHP, *keys, log_decay_BTHK, state_BHKP, implementation, FASTEST
+        )
         y_BTD = self._merge(y_BTHP, r_BTHK, k_BTHK, v_BTHP, gate_BTF)
         return y_BTD, (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
 

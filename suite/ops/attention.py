@@ -24,18 +24,18 @@ def causal(
     *,
     window: int,
     slope_H: Float[Array, " H"] | None,
-    form: str,
+    implementation: str,
 ) -> Float[Array, "B T H K"]:
     """Attention of a whole sequence to itself; `window` tokens back including its own, 0 for all.
 
     cuDNN is asked for by name and by a causal flag: left to itself JAX runs the dense form, and so does a mask.
     Splash attention knows no distance bias.
     """
-    if form == "blocked":
+    if implementation == "blocked":
         return _blocked(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
     if q_BTHK.dtype == jnp.float64:  # JAX's own softmax is float32, whatever comes in
         return _attend(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
-    if form == "splash":
+    if implementation == "splash":
         return splash.causal(q_BTHK, k_BTHK, v_BTHK, window)
     at_T = jnp.arange(q_BTHK.shape[1])
     bias_HTS = None if slope_H is None else distance_bias(slope_H, at_T, at_T, precision.wide(q_BTHK.dtype))
@@ -47,7 +47,7 @@ def causal(
             bias=None if bias_HTS is None else bias_HTS[None].astype(q_BTHK.dtype),
             is_causal=True,
             local_window_size=(window - 1, 0) if window else None,
-            implementation="cudnn" if form == "cudnn" else "xla",
+            implementation="cudnn" if implementation == "cudnn" else "xla",
         )
 
 

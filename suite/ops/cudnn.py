@@ -20,7 +20,7 @@ def lstm(
 ) -> tuple[Float[Array, "B T N"], State]:
     """Outputs of all tokens and the last state; ValueError for another dtype than float32."""
     if x_BTD.dtype != jnp.float32:
-        raise ValueError(f"cuDNN's LSTM wants float32 and not {x_BTD.dtype}; take form=factors")
+        raise ValueError(f"cuDNN's LSTM wants float32 and not {x_BTD.dtype}; take implementation=factors")
 
     def run(x_BTD: Array, weights: Array, h_BN: Array, c_BN: Array) -> tuple[Array, Array, Array]:
         batch, length, width = x_BTD.shape

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from suite.ops import forms, matrix
+from suite.ops import implementations, matrix
 
 
 def recurrence(
@@ -22,16 +22,16 @@ def recurrence(
     beta_BTH: Float[Array, "B T H"],
     log_decay_BTH: Float[Array, "B T H"],
     state_BHKP: Float[Array, "B H K P"],
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "B T H P"], Float[Array, "B H K P"]]:
     """S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, read by S_t^T q_t; keys are unit vectors.
 
     Returns outputs in the wide dtype and the last state.
     """
-    if form == "sequential":
+    if implementation == "sequential":
         return matrix.scan(step, (q_BTHK, k_BTHK, v_BTHP, beta_BTH, jnp.exp(log_decay_BTH)), state_BHKP)
     length, dtype = q_BTHK.shape[1], q_BTHK.dtype
-    to_chunks = functools.partial(matrix.in_chunks, chunk=forms.chunk("delta", length))
+    to_chunks = functools.partial(matrix.in_chunks, chunk=implementations.chunk("delta", length))
     q_JBHTK, k_JBHTK, v_JBHTP = to_chunks(q_BTHK), to_chunks(k_BTHK), to_chunks(v_BTHP)
     beta_JBHT1, log_decay_JBHT1 = to_chunks(beta_BTH[..., None]), to_chunks(log_decay_BTH[..., None])
     parts_JBHT1 = matrix.sums(log_decay_JBHT1)
@@ -85,7 +85,7 @@ def low_rank(
     replacement_BTHK: Float[Array, "B T H K"],
     log_decay_BTHK: Float[Array, "B T H K"],
     state_BHKP: Float[Array, "B H K P"],
-    form: str,
+    implementation: str,
     fastest: float = math.inf,
 ) -> tuple[Float[Array, "B T H P"], Float[Array, "B H K P"]]:
     """S_t = (diag(w_t) - b_t c_t^T) S_{t-1} + k_t v_t^T, read by S_t^T r_t: a diagonal and a rank of one (RWKV-7).
@@ -93,11 +93,11 @@ def low_rank(
     c is the removal key and b the replacement key; no log decay is below -`fastest`, which where it is finite makes
     decays of pairs needless. Returns outputs in the wide dtype and the last state.
     """
-    if form == "sequential":
+    if implementation == "sequential":
         inputs = (r_BTHK, k_BTHK, v_BTHP, removal_BTHK, replacement_BTHK, jnp.exp(log_decay_BTHK))
         return matrix.scan(low_rank_step, inputs, state_BHKP)
     length, dtype = r_BTHK.shape[1], r_BTHK.dtype
-    chunk = forms.chunk("low_rank", length)
+    chunk = implementations.chunk("low_rank", length)
     decayed_scores = matrix.decayed_scores
     if chunk * fastest <= matrix.BOUND:
         decayed_scores = functools.partial(matrix.bounded_scores, fastest=fastest)

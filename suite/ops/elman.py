@@ -18,10 +18,10 @@ def loop(
     recurrent_HKK: Float[Array, "H K K"],
     bias_HK: Float[Array, "H K"],
     h_HBK: Float[Array, "H B K"],
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]:
     """Outputs of all tokens in the dtype of their inputs, and the last state."""
-    if form == "scan":
+    if implementation == "scan":
         return recurrent.each_head(_scan)(u_HTBK, recurrent_HKK, bias_HK, h_HBK)
     return _by_factors(u_HTBK, recurrent_HKK, bias_HK, h_HBK)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from suite.ops import forms, matrix
+from suite.ops import implementations, matrix
 
 # Memory, normaliser, and the logarithm of the scale that both are divided by.
 State = tuple[Float[Array, "B H K P"], Float[Array, "B H K"], Float[Array, "B H"]]
@@ -17,18 +17,18 @@ def recurrence(
     log_input_BTH: Float[Array, "B T H"],
     log_forget_BTH: Float[Array, "B T H"],
     state: State,
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "B T H P"], State]:
     """C_t = f_t C_{t-1} + i_t k_t v_t^T, n_t = f_t n_{t-1} + i_t k_t, y_t = C_t^T q_t / max(abs(n_t^T q_t), 1).
 
     Memory and normaliser are stored divided by exp(m_t), m_t = max(log f_t + m_{t-1}, log i_t): y does not depend on m,
     which is why no gradient goes through it. Outputs in the wide dtype.
     """
-    if form == "sequential":
+    if implementation == "sequential":
         return matrix.scan(step, (q_BTHK, k_BTHK, v_BTHP, log_input_BTH, log_forget_BTH), state)
     memory_BHKP, normaliser_BHK, scale_BH = state
     length, dtype = q_BTHK.shape[1], q_BTHK.dtype
-    chunk = forms.chunk("scalar", length)
+    chunk = implementations.chunk("scalar", length)
     # The normaliser is one more column of the memory, whose value is always 1.
     v_BTHP = jnp.concatenate([v_BTHP, jnp.ones((*v_BTHP.shape[:3], 1), dtype)], axis=-1)
     state_BHKP = jnp.concatenate([memory_BHKP, normaliser_BHK[..., None]], axis=-1)

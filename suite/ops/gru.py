@@ -29,12 +29,12 @@ def loop(
     bias_HG: Float[Array, "H G"],
     reset_bias_HK: Float[Array, "H K"],
     h_HBK: Float[Array, "H B K"],
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]:
     """Outputs of all tokens in the dtype of their inputs, and the last state."""
-    if form == "scan":
+    if implementation == "scan":
         return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK)
-    return _by_factors(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK, form)
+    return _by_factors(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK, implementation)
 
 
 def cell(
@@ -89,10 +89,10 @@ def _by_factors(
     bias_HG: Float[Array, "H G"],
     reset_bias_HK: Float[Array, "H K"],
     h_HBK: Float[Array, "H B K"],
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]:
-    if form == "pallas":
-        return _forward(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK, form)[0]
+    if implementation == "pallas":
+        return _forward(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK, implementation)[0]
     # Without a gradient nothing need be left behind.
     return recurrent.each_head(_scan)(u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK)
 
@@ -103,10 +103,10 @@ def _forward(
     bias_HG: Float[Array, "H G"],
     reset_bias_HK: Float[Array, "H K"],
     h_HBK: Float[Array, "H B K"],
-    form: str,
+    implementation: str,
 ) -> tuple[tuple[Float[Array, "H T B K"], Float[Array, "H B K"]], tuple[Array, ...]]:
     run = _forward_loop
-    if form == "pallas":
+    if implementation == "pallas":
         run = meshes.sharded(kernel.forward, (1, None, None, None, 0), (0, 1, 1, 1, 1))
     last_HBK, factor_HTBG, h_HTBK, new_HTBK, update_HTBK = recurrent.each_head(run)(
         u_HTBG, recurrent_HKG, bias_HG, reset_bias_HK, h_HBK
@@ -115,7 +115,7 @@ def _forward(
 
 
 def _backward(
-    form: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]
+    implementation: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "H T B K"], Float[Array, "H B K"]]
 ) -> tuple[
     Float[Array, "H T B G"],
     Float[Array, "H K G"],
@@ -126,7 +126,7 @@ def _backward(
     recurrent_HKG, first_HBK, h_HTBK, factor_HTBG, new_HTBK, update_HTBK = kept
     from_output_HTBK, dh_HBK = changes
     run = _backward_loop
-    if form == "pallas":
+    if implementation == "pallas":
         run = meshes.sharded(kernel.backward, (1, 1, 1, None, 1, 0), (0, 1, 1))
     dh_HBK, change_HTBG, new_HTBK = recurrent.each_head(run)(
         factor_HTBG, new_HTBK, update_HTBK, recurrent_HKG, from_output_HTBK, dh_HBK

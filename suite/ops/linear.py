@@ -11,15 +11,15 @@ def recurrence(
     decay_BTN: Float[Array, "B T N"],
     input_BTN: Float[Array, "B T N"],
     h_BN: Float[Array, "B N"],
-    form: str,
+    implementation: str,
 ) -> Float[Array, "B T N"]:
     """All states h_1..h_T of the recurrence from h_0 = `h_BN`, in the dtype of all three: a wide one.
 
     `sequential` is a scan over time; `parallel` an associative scan of log2 T depth (Blelloch 1990); `pallas` a kernel.
     """
-    if form == "sequential":
+    if implementation == "sequential":
         return _sequential(decay_BTN, input_BTN, h_BN)
-    if form == "pallas":
+    if implementation == "pallas":
         return diagonal.scan(decay_BTN, input_BTN, h_BN)
     return _parallel(decay_BTN, input_BTN, h_BN)
 
@@ -50,9 +50,9 @@ def _parallel(
 Complex = tuple[Float[Array, "..."], Float[Array, "..."]]  # real and imaginary part
 
 
-def complex_recurrence(decay_N: Complex, input_BTN: Complex, h_BN: Complex, form: str) -> Complex:
+def complex_recurrence(decay_N: Complex, input_BTN: Complex, h_BN: Complex, implementation: str) -> Complex:
     """All states h_1..h_T of h_t = a h_{t-1} + b_t for a complex `a` that does not change, as two real arrays."""
-    if form == "sequential":
+    if implementation == "sequential":
 
         def step(h_BN: Complex, input_BN: Complex) -> tuple[Complex, Complex]:
             h_BN = complex_step(decay_N, input_BN, h_BN)

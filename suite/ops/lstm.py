@@ -35,12 +35,12 @@ def loop(
     recurrent_HKG: Float[Array, "H K G"],
     bias_HG: Float[Array, "H G"],
     state: States,
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "H T B K"], States]:
     """Outputs of all tokens in the dtype of their inputs, and the last state (h, c)."""
-    if form == "scan":
+    if implementation == "scan":
         return recurrent.each_head(functools.partial(_scan, cell))(u_HTBG, recurrent_HKG, bias_HG, state)
-    return _by_factors(u_HTBG, recurrent_HKG, bias_HG, state, form)
+    return _by_factors(u_HTBG, recurrent_HKG, bias_HG, state, implementation)
 
 
 def cell(
@@ -91,10 +91,10 @@ def _by_factors(
     recurrent_HKG: Float[Array, "H K G"],
     bias_HG: Float[Array, "H G"],
     state: States,
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "H T B K"], States]:
-    if form != "factors":
-        return _forward(u_HTBG, recurrent_HKG, bias_HG, state, form)[0]
+    if implementation != "factors":
+        return _forward(u_HTBG, recurrent_HKG, bias_HG, state, implementation)[0]
     # Without a gradient nothing need be left behind.
     return recurrent.each_head(functools.partial(_scan, _cell_at_once))(u_HTBG, recurrent_HKG, bias_HG, state)
 
@@ -104,9 +104,9 @@ def _forward(
     recurrent_HKG: Float[Array, "H K G"],
     bias_HG: Float[Array, "H G"],
     state: States,
-    form: str,
+    implementation: str,
 ) -> tuple[tuple[Float[Array, "H T B K"], States], tuple[Array, ...]]:
-    match form:
+    match implementation:
         case "pallas":
             run = recurrent.each_head(meshes.sharded(kernel.forward, (1, None, None, 0, 0), (0, 0, 1, 1, 1, 1)))
         case "persistent":
@@ -118,11 +118,11 @@ def _forward(
 
 
 def _backward(
-    form: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "H T B K"], States]
+    implementation: str, kept: tuple[Array, ...], changes: tuple[Float[Array, "H T B K"], States]
 ) -> tuple[Float[Array, "H T B G"], Float[Array, "H K G"], Float[Array, "H G"], States]:
     recurrent_HKG, first_HBK, h_HTBK, factor_HTBG, open_HTBK, forget_HTBK = kept
     from_output_HTBK, state = changes
-    match form:
+    match implementation:
         case "pallas":
             run = recurrent.each_head(meshes.sharded(kernel.backward, (1, 1, 1, None, 1, 0, 0), (0, 0, 1)))
         case "persistent":

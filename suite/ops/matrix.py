@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from suite.ops import forms, precision
+from suite.ops import implementations, precision
 
 BOUND = 60.0  # exp of it is what hidden pairs may come to: far below the largest float32 and bfloat16
 LEAST = -4096.0  # a log decay is at least that: exp of it is 0 in float64 too, and its sums stay in range
@@ -28,17 +28,17 @@ def recurrence(
     v_BTHP: Float[Array, "B T H P"],
     log_decay_BTHK: Float[Array, "B T H #K"],
     state_BHKP: Float[Array, "B H K P"],
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "B T H P"], Float[Array, "B H K P"]]:
     """Outputs in the wide dtype and the last state; G groups of heads share queries and keys.
 
     The last axis of the decay has 1 for a decay of the whole head and K for one of each channel (with G = H).
     """
-    if form == "sequential":
+    if implementation == "sequential":
         return scan(step, (q_BTGK, k_BTGK, v_BTHP, jnp.exp(log_decay_BTHK)), state_BHKP)
     length = q_BTGK.shape[1]
     of_a_head = log_decay_BTHK.shape[-1] == 1
-    chunk = forms.chunk("scalar" if of_a_head else "vector", length)
+    chunk = implementations.chunk("scalar" if of_a_head else "vector", length)
     q_JBGTK, k_JBGTK, v_JBHTP, log_decay_JBHTK = (in_chunks(x, chunk) for x in (q_BTGK, k_BTGK, v_BTHP, log_decay_BTHK))
     sum_JBHTK = sums(log_decay_JBHTK)
     if of_a_head:
@@ -159,8 +159,8 @@ def decayed_scores(
 
     The backward pass forms it again: kept, the decays of pairs would weigh as much as dozens of activations.
     """
-    form = jax.checkpoint(functools.partial(_decayed_scores, strict=strict))
-    return form(q_JBHTK, k_JBHTK, query_sum_JBHTK, key_sum_JBHTK)
+    implementation = jax.checkpoint(functools.partial(_decayed_scores, strict=strict))
+    return implementation(q_JBHTK, k_JBHTK, query_sum_JBHTK, key_sum_JBHTK)
 
 
 def _decayed_scores(

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from suite import parts, rates, store
+from suite import learning_rates, parts
 from suite.report import calibration, charts, diff, findings, markdown, page, results, sections, tuning
 from suite.report.document import Document
 from suite.report.records import Gathered, Problem, gather
+from suite.sweep import store
 
 
 def write(
@@ -39,20 +40,20 @@ def write_diff(first: Gathered, second: Gathered, out: epath.PathLike) -> epath.
         return _write(diff.document(first, second), folder, "diff")
 
 
-def write_rates(curves: Sequence[rates.Curve], command: str, out: epath.PathLike) -> epath.Path:
+def write_rates(curves: Sequence[learning_rates.Curve], command: str, out: epath.PathLike) -> epath.Path:
     """How the learning rates were chosen, and rates.csv, the table that is looked up; returns the path of the table."""
     folder = epath.Path(out)
     _write(tuning.document(curves, command), folder, "rates")
     choices = [curve.choice() for curve in curves]
-    ordered = sorted(choices, key=lambda choice: (choice.task, choice.length, choice.conv, choice.arm))
-    store.write(folder / "rates.csv", rates.text(ordered))
+    ordered = sorted(choices, key=lambda choice: (choice.task, choice.length, choice.short_conv, choice.arm))
+    store.write(folder / "rates.csv", learning_rates.text(ordered))
     return folder / "rates.csv"
 
 
 def write_calibration(
     rows: Sequence[store.Row], environment: store.Row, command: str, out: epath.PathLike
 ) -> epath.Path:
-    """How our forms compare with each other and with peers; returns the path of calibration.html."""
+    """How our forms compare with each other and with baselines; returns the path of calibration.html."""
     folder = epath.Path(out)
     store.write(folder / "calibration.json", calibration.text(rows))
     return _write(calibration.document(rows, environment, command), folder, "calibration")

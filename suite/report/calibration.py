@@ -1,4 +1,4 @@
-"""How good our forms are: a table a contest, each contender as a ratio to the peer or to the form that is chosen."""
+"""How good our implementations are: a table a benchmark, each contender as a ratio to a baseline or the chosen one."""
 
 import json
 import math
@@ -6,14 +6,15 @@ import statistics as stdlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from suite import hardware, statistics
+from suite import hardware
+from suite.judging import statistics
+from suite.judging.statistics import Interval
 from suite.report import words
 from suite.report.document import Block, Commands, Document, Facts, Heading, Note, Prose, Table
-from suite.statistics import Interval
-from suite.store import Row
+from suite.sweep.store import Row
 
 TITLE = "Our forms against each other and against other libraries"
-PEERS = ("fla", "pytorch")  # what a contest is measured against, where one of them took part
+BASELINES = ("fla", "pytorch")  # what a benchmark is measured against, where one of them took part
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # as far as two sums of the same numbers may lie apart
 NAMES = {
     "lstm_heads": "lstm with heads",
@@ -28,8 +29,8 @@ NAMES = {
 
 
 def document(rows: Sequence[Row], environment: Row, command: str) -> Document:
-    contests = results(rows)
-    blocks = [block for contest in contests for block in _contest(contest)]
+    benchmarks = results(rows)
+    blocks = [block for benchmark in benchmarks for block in _benchmark(benchmark)]
     where = words.place({**rows[0], "n_devices": 1}, environment) if rows else words.place({}, environment)
     about = Prose(
         "Value and gradient, or a whole training step. Contenders take turns in a process and processes are fresh; a "
@@ -40,23 +41,23 @@ def document(rows: Sequence[Row], environment: Row, command: str) -> Document:
     versions = {"jax": rows[0]["jax"], "commit": rows[0]["commit"]} if rows else {}
     versions |= {row["contender"]: row["version"] for row in rows if "version" in row}
     facts = Facts((("machine", where), *((name, str(value)) for name, value in versions.items())))
-    return Document(TITLE, _headline(contests), (about, facts, *blocks, Commands((command,))))
+    return Document(TITLE, _headline(benchmarks), (about, facts, *blocks, Commands((command,))))
 
 
 def text(rows: Sequence[Row]) -> str:
-    """The same as JSON: a list of contests with their contenders."""
+    """The same as JSON: a list of benchmarks with their contenders."""
     return json.dumps(results(rows), indent=1) + "\n"
 
 
 def results(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One record a contest: what it was, what it is measured against, and of each contender what came of it."""
+    """One record a benchmark: what it was, what it is measured against, and of each contender what came of it."""
     peaks = [row for row in rows if row["phase"] == "peak"]
     keys = ("family", "batch", "length", "width", "head_size", "dtype")
-    contests: dict[tuple, list[Row]] = {}
+    benchmarks: dict[tuple, list[Row]] = {}
     for row in rows:
-        if row["phase"] == "contest":
-            contests.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return [dict(zip(keys, key, strict=True)) | _result(own, peaks) for key, own in contests.items()]
+        if row["phase"] == "benchmark":
+            benchmarks.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return [dict(zip(keys, key, strict=True)) | _result(own, peaks) for key, own in benchmarks.items()]
 
 
 def _result(rows: Sequence[Row], peaks: Sequence[Row]) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def _result(rows: Sequence[Row], peaks: Sequence[Row]) -> dict[str, Any]:
         by_name.setdefault(row["contender"] + (" with graphs" if row["graphs"] else ""), []).append(row)
     ran = [name for name, own in by_name.items() if all(row["outcome"] == "ok" for row in own)]
     chosen = rows[0]["chosen"]
-    against = next((name for name in (*PEERS, chosen, *ran) if name in ran), "")
+    against = next((name for name in (*BASELINES, chosen, *ran) if name in ran), "")
     contenders = {}
     for name, own in by_name.items():
         failed = [row for row in own if row["outcome"] != "ok"]
@@ -73,7 +74,7 @@ def _result(rows: Sequence[Row], peaks: Sequence[Row]) -> dict[str, Any]:
             contenders[name] = {"outcome": failed[0]["outcome"], "error": failed[0]["error"]}
             continue
         medians = [stdlib.median(row["seconds"]) for row in own]
-        # In a process of its own flags a form is set against the peer that took turns with it there.
+        # In a process of its own flags a form is set against the baseline that took turns with it there.
         base = {(row["process"], row["graphs"]): row for row in by_name[against]}
         base |= {(row["process"], row["graphs"]): row for row in by_name.get(f"{against} with graphs", [])}
         pairs = [(row, base[row["process"], row["graphs"]]) for row in own if (row["process"], row["graphs"]) in base]
@@ -120,32 +121,32 @@ def _attainable(rows: Sequence[Row], peaks: Sequence[Row]) -> dict[str, float]:
     return {"of_attainable": stdlib.median(fractions)}
 
 
-def _headline(contests: Sequence[dict[str, Any]]) -> str:
-    """Where a peer took part: what our chosen form takes of its time."""
+def _headline(benchmarks: Sequence[dict[str, Any]]) -> str:
+    """Where a baseline took part: what our chosen form takes of its time."""
     said = []
-    for contest in contests:
-        own = contest["contenders"].get(contest["chosen"], {})
-        if contest["against"] in PEERS and own.get("ratio"):
+    for benchmark in benchmarks:
+        own = benchmark["contenders"].get(benchmark["chosen"], {})
+        if benchmark["against"] in BASELINES and own.get("ratio"):
             said.append(own["ratio"]["value"])
     if not said:
         return "No other library took part; our forms are set against the one that is chosen."
     return (
         f"The chosen forms take {words.number(min(said))} to {words.number(max(said))} times the time of other "
-        f"libraries over {words.counted(len(said), 'contest')}."
+        f"libraries over {words.counted(len(said), 'benchmark')}."
     )
 
 
-def _contest(contest: dict[str, Any]) -> Iterator[Block]:
-    family = contest["family"]
-    shape = f"{contest['batch']} x {contest['length']:,} x {contest['width']:,}"
-    yield Heading(f"{NAMES.get(family, family)}, {shape}, {contest['dtype']}")
+def _benchmark(benchmark: dict[str, Any]) -> Iterator[Block]:
+    family = benchmark["family"]
+    shape = f"{benchmark['batch']} x {benchmark['length']:,} x {benchmark['width']:,}"
+    yield Heading(f"{NAMES.get(family, family)}, {shape}, {benchmark['dtype']}")
     lines, notes = [], []
-    for name, found in contest["contenders"].items():
+    for name, found in benchmark["contenders"].items():
         if found["outcome"] != "ok":
             notes.append(f"{name}: {found['outcome']}: {found['error']}")
             lines.append((name, f"{found['outcome']} [{len(notes)}]", *[""] * 5))
             continue
-        ratio = "1" if name == contest["against"] else _interval(found["ratio"])
+        ratio = "1" if name == benchmark["against"] else _interval(found["ratio"])
         lines.append(
             (
                 f"{name} (chosen)" if found["chosen"] else name,
@@ -154,13 +155,13 @@ def _contest(contest: dict[str, Any]) -> Iterator[Block]:
                 words.percent(found["of_attainable"]) if "of_attainable" in found else "",
                 words.si(found["flops"], "FLOP") if "flops" in found else "",
                 words.si(found["temp_bytes"], "B") if "temp_bytes" in found else "",
-                _values(found, contest["dtype"]),
+                _values(found, benchmark["dtype"]),
             )
         )
-    columns = ("contender", "time", f"ratio to {contest['against']}", "of attainable", "products", "kept", "value")
+    columns = ("contender", "time", f"ratio to {benchmark['against']}", "of attainable", "products", "kept", "value")
     yield Table(columns, tuple(lines), tuple(notes))
     if family not in ("lstm", "gru", "elman", "train_attention", "train_lstm"):
-        yield Note(f"Heads of {contest['head_size']} channels.")
+        yield Note(f"Heads of {benchmark['head_size']} channels.")
 
 
 def _interval(found: dict[str, float] | None) -> str:

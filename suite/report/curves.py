@@ -5,12 +5,13 @@ import math
 import statistics
 from collections import defaultdict
 
-from suite import parts, trials
+from suite import parts
 from suite.claims import Figure, Point
 from suite.job import Job
+from suite.judging import trials
 from suite.report import words
 from suite.report.results import in_bits
-from suite.store import Row
+from suite.sweep.store import Row
 
 JUDGED = ("attention", "lstm")
 
@@ -43,10 +44,10 @@ class Curves:
     @property
     def rates(self) -> str:
         """The one rate of all arms, or each arm's own."""
-        rates = {row["arm"]: f"{row['rate']:g}" for row in sorted(self.rows, key=lambda row: row["arm"])}
+        rates = {row["arm"]: f"{row['learning_rate']:g}" for row in sorted(self.rows, key=lambda row: row["arm"])}
         if len(set(rates.values())) == 1:
             return f"rate {rates[self.arms[0]]}"
-        return f"rates of {words.listed([f'{rate} ({arm})' for arm, rate in rates.items()])}"
+        return f"rates of {words.listed([f'{learning_rate} ({arm})' for arm, learning_rate in rates.items()])}"
 
     @property
     def conditions(self) -> str:
@@ -124,13 +125,20 @@ def curves(rows: list[Row], jobs: dict[str, Job]) -> list[Curves]:
     groups: dict[Job, list[Row]] = defaultdict(list)
     for row in rows:
         if row["measure"].split(":")[0] == "learning":
-            shared = {"mixer": "attention", "match": "params", "match_to": "", "own_width": 0, "seed": 0, "rate": 0.0}
+            shared = {
+                "mixer": "attention",
+                "match": "params",
+                "match_to": "",
+                "own_width": 0,
+                "seed": 0,
+                "learning_rate": 0.0,
+            }
             groups[jobs[row["run_id"]].replace(**shared)].append(row)
     found = []
     for job, own in groups.items():
         rates = {arm: trials.own_rate([row for row in own if row["arm"] == arm]) for arm in {row["arm"] for row in own}}
-        at_own = [row for row in own if row["rate"] == rates[row["arm"]]]
-        found.append(Curves(job, at_own, [row for row in own if row["rate"] != rates[row["arm"]]]))
+        at_own = [row for row in own if row["learning_rate"] == rates[row["arm"]]]
+        found.append(Curves(job, at_own, [row for row in own if row["learning_rate"] != rates[row["arm"]]]))
     return sorted(found, key=lambda group: (not group.on_text, -len(group.arms), -group.validations, group.job.id))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from suite import hardware, parts
 from suite.claims.parallelism import LADDER
-from suite.store import Row
+from suite.sweep.store import Row
 
 TRAINING = 3  # a training step does the forward pass and twice as much again backward
 BOTH_WAYS = 2  # the backward pass waits for its own chain, as long as the forward one
@@ -54,7 +54,7 @@ def timings(rows: list[Row]) -> list[Timing]:
 def _timing(rows: list[Row]) -> Timing:
     compiled = [row for row in rows if row.get("phase") == "compile"]
     # A first look, of three blocks, counts only where there is nothing better.
-    rows = [row for row in rows if row["group"] != LADDER] or rows
+    rows = [row for row in rows if row["interleave_with"] != LADDER] or rows
     processes: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if row.get("phase") == "block":
@@ -174,7 +174,7 @@ class Machine:
 
 
 def _shape(row: Row) -> tuple:
-    return tuple(row[name] for name in ("mixer", "task", "block", "conv", "width", "depth", "dtype"))
+    return tuple(row[name] for name in ("mixer", "task", "block", "short_conv", "width", "depth", "dtype"))
 
 
 def _share(value: float, name: str) -> float:

@@ -3,15 +3,16 @@
 import collections
 from collections.abc import Callable, Iterator
 
-from suite import pace, rates
+from suite import learning_rates
 from suite.claims import MATCHES
 from suite.job import Job
+from suite.judging import pace
 from suite.report import words
 from suite.report.curves import Curves
 from suite.report.derive import Machine
 from suite.report.document import Block, Commands, Facts, Heading, Prose, Table
 from suite.report.records import Gathered
-from suite.store import Row
+from suite.sweep.store import Row
 
 LARGEST_MISMATCH = 0.05
 FLAG = " (above 5 %)"
@@ -56,11 +57,11 @@ def fairness(found: Gathered, trained: list[Curves], equal: str = "") -> Iterato
         ),
         of_models(f"sequential depth, reference form, T={at:,}", lambda row: words.number(row["sequential_depth"])),
         of_models(f"sequential depth, form that ran, T={at:,}", lambda row: words.number(row["sequential_depth_ran"])),
-        of_rows("form that ran", sizes, lambda row: row["form"]),
+        of_rows("form that ran", sizes, lambda row: row["implementation"]),
         of_rows("tokens seen in training", list(ends.values()), lambda row: words.number(row["tokens"])),
         of_rows("fingerprint of the data", list(ends.values()), lambda row: f"{row['fingerprint']:08x}"),
         of_rows("optimiser", learnt, lambda row: row["optimizer"]),
-        of_rows("rate", learnt, lambda row: f"{row['rate']:g}"),
+        of_rows("learning_rate", learnt, lambda row: f"{row['learning_rate']:g}"),
         of_rows("how the rate was chosen", learnt, _provenance),
         of_rows("seeds of the learning curves", learnt, lambda row: str(row["seed"])),
         of_models("fresh processes of the timings", lambda row: str(processes[row["arm"]])),
@@ -116,7 +117,7 @@ def _sentences(found: Gathered, models: dict[str, Row], ends: dict[str, Row], le
             yield "The fingerprints differ: the arms were not trained on the same data."
         else:
             yield "The arms have not seen equally many tokens yet, so their fingerprints cannot be compared."
-    rates = {row["rate"] for row in learnt}
+    rates = {row["learning_rate"] for row in learnt}
     if len(rates) == 1:
         yield "One rate for all arms."
     elif rates:
@@ -125,7 +126,9 @@ def _sentences(found: Gathered, models: dict[str, Row], ends: dict[str, Row], le
 
 def _alike(job: Job, trained: Job) -> bool:
     """Whether a model is the one that was trained, but for its length."""
-    return all(getattr(job, name) == getattr(trained, name) for name in ("task", "block", "conv", "width", "depth"))
+    return all(
+        getattr(job, name) == getattr(trained, name) for name in ("task", "block", "short_conv", "width", "depth")
+    )
 
 
 def _off(found: Gathered, row: Row, match: str) -> float:
@@ -163,7 +166,7 @@ def _state(found: Gathered, model: Row, context: int) -> str:
 
 def _peaks(found: Gathered) -> Iterator[str]:
     machine = Machine(found.rows)
-    taken = {(row["device_kind"], row["dtype"]): row for row in found.rows if row["placed"] and "form" in row}
+    taken = {(row["device_kind"], row["dtype"]): row for row in found.rows if row["placed"] and "implementation" in row}
     for (kind, dtype), row in sorted(taken.items()):
         try:
             peak = machine.peak(row)
@@ -175,4 +178,6 @@ def _peaks(found: Gathered) -> Iterator[str]:
 
 
 def _provenance(row: Row) -> str:
-    return rates.provenance(*(row[name] for name in ("arm", "task", "length", "steps", "conv", "block", "rate")))
+    return learning_rates.provenance(
+        *(row[name] for name in ("arm", "task", "length", "steps", "short_conv", "block", "learning_rate"))
+    )

@@ -4,8 +4,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 
-from suite import trials
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Finding
+from suite.judging import trials
 from suite.report import words
 from suite.report.blocks import spelt
 from suite.report.curves import Curves

@@ -10,13 +10,13 @@ from suite.report.blocks import chart
 from suite.report.curves import AXES, Curves, sentence
 from suite.report.document import Block, Commands, Heading, Prose, Table
 from suite.report.records import Gathered
-from suite.store import Row
+from suite.sweep.store import Row
 
 SOLVED = (0.5, 0.9, 0.99)
 ANSWERS = ("final accuracy of each seed", "min / median / max", *(f"at least {at:g}" for at in SOLVED))
 LOSSES = ("test loss of each seed (nats a token)", "min / median / max")
 # In which two trainings on one task and length may differ and still stand in one table.
-TOLD_APART = ("width", "depth", "block", "conv", "batch", "steps", "optimizer", "decay", "dtype")
+TOLD_APART = ("width", "depth", "block", "short_conv", "batch", "steps", "optimizer", "decay", "dtype")
 
 
 def learning(found: Gathered, trained: list[Curves]) -> Iterator[Block]:
@@ -44,12 +44,21 @@ def _curves(found: Gathered, group: Curves, number: int) -> Iterator[Block]:
     tests = sorted(group.of("test"), key=lambda row: (found.order(row["arm"]), row["seed"]))
     if tests:
         loss = f"test loss ({group.unit})"
-        columns = ("arm", "seed", "rate", loss, "accuracy", "examples", "tokens trained on", "seconds of training")
+        columns = (
+            "arm",
+            "seed",
+            "learning_rate",
+            loss,
+            "accuracy",
+            "examples",
+            "tokens trained on",
+            "seconds of training",
+        )
         rows = [
             (
                 row["arm"],
                 str(row["seed"]),
-                f"{row['rate']:g}",
+                f"{row['learning_rate']:g}",
                 words.number(group.loss(row)),
                 words.percent(row["accuracy"]),
                 words.number(row["examples"]),
@@ -95,13 +104,13 @@ def _table(
         runs: dict[tuple[str, float], dict[int, Row]] = defaultdict(dict)
         for row in [*group.rows, *group.probes]:
             if row["outcome"] != "ok" or row.get("phase") == "test":
-                runs[row["arm"], row["rate"]][row["seed"]] = row
-        for (arm, rate), seeds in sorted(runs.items(), key=lambda run: (found.order(run[0][0]), run[0][1])):
+                runs[row["arm"], row["learning_rate"]][row["seed"]] = row
+        for (arm, learning_rate), seeds in sorted(runs.items(), key=lambda run: (found.order(run[0][0]), run[0][1])):
             rows = [row for _, row in sorted(seeds.items())]
-            lines.append((conditions(group, groups), arm, f"{rate:g}", str(len(rows)), *tell(rows)))
+            lines.append((conditions(group, groups), arm, f"{learning_rate:g}", str(len(rows)), *tell(rows)))
     if lines:
         yield Heading(title)
-        yield Table(("trained on", "arm", "rate", "seeds", *columns), tuple(lines))
+        yield Table(("trained on", "arm", "learning_rate", "seeds", *columns), tuple(lines))
         every = [row for group in groups for row in [*group.rows, *group.probes]]
         yield Commands(tuple(found.commands(every)), "each training by itself")
 

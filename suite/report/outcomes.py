@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from suite.report import words
 from suite.report.document import Block, Commands, Heading, Prose, Table
 from suite.report.records import Gathered
-from suite.store import Row
+from suite.sweep.store import Row
 
 COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")
 SHOWN = 160  # characters of a reason: the first lines of a runtime's message say it

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from suite import statistics
 from suite.claims import Figure, Finding, Point
+from suite.judging import statistics
 from suite.report.frame import DASHED, DOTTED, SOLID, Look
 
 

@@ -10,11 +10,12 @@ from types import ModuleType
 
 from etils import epath
 
-from suite import claims, files, parts, store
+from suite import claims, files, parts
 from suite.claims import Finding
 from suite.job import Cell, Job
 from suite.report import words
-from suite.store import Row
+from suite.sweep import store
+from suite.sweep.store import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,7 +315,7 @@ def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:
 
 def _arms(wanted: list[str], rows: list[Row]) -> tuple[str, ...]:
     """The arms in the order in which they were asked for, then those of single jobs; what a claim adds has a group."""
-    others = {row["arm"] for row in rows if not (wanted and row["group"])}
+    others = {row["arm"] for row in rows if not (wanted and row["interleave_with"])}
     return tuple(dict.fromkeys([*wanted, *sorted(others)]))
 
 

@@ -6,11 +6,34 @@ from collections.abc import Iterator
 from suite import parts, spreadsheets
 from suite.job import Job
 from suite.report.derive import Machine, Timing, timings
-from suite.store import Row
+from suite.sweep.store import Row
 
 COLUMNS = (
-    *("run_id", "arm", "task", "block", "conv", "match", "seed", "rate", "params", "flops_per_token", "tokens"),
-    *("train_length", "eval_length", "batch", "n_devices", "device_kind", "dtype", "form", "metric", "value", "n"),
+    *(
+        "run_id",
+        "arm",
+        "task",
+        "block",
+        "short_conv",
+        "match",
+        "seed",
+        "learning_rate",
+        "params",
+        "flops_per_token",
+        "tokens",
+    ),
+    *(
+        "train_length",
+        "eval_length",
+        "batch",
+        "n_devices",
+        "device_kind",
+        "dtype",
+        "implementation",
+        "metric",
+        "value",
+        "n",
+    ),
     "outcome",
 )
 
@@ -50,8 +73,8 @@ CONDITIONS = {
         "error",
         "examples",
         "fingerprint",
-        "form",
-        "group",
+        "implementation",
+        "interleave_with",
         "jax",
         "measure",
     ),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from suite import claims
 from suite.claims import MATCHES
+from suite.judging.statistics import holm
 from suite.report import charts, overview, words
 from suite.report.blocks import again, chart, dtypes, own_thresholds, problems, spelt
 from suite.report.curves import curves
@@ -15,7 +16,6 @@ from suite.report.learning import learning
 from suite.report.outcomes import outcomes
 from suite.report.records import NO_SCALE, Gathered, Judged
 from suite.report.utilisation import utilisation
-from suite.statistics import holm
 
 # A verdict in a sentence, of one claim and of more.
 SAID = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from suite import pace
+from suite.judging import pace
 from suite.report import words
 from suite.report.blocks import again
 from suite.report.derive import Machine, Timing, timings

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from suite.claims import Number
-from suite.store import Row
+from suite.sweep.store import Row
 
 NAMES = {
     "lstm": "the LSTM",

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     weights_BT: Any  # float32
 
 
-class Draws:
+class CounterGenerator:
     """The random numbers of each example of a batch, from seed, split and id alone, all examples at once.
 
     SplitMix64 (Steele et al. 2014) in counter form: a generator object an example would cost more than a small step.

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from suite.tasks import Batch, Draws
+from suite.tasks import Batch, CounterGenerator
 
 BOUNDS = {"vocab": (2, 65_536)}  # memory for examples and embeddings grows with it
 
@@ -32,7 +32,7 @@ class Task:
 
     def batch(self, split: str, ids: np.ndarray) -> Batch:
         symbols = self.symbols
-        string_BS = 1 + Draws(self.seed, split, ids).integers(self.vocab - 1, symbols)
+        string_BS = 1 + CounterGenerator(self.seed, split, ids).integers(self.vocab - 1, symbols)
         tokens_BT = np.zeros((len(string_BS), self.length), np.int32)
         targets_BT, weights_BT = np.zeros_like(tokens_BT), np.zeros(tokens_BT.shape, np.float32)
         tokens_BT[:, :symbols] = string_BS

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from suite.tasks import Batch, Draws
+from suite.tasks import Batch, CounterGenerator
 
 BOUNDS = {"vocab": (2, 65_536)}  # memory for examples and embeddings grows with it
 
@@ -37,7 +37,7 @@ class Task:
         return self._examples(split, ids)[1]
 
     def _examples(self, split: str, ids: np.ndarray) -> tuple[Batch, np.ndarray]:
-        draws = Draws(self.seed, split, ids)
+        draws = CounterGenerator(self.seed, split, ids)
         quarter = self.vocab // 4
         key_B, value_B = draws.integers(quarter, 1)[:, 0], quarter + draws.integers(quarter, 1)[:, 0]
         tokens_BT = 2 * quarter + draws.integers(self.vocab - 2 * quarter, self.length)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from suite.tasks import Batch, Draws
+from suite.tasks import Batch, CounterGenerator
 
 START = 2
 
@@ -27,7 +27,7 @@ class Task:
             raise ValueError(f"length {self.length} has no room for a bit after the start token")
 
     def batch(self, split: str, ids: np.ndarray) -> Batch:
-        tokens_BT = Draws(self.seed, split, ids).integers(2, self.length)
+        tokens_BT = CounterGenerator(self.seed, split, ids).integers(2, self.length)
         tokens_BT[:, 0] = 0
         parity_BT = np.cumsum(tokens_BT, axis=1, dtype=np.int32) % 2
         tokens_BT[:, 0] = START

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from suite.tasks import Batch, Draws
+from suite.tasks import Batch, CounterGenerator
 
 BOUNDS = {"vocab": (2, 65_536)}  # memory for examples and embeddings grows with it
 
@@ -60,7 +60,7 @@ class Task:
         return self._examples(split, ids)[1]
 
     def _examples(self, split: str, ids: np.ndarray) -> tuple[Batch, np.ndarray]:
-        draws = Draws(self.seed, split, ids)
+        draws = CounterGenerator(self.seed, split, ids)
         keys_BP = 1 + draws.sample(self.keys, self.pairs)
         values_BP = 1 + self.keys + draws.sample(self.keys, self.pairs)
         shown_BP, queries_BP = self._places(draws)
@@ -80,7 +80,7 @@ class Task:
         distances_BT[row_B1, queries_BP] = queries_BP - shown_BP
         return Batch(tokens_BT, targets_BT, (distances_BT > 0).astype(np.float32)), distances_BT
 
-    def _places(self, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    def _places(self, draws: CounterGenerator) -> tuple[np.ndarray, np.ndarray]:
         """Where the keys are shown, (B, P), and where they are asked for."""
         if self.distance:
             offset_B1 = draws.integers(self.length - self.span + 1, 1)

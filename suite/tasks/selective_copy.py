@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from suite.tasks import Batch, Draws
+from suite.tasks import Batch, CounterGenerator
 
 BOUNDS = {"vocab": (2, 65_536)}  # memory for examples and embeddings grows with it
 
@@ -34,7 +34,7 @@ class Task:
         return self._examples(split, ids)[1]
 
     def _examples(self, split: str, ids: np.ndarray) -> tuple[Batch, np.ndarray]:
-        draws = Draws(self.seed, split, ids)
+        draws = CounterGenerator(self.seed, split, ids)
         first = self.length - self.symbols
         string_BS = 2 + draws.integers(self.vocab - 2, self.symbols)
         places_BS = np.sort(draws.sample(first, self.symbols), axis=1)

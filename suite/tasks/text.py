@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from suite.tasks import Batch, Draws, corpora
+from suite.tasks import Batch, CounterGenerator, corpora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Task:
     def batch(self, split: str, ids: np.ndarray) -> Batch:
         tokens_N = corpora.open_tokens(self.corpus, self.data_dir).splits[split]
         last = np.uint64(len(tokens_N) - self.length)
-        offset_B1 = (Draws(self.seed, split, ids).bits(1) % last).astype(np.int64)
+        offset_B1 = (CounterGenerator(self.seed, split, ids).bits(1) % last).astype(np.int64)
         windows_BS = tokens_N[offset_B1 + np.arange(self.length + 1)[None]].astype(np.int32)
         weights_BT = np.ones((len(windows_BS), self.length), np.float32)
         return Batch(windows_BS[:, :-1], windows_BS[:, 1:], weights_BT)

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from suite.tasks import Batch, Draws
+from suite.tasks import Batch, CounterGenerator
 
 GROUPS = ("A5", "S5", "Z60")
 
@@ -35,7 +35,7 @@ class Task:
 
     def batch(self, split: str, ids: np.ndarray) -> Batch:
         table_EE = products(self.group)
-        tokens_BT = Draws(self.seed, split, ids).integers(len(table_EE), self.length)
+        tokens_BT = CounterGenerator(self.seed, split, ids).integers(len(table_EE), self.length)
         targets_BT, weights_BT = np.zeros_like(tokens_BT), np.ones(tokens_BT.shape, np.float32)
         for at in range(1, self.length):  # from the identity, element 0
             targets_BT[:, at] = table_EE[targets_BT[:, at - 1], tokens_BT[:, at]]

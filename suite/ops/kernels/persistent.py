@@ -28,7 +28,7 @@ def check(size: int, n_bytes: int = 2) -> None:
     if str(size) not in wanted:
         raise ValueError(
             f"heads of {size} channels, {n_bytes} bytes a number, do not stay in one multiprocessor; wanted "
-            f"{', '.join(wanted)}: take other heads, or form=factors"
+            f"{', '.join(wanted)}: take other heads, or implementation=factors"
         )
 
 

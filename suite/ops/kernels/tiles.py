@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from suite import mesh as meshes
-from suite.ops import forms
+from suite.ops import implementations
 
 LANES = 128  # of a vector register; the last axis of a block is a multiple of it, or the whole axis
 ROWS = 256  # examples of a piece
@@ -114,9 +114,9 @@ def widen_weight(weight_KG: Float[Array, "K G"], gates: int) -> Float[Array, "P 
     size = weight_KG.shape[0]
     weight_KG = widen(jnp.pad(weight_KG, ((0, padded(size) - size), (0, 0))), gates)
     n_bytes = weight_KG.size * weight_KG.dtype.itemsize
-    if n_bytes > forms.ON_CHIP:
+    if n_bytes > implementations.ON_CHIP:
         raise ValueError(
-            f"recurrent weights of {n_bytes:,} bytes a head do not stay on chip, where {forms.ON_CHIP:,} do; "
-            "take more heads, or form=factors"
+            f"recurrent weights of {n_bytes:,} bytes a head do not stay on chip, where {implementations.ON_CHIP:,} do; "
+            "take more heads, or implementation=factors"
         )
     return weight_KG

@@ -1,0 +1,1 @@
+"""What the claims judge by: seeds that solve a task, budgets of compute, intervals and tests."""

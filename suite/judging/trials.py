@@ -1,0 +1,153 @@
+"""Trials: trainings of one arm on one task that differ in the seed, how many of them solved it, and their guards."""
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from suite import learning_rates, parts
+from suite.job import Cell, Job
+from suite.judging.statistics import Interval
+from suite.sweep.store import Row
+
+SOLVED = 0.9  # accuracy at the final position
+SHOWN = (0.5, 0.9, 0.99)
+PROBES = (1 / 3, 3.0)  # of the rate
+COLUMNS = (
+    "learning_rate",
+    "accuracy of each seed",
+    "median",
+    *(f"solved at {at:g}" for at in SHOWN),
+    "probes of the rate",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """The tests of one arm: those at its rate, by seed, and those at the probes of the rate."""
+
+    arm: str
+    learning_rate: float
+    bar: float  # accuracy at the final position from which a seed has solved the task
+    tests: tuple[Row, ...]
+    probes: tuple[Row, ...]
+    failed: tuple[Row, ...]  # trainings that ended without a test: diverged, out of memory, crashed
+
+    @property
+    def accuracies(self) -> list[float]:
+        """At the final position, one a seed; a training that failed has solved nothing."""
+        return [row["final_accuracy"] for row in self.tests] + [0.0] * len(self.failed)
+
+    @property
+    def seeds(self) -> int:
+        return len(self.accuracies)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.accuracies)
+
+    def solved(self, at: float | None = None) -> int:
+        """How many seeds reach the bar, or another accuracy."""
+        return sum(accuracy >= (self.bar if at is None else at) for accuracy in self.accuracies)
+
+    @property
+    def all_solved(self) -> bool:
+        return self.solved() == self.seeds
+
+    @property
+    def mostly_solved(self) -> bool:
+        return 2 * self.solved() > self.seeds
+
+    @property
+    def winning_probe(self) -> Row | None:
+        """A probe that solves what most seeds at the rate itself do not: the rate was badly chosen."""
+        if self.mostly_solved:
+            return None
+        return next((row for row in self.probes if row["final_accuracy"] >= self.bar), None)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells of a table under COLUMNS."""
+        each = ", ".join([f"{row['final_accuracy']:.2f}" for row in self.tests] + [r["outcome"] for r in self.failed])
+        probes = ", ".join(f"{row['final_accuracy']:.2f} at {row['learning_rate']:g}" for row in self.probes)
+        shares = (f"{self.solved(at)}/{self.seeds}" for at in SHOWN)
+        return (f"{self.learning_rate:g}", each, f"{self.median:.2f}", *shares, probes)
+
+    def __str__(self) -> str:
+        return f"{self.solved()}/{self.seeds}"
+
+
+def cells(job: Job, seeds: int, *, probes: bool) -> list[Cell]:
+    """A training for each seed, and with `probes` one at a third and at three times the rate, of seed 0."""
+    found = [Cell(job.replace(seed=seed), "learning") for seed in range(seeds)]
+    if probes:
+        found += [
+            Cell(job.replace(seed=0, learning_rate=float(f"{job.learning_rate * factor:.3g}")), "learning")
+            for factor in PROBES
+        ]
+    return found
+
+
+def of_task(rows: Iterable[Row], name: str) -> list[Row]:
+    """The rows of `learning` on a task, whatever its knobs."""
+    return [row for row in rows if row["measure"] == "learning" and parts.split(row["task"])[0] == name]
+
+
+def gather(rows: Iterable[Row], bar: float = SOLVED) -> dict[str, Trials]:
+    """The trials of each arm among trainings that are otherwise alike. The rate of most seeds is an arm's own."""
+    by_arm: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["seed"] not in learning_rates.SEEDS and (row.get("phase") == "test" or row["outcome"] != "ok"):
+            by_arm[row["arm"]][row["learning_rate"]].append(row)
+    return {arm: _trials(arm, by_rate, bar) for arm, by_rate in by_arm.items()}
+
+
+def own_rate(rows: list[Row]) -> float:
+    """Of an arm's rates the one with the most seeds; of several such the middle one, for probes lie on either side."""
+    seeds = {
+        learning_rate: len({row["seed"] for row in rows if row["learning_rate"] == learning_rate})
+        for learning_rate in {row["learning_rate"] for row in rows}
+    }
+    most = sorted(learning_rate for learning_rate, count in seeds.items() if count == max(seeds.values()))
+    return most[len(most) // 2]
+
+
+def _trials(arm: str, by_rate: dict[float, list[Row]], bar: float) -> Trials:
+    own = own_rate([row for found in by_rate.values() for row in found])
+    tests = [row for row in by_rate[own] if row["outcome"] == "ok"]
+    tested = {row["seed"] for row in tests}
+    failed = [row for row in by_rate[own] if row["outcome"] != "ok" and row["seed"] not in tested]
+    probes = [
+        row
+        for learning_rate, found in by_rate.items()
+        if learning_rate != own
+        for row in found
+        if row["outcome"] == "ok"
+    ]
+    return Trials(arm, own, bar, tuple(sorted(tests, key=lambda row: row["seed"])), tuple(probes), tuple(failed))
+
+
+def accuracy_difference(one: Sequence[Row], other: Sequence[Row], *, resamples: int = 4000) -> Interval:
+    """Mean accuracy at the final position, `one` less `other`, with a 95 % interval by bootstrap.
+
+    Seeds are drawn first and then the examples of each, which for answers that are right or wrong is a binomial draw.
+    """
+    rng = np.random.default_rng(0)
+    means = [_resampled_means(rng, rows, resamples) for rows in (one, other)]
+    low, high = np.percentile(means[0] - means[1], (2.5, 97.5))
+    value = _mean_accuracy(one) - _mean_accuracy(other)
+    return Interval(value, float(low), float(high))
+
+
+def _mean_accuracy(rows: Sequence[Row]) -> float:
+    return statistics.fmean(row["final_accuracy"] for row in rows)
+
+
+def _resampled_means(rng: np.random.Generator, rows: Sequence[Row], resamples: int) -> np.ndarray:
+    accuracy_S = np.asarray([row["final_accuracy"] for row in rows])
+    examples_S = np.asarray([row["examples"] for row in rows])
+    drawn_RS = rng.integers(len(rows), size=(resamples, len(rows)))
+    correct_RS = rng.binomial(examples_S[drawn_RS], accuracy_S[drawn_RS])
+    return np.mean(correct_RS / examples_S[drawn_RS], axis=1)

@@ -1,0 +1,210 @@
+"""The block, the backbone and build(job, vocab, key): everything of a model but the mixer, the same for every arm."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+
+from suite import parts
+from suite.job import Job
+from suite.ops import convolution, initial, precision
+
+
+class Block(eqx.Module):
+    """Norm, short convolution, mixer; norm, gated MLP. Without residuals the same chain is a plain stack."""
+
+    mixer: Any  # a part is asked, not typed
+    taps_CD: Float[Array, "C D"] | None
+    mixer_scale_D: Float[Array, " D"]
+    mlp_scale_D: Float[Array, " D"]
+    gate_DF: Float[Array, "D F"]
+    up_DF: Float[Array, "D F"]
+    down_FD: Float[Array, "F D"]
+    residual: bool = eqx.field(static=True)
+
+    def __init__(self, width: int, *, mixer: str, short_conv: int, residual: bool, key: PRNGKeyArray):
+        mixer_key, conv_key, gate_key, up_key, down_key = jax.random.split(key, 5)
+        module, knobs = parts.load("suite.mixers", mixer)
+        hidden = 8 * round(width / 3)  # two thirds of 4 D, as a gated MLP has three matrices (Shazeer 2020)
+        self.mixer = module.Mixer(width, key=mixer_key, **knobs)
+        self.taps_CD = initial.dense(conv_key, short_conv, short_conv, width) if short_conv else None
+        self.mixer_scale_D = jnp.ones(width, jnp.float32)
+        self.mlp_scale_D = jnp.ones(width, jnp.float32)
+        self.gate_DF = initial.dense(gate_key, width, width, hidden)
+        self.up_DF = initial.dense(up_key, width, width, hidden)
+        self.down_FD = initial.dense(down_key, hidden, hidden, width)
+        self.residual = residual
+
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        inner_BTD = rms_norm(x_BTD, self.mixer_scale_D)
+        inner_BTD, _ = self._convolve(inner_BTD, self._start_past(x_BTD.shape[0], x_BTD.dtype))
+        return self._mlp(self._join(x_BTD, self.mixer(inner_BTD)))
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
+        return self._start_past(batch, dtype), self.mixer.start(batch, length, dtype)
+
+    def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
+        past_BPD, mixer_state = state
+        inner_BTD, past_BPD = self._convolve(rms_norm(x_BTD, self.mixer_scale_D), past_BPD)
+        y_BTD, mixer_state = self.mixer.extend(inner_BTD, mixer_state)
+        return self._mlp(self._join(x_BTD, y_BTD)), (past_BPD, mixer_state)
+
+    def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
+        past_BPD, mixer_state = state
+        inner_BTD, past_BPD = self._convolve(rms_norm(x_BD, self.mixer_scale_D)[:, None], past_BPD)
+        y_BD, mixer_state = self.mixer.step(inner_BTD[:, 0], mixer_state)
+        return self._mlp(self._join(x_BD, y_BD)), (past_BPD, mixer_state)
+
+    def _convolve(
+        self, x_BTD: Float[Array, "B T D"], past_BPD: Float[Array, "B P D"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B P D"]]:
+        if self.taps_CD is None:
+            return x_BTD, past_BPD
+        y_BTD = convolution.causal(x_BTD, past_BPD, self.taps_CD)
+        kept = past_BPD.shape[1]
+        seen_BSD = jnp.concatenate([past_BPD, x_BTD], axis=1)
+        return y_BTD, seen_BSD[:, seen_BSD.shape[1] - kept :]
+
+    def _start_past(self, batch: int, dtype: jnp.dtype) -> Float[Array, "B P D"]:
+        past = 0 if self.taps_CD is None else self.taps_CD.shape[0] - 1
+        return jnp.zeros((batch, past, self.mixer_scale_D.shape[0]), dtype)
+
+    def _mlp(self, x_D: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        inner_D = rms_norm(x_D, self.mlp_scale_D)
+        dtype = x_D.dtype
+        hidden_F = jax.nn.silu(inner_D @ self.gate_DF.astype(dtype)) * (inner_D @ self.up_DF.astype(dtype))
+        return self._join(x_D, hidden_F @ self.down_FD.astype(dtype))
+
+    def _join(self, x_D: Float[Array, "... D"], y_D: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return x_D + y_D if self.residual else y_D
+
+
+class Model(eqx.Module):
+    """Embedding, blocks, norm, logits by the same embedding. The blocks of a pattern are stacked over its repeats."""
+
+    embedding_VD: Float[Array, "V D"]
+    pattern: tuple[Block, ...]
+    rest: tuple[Block, ...]
+    scale_D: Float[Array, " D"]
+    dtype: str = eqx.field(static=True)
+    remat: str = eqx.field(static=True)
+
+    def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        return self.logits(self.through(self.embed(tokens_BT)))
+
+    def through(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """All blocks over embedded tokens, in parallel form."""
+
+        def run(block: Block, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+            # Of a block that is computed again only its input is kept.
+            return eqx.filter_checkpoint(block)(x_BTD) if self.remat == "block" else block(x_BTD)
+
+        def repeat(x_BTD: Float[Array, "B T D"], arrays: PyTree) -> tuple[Float[Array, "B T D"], None]:
+            for block in eqx.combine(arrays, static):
+                x_BTD = run(block, x_BTD)
+            return x_BTD, None
+
+        arrays, static = eqx.partition(self.pattern, eqx.is_array)
+        if self.pattern:
+            x_BTD, _ = jax.lax.scan(repeat, x_BTD, arrays)
+        for block in self.rest:
+            x_BTD = run(block, x_BTD)
+        return x_BTD
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
+        """Empty states of all blocks; caches hold `length` tokens."""
+        stacked = eqx.filter_vmap(lambda pattern: [block.start(batch, length, dtype) for block in pattern])
+        return stacked(self.pattern) if self.pattern else [], [block.start(batch, length, dtype) for block in self.rest]
+
+    def extend(self, tokens_BT: Int[Array, "B T"], state: PyTree) -> tuple[Float[Array, "B T V"], PyTree]:
+        x_BTD, state = self._pass(self.embed(tokens_BT), state, lambda block, *args: block.extend(*args))
+        return self.logits(x_BTD), state
+
+    def step(self, tokens_B: Int[Array, " B"], state: PyTree) -> tuple[Float[Array, "B V"], PyTree]:
+        x_BD, state = self.advance(self.embed(tokens_B), state)
+        return self.logits(x_BD), state
+
+    def advance(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
+        """All blocks over one embedded token, stepwise."""
+        return self._pass(x_BD, state, lambda block, *args: block.step(*args))
+
+    def _pass(self, x: Array, state: PyTree, advance) -> tuple[Array, PyTree]:
+        def repeat(x: Array, at: tuple[PyTree, PyTree]) -> tuple[Array, PyTree]:
+            arrays, states = at
+            new_states = []
+            for block, block_state in zip(eqx.combine(arrays, static), states, strict=True):
+                x, block_state = advance(block, x, block_state)
+                new_states.append(block_state)
+            return x, new_states
+
+        arrays, static = eqx.partition(self.pattern, eqx.is_array)
+        pattern_state, rest_state = state
+        if self.pattern:
+            x, pattern_state = jax.lax.scan(repeat, x, (arrays, pattern_state))
+        new_rest = []
+        for block, block_state in zip(self.rest, rest_state, strict=True):
+            x, block_state = advance(block, x, block_state)
+            new_rest.append(block_state)
+        return x, (pattern_state, new_rest)
+
+    def embed(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
+        # Times sqrt(D): the stream starts at unit scale, and the same matrix gives logits of unit scale.
+        return (self.embedding_VD[tokens] * self.embedding_VD.shape[1] ** 0.5).astype(self.dtype)
+
+    def logits(self, x_D: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        x_D = rms_norm(x_D, self.scale_D)
+        return jnp.matmul(x_D, self.embedding_VD.T.astype(x_D.dtype), preferred_element_type=precision.wide(x_D.dtype))
+
+
+def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
+    """The model of a job at `job.width`; ValueError where the mixer's knobs do not fit."""
+    specs = parts.pattern(job.mixer)
+    make = functools.partial(Block, job.width, short_conv=job.short_conv, residual=job.block == "residual")
+    repeats, remainder = divmod(job.depth, len(specs))
+    embedding_key, *block_keys = jax.random.split(key, 1 + job.depth)
+
+    def make_pattern(keys: Key[Array, " P"]) -> tuple[Block, ...]:
+        return tuple(make(mixer=spec, key=keys[index]) for index, spec in enumerate(specs))
+
+    stacked = len(specs) * repeats
+    keys_LP = jnp.stack(block_keys[:stacked]).reshape(repeats, len(specs)) if repeats else None
+    return Model(
+        embedding_VD=initial.dense(embedding_key, job.width, vocab, job.width),
+        pattern=eqx.filter_vmap(make_pattern)(keys_LP) if repeats else (),
+        rest=tuple(
+            make(mixer=spec, key=key) for spec, key in zip(specs[:remainder], block_keys[stacked:], strict=True)
+        ),
+        scale_D=jnp.ones(job.width, jnp.float32),
+        dtype=job.dtype,
+        remat=job.remat,
+    )
+
+
+def shapes(job: Job, vocab: int) -> Model:
+    """The model with shapes in the place of arrays: nothing is computed and no device is touched."""
+    return eqx.filter_eval_shape(lambda: build(job, vocab, key=jax.random.key(0)))
+
+
+def count_parameters(model: Model) -> int:
+    """Scalars that are trained, the shared embedding once."""
+    return sum(leaf.size for leaf in jax.tree.leaves(model) if hasattr(leaf, "size"))
+
+
+def matrices(model: Model) -> Model:
+    """True at the leaves that are matrices in their own layer: what weight decay acts on."""
+
+    def of_rank(rank: int, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.ndim >= rank, tree)
+
+    flags = of_rank(2, model)
+    return eqx.tree_at(lambda model: model.pattern, flags, of_rank(3, model.pattern)) if model.pattern else flags
+
+
+def rms_norm(x_D: Float[Array, "... D"], scale_D: Float[Array, " D"]) -> Float[Array, "... D"]:
+    """RMSNorm (Zhang and Sennrich 2019); the mean of squares is at least float32."""
+    wide_D = x_D.astype(precision.wide(x_D.dtype))
+    wide_D = wide_D * jax.lax.rsqrt(jnp.mean(jnp.square(wide_D), axis=-1, keepdims=True) + 1e-6)
+    return (wide_D * jnp.broadcast_to(scale_D, wide_D.shape)).astype(x_D.dtype)

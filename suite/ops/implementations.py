@@ -1,0 +1,137 @@
+"""Which form of an operation runs where: the one table of choices, overridden by a mixer's knob `form`."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+
+from suite import mesh as meshes
+
+# The first of a family is its reference parallel form: what sequential depth is counted on.
+FORMS = {
+    "attention": ("dense", "blocked", "cudnn", "splash"),
+    "elman": ("scan", "factors"),
+    "gru": ("scan", "factors", "pallas"),
+    "lstm": ("scan", "factors", "pallas", "persistent", "cudnn"),
+    "linear": ("parallel", "sequential", "pallas"),
+    "complex": ("parallel", "sequential"),
+    "matrix": ("chunked", "sequential"),
+}
+# Fastest known, and what runs where that one cannot. On two CPU cores (docs/measured/calibration.md and chunks.md) the
+# dense form took 1.9 to 4.2 times the blocked one's time (512 to 4,096 tokens, gradients included), an associative
+# scan, which makes log2 T passes over memory, loses to a plain loop, and the gradient of a loop takes 0.4 to 0.8 of the
+# time, and about half of the memory, where the forward pass leaves its factors behind. On an H200 the LSTM's persistent
+# kernel took 0.35 to 0.42 of the time of its loop of factors (docs/measured/calibration-h200.md). What else stands here
+# of accelerators was not measured: what others found is told in the files of the kernels.
+FASTEST = {
+    ("attention", "cpu"): ("blocked",),
+    ("attention", "gpu"): ("cudnn", "dense"),
+    ("attention", "tpu"): ("splash", "dense"),
+    ("elman", "cpu"): ("factors",),
+    ("elman", "gpu"): ("factors",),
+    ("elman", "tpu"): ("factors",),
+    ("gru", "cpu"): ("factors",),
+    ("gru", "gpu"): ("factors",),
+    ("gru", "tpu"): ("pallas", "factors"),
+    ("lstm", "cpu"): ("factors",),
+    ("lstm", "gpu"): ("persistent", "factors"),
+    ("lstm", "tpu"): ("pallas", "factors"),
+    ("linear", "cpu"): ("sequential",),
+    ("linear", "gpu"): ("parallel",),
+    ("linear", "tpu"): ("pallas", "parallel"),
+    ("complex", "cpu"): ("sequential",),
+    ("complex", "gpu"): ("parallel",),
+    ("complex", "tpu"): ("parallel",),
+    ("matrix", "cpu"): ("chunked",),
+    ("matrix", "gpu"): ("chunked",),
+    ("matrix", "tpu"): ("chunked",),
+}
+# The form whose chain of dependent operations a kernel shares, which no jaxpr shows; running maxima are left out.
+SAME_CHAIN = {
+    ("attention", "blocked"): "dense",
+    ("attention", "cudnn"): "dense",
+    ("attention", "splash"): "dense",
+    ("gru", "pallas"): "scan",
+    ("lstm", "cudnn"): "scan",
+    ("lstm", "pallas"): "scan",
+    ("lstm", "persistent"): "scan",
+    ("linear", "pallas"): "sequential",
+}
+# Kernels, and the one platform that each is written for.
+ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"}
+HOPPER_AND_LATER = ("H100", "H200", "H20", "H800", "B100", "B200", "B300")  # as device kinds name them
+ON_MULTIPROCESSOR = (64, 128)  # channels of a head whose persistent kernel was timed, in bfloat16 on an H200
+ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
+# Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
+# On a CPU the fastest of docs/measured/chunks.md; on accelerators what others found, not measured here.
+CHUNKS = {
+    ("scalar", "cpu"): 64,
+    ("scalar", "gpu"): 64,
+    ("scalar", "tpu"): 256,
+    ("vector", "cpu"): 32,
+    ("vector", "gpu"): 64,
+    ("vector", "tpu"): 64,
+    ("delta", "cpu"): 64,
+    ("delta", "gpu"): 64,
+    ("delta", "tpu"): 64,
+    ("low_rank", "cpu"): 64,
+    ("low_rank", "gpu"): 32,
+    ("low_rank", "tpu"): 32,
+}
+
+_chunk_tried: contextvars.ContextVar[int] = contextvars.ContextVar("chunk_tried", default=0)
+
+
+def check(family: str, implementation: str) -> None:
+    """ValueError where the family has no such form."""
+    known = ("auto", "reference", *FORMS[family])
+    if implementation not in known:
+        raise ValueError(f"implementation {implementation!r} is not known; wanted one of {', '.join(known)}")
+
+
+def choose(
+    family: str, implementation: str, dtype: jnp.dtype, *, resident: int = 0, head_size: int = 0, biased: bool = False
+) -> str:
+    """The form that runs: `auto` is the fastest known on this platform that can, `reference` the family's first.
+
+    `resident` is the size of the weights that a kernel would keep on chip; `head_size` counts the channels of a head of
+    attention or of a recurrence, and `biased` says that attention has a bias.
+    """
+    if implementation == "reference":
+        return FORMS[family][0]
+    if implementation != "auto":
+        return implementation
+    n_bytes = jnp.dtype(dtype).itemsize
+    cannot = {
+        "cudnn": n_bytes != 2 or head_size % 8 != 0 or head_size > _largest_head(),  # half precision only
+        "persistent": n_bytes != 2 or head_size not in ON_MULTIPROCESSOR or not _is_hopper_or_later(),
+        "splash": n_bytes == 8 or biased,
+        "pallas": n_bytes == 8 or resident * n_bytes > ON_CHIP,
+    }
+    return next(fast for fast in FASTEST[family, meshes.platform()] if not cannot.get(fast, False))
+
+
+def _largest_head() -> int:
+    """Channels of the largest head that cuDNN's attention takes."""
+    return 256 if _is_hopper_or_later() else 128
+
+
+def _is_hopper_or_later() -> bool:
+    return any(name in meshes.device_kind() for name in HOPPER_AND_LATER)
+
+
+def chunk(family: str, length: int) -> int:
+    """Tokens of a chunk on this platform; no more than the next power of two above the length."""
+    wanted = _chunk_tried.get() or CHUNKS[family, meshes.platform()]
+    return min(wanted, 1 << max(0, length - 1).bit_length())
+
+
+@contextlib.contextmanager
+def trying_chunks_of(tokens: int) -> Iterator[None]:
+    """What is traced within has chunks of so many tokens: for finding out which is best."""
+    token = _chunk_tried.set(tokens)
+    try:
+        yield
+    finally:
+        _chunk_tried.reset(token)

@@ -1,0 +1,411 @@
+"""build(job, mesh) -> Rig: all that a measure needs of a job, made in one way for every mixer."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import math
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from suite import machine, parts
+from suite import mesh as meshes
+from suite.job import Job, slug
+from suite.model import backbone, matching
+from suite.model.backbone import Model
+from suite.sweep import processes, provenance, store
+from suite.sweep.watchdog import Watchdog
+from suite.tasks import Batch, corpora
+from suite.training import checkpoint, clock
+from suite.training import step as steps
+from suite.training.step import Metrics, State
+
+SAVE_SECONDS = 300.0  # between checkpoints, where validations are farther apart
+
+# Fields that reach no compiled program: jobs that differ in these alone share theirs.
+NOT_IN_A_PROGRAM = {
+    **{"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1},
+    **{"learning_rate": 1.0, "warmup": 0.0, "steps": 1},  # the course of the rate stands in the state
+}
+
+
+class Untrained(Exception):
+    """The parameters of a training that is over are lost or damaged: it is to be done again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rig:
+    """A job on a mesh. `run` is the directory of its records; `facts` are the conditions that go into every row.
+
+    Training saves its state at every validation, and where `save_seconds` have gone by since.
+    """
+
+    job: Job
+    mesh: Mesh
+    task: Any
+    static: Model
+    run: epath.Path | None
+    facts: dict[str, Any]
+    programs: "Programs"
+    watchdog: Watchdog
+    save_seconds: float
+
+    @property
+    def state(self) -> State:
+        """The state before the first step, made anew at each reading: a step consumes the one that it is given."""
+        return self.programs.start(self.job)
+
+    @functools.cached_property
+    def trained(self) -> Model:
+        """The parameters at the end of training: for measures that need `learning`. Untrained where they are lost."""
+        assert self.run is not None, "trained parameters lie in a run directory"
+        params = checkpoint.restore_final(self.run / "final", self.state.params)
+        return self._rescued() if params is None else params
+
+    def _rescued(self) -> Model:
+        """The parameters at the end of training from its last checkpoint, kept apart once more."""
+        assert self.run is not None, "trained parameters lie in a run directory"
+        with checkpoint.Checkpoints(self.run / "checkpoints") as checkpoints:
+            found = checkpoints.restore(self.state)
+        if found is None or int(found[0].step) != self.job.steps:
+            raise Untrained(f"no trained parameters are left in {self.run}")
+        checkpoint.save_final(self.run / "final", found[0].params)
+        return found[0].params
+
+    def estimate(self) -> dict[str, Any]:
+        """Bytes that a training step holds on a device: of the compiled program, or where there is none of its shapes.
+
+        From shapes they are too few: state, gradient and logits, without what the layers keep.
+        """
+        if "compiled_step" in self.programs.__dict__:
+            memory = self.programs.compiled_step[0].memory_analysis()
+            assert memory is not None, "the backend tells no memory of a compiled program"
+            held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            return {"estimate_bytes": held + memory.temp_size_in_bytes, "estimated_from": "the compiled step"}
+        state = jax.eval_shape(
+            self.programs.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.programs.job)
+        )
+        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.params)))
+        logits = 4 * self.job.batch * self.job.length * self.programs.vocab // self.mesh.size
+        return {"estimate_bytes": held + logits, "estimated_from": "shapes"}
+
+    def at_length(self, length: int, changes: Mapping[str, parts.Value] | None = None) -> "Rig":
+        """The same parameters on the same task at another length, with other values for these knobs of the mixer.
+
+        LookupError where no mixer of the model has such a knob. A knob that changes a parameter's shape does not fit.
+        """
+        there = dataclasses.replace(self, job=self.job.replace(length=length), task=_lengthened(self.task, length))
+        if not changes:
+            return there
+        solved = with_changes(self.programs.job, changes)
+        programs = _programs(solved, self.mesh, self.programs.vocab)
+        return dataclasses.replace(there, static=programs.static, programs=programs)
+
+    def adopt(self, params: Model) -> Model:
+        """Parameters of a model that differs from this one only in knobs without parameters, as this model's."""
+        shapes = eqx.filter(backbone.shapes(self.programs.job, self.programs.vocab), _is_shape)
+        return jax.tree.unflatten(jax.tree.structure(shapes), jax.tree.leaves(params))
+
+    @property
+    def step(self) -> jax.stages.Compiled:
+        """The compiled training step (State, Batch) -> (State, metrics); compiled once for all jobs of its kind."""
+        return self.programs.step
+
+    def batches(self, split: str, first: int, last: int, end: int | None = None) -> Generator[Batch, None, None]:
+        """Batches first..last-1 of a split, on the devices, made one ahead in the background.
+
+        A process makes only the rows of its own devices. Examples from `end` on fill up the last batch at weight 0.
+        """
+        size = self.job.batch
+        sharding = meshes.over_batch(self.mesh)
+        shapes = batch_shapes(size, self.job.length)
+
+        def make(number: int) -> Batch:
+            cache: dict[tuple[int, int], Batch] = {}
+
+            def part(field: int, index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None  # JAX allows None in the type and never passes it
+                low, high, _ = index[0].indices(size)
+                if (low, high) not in cache:
+                    ids = np.arange(low, high) + number * size
+                    batch = self.task.batch(split, ids)
+                    cache[low, high] = batch if end is None else _cut(batch, ids < end)
+                return cache[low, high][field]
+
+            arrays = [
+                jax.make_array_from_callback(shape.shape, sharding, functools.partial(part, field), dtype=shape.dtype)
+                for field, shape in enumerate(shapes)
+            ]
+            return Batch(*arrays)
+
+        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches") as background:
+            ahead = background.submit(make, first) if first < last else None
+            for number in range(first, last):
+                assert ahead is not None
+                batch = ahead.result()
+                ahead = background.submit(make, number + 1) if number + 1 < last else None
+                yield batch
+
+    def train(self, state: State, first: int, last: int) -> Generator[tuple[int, State, Metrics], None, None]:
+        """The one training loop: steps first+1..last. What it yields may be under way, the step before is done.
+
+        Raises Preempted between two steps: what was yielded last is the newest state.
+        """
+        before: Metrics | None = None
+        for number, batch in enumerate(self.batches("train", first, last), first + 1):
+            self.watchdog.beat(long=before is None)
+            state, metrics = self.step(state, self._struck(number, batch))
+            if before is not None:
+                jax.block_until_ready(before)
+            before = metrics
+            yield number, state, metrics
+
+    def _struck(self, number: int, batch: Batch) -> Batch:
+        """The batch of a step, after the fault that a test has asked for there."""
+        fault = self.watchdog.fault
+        if fault is None:
+            return batch
+        fault.strike(number)
+        return batch._replace(weights_BT=batch.weights_BT * np.float32("nan")) if fault.poisons(number) else batch
+
+    def evaluate(self, params: Model, split: str, examples: int) -> dict[str, float]:
+        """Loss in nats, accuracy and accuracy at final positions, over the first `examples` of a held-out split."""
+        sums: collections.Counter[str] = collections.Counter()
+        for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / self.job.batch), end=examples)):
+            self.watchdog.beat(long=number == 0)
+            sums.update(steps.facts(self.programs.evaluate(params, batch)))
+        return {
+            "loss": sums["nats"] / sums["weights"],
+            "accuracy": sums["correct"] / sums["weights"],
+            "final_accuracy": sums["final_correct"] / sums["finals"],
+        }
+
+    def answers(self, params: Model, split: str, examples: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Batches of at least `examples`: ids_B, and nats, correctness and weights of every target, (B, T) each."""
+        size = self.job.batch
+        for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / size))):
+            self.watchdog.beat(long=number == 0)
+            ids_B = np.arange(size) + number * size
+            nats_BT, correct_BT = jax.device_get(self.programs.answers(params, batch))
+            yield ids_B, nats_BT, correct_BT, self.task.batch(split, ids_B).weights_BT
+
+    def resident_batch(self) -> Batch:
+        """One batch of random tokens that stays on the devices: never zeros, which some hardware multiplies faster."""
+        rng = np.random.default_rng(self.job.seed)
+        shape = (self.job.batch, self.job.length)
+        tokens_BS = rng.integers(self.task.vocab, size=(self.job.batch, self.job.length + 1), dtype=np.int32)
+        sharding = meshes.over_batch(self.mesh)
+        parts_ = (tokens_BS[:, :-1], tokens_BS[:, 1:], np.ones(shape, np.float32))
+        return Batch(*(jax.make_array_from_callback(shape, sharding, lambda index, a=a: a[index]) for a in parts_))
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What is compiled for a job, whatever its seed and rate: they are arguments."""
+
+    job: Job
+    mesh: Mesh
+    vocab: int
+
+    @functools.cached_property
+    def static(self) -> Model:
+        return eqx.partition(backbone.shapes(self.job, self.vocab), _is_shape)[1]
+
+    @functools.cached_property
+    def optimizer(self) -> Any:
+        return steps.make_optimizer(self.job, backbone.matrices(backbone.shapes(self.job, self.vocab)))
+
+    @functools.cached_property
+    def initialise(self) -> Any:
+        @jax.jit
+        def initialise(seed: jax.Array, schedule: steps.Schedule) -> State:
+            built = backbone.build(self.job, self.vocab, key=jax.random.key(seed))
+            matrices = backbone.matrices(backbone.shapes(self.job, self.vocab))
+            optimizer = steps.make_optimizer(self.job, matrices, schedule)
+            return steps.start(eqx.filter(built, eqx.is_array), optimizer)
+
+        return initialise
+
+    def start(self, job: Job) -> State:
+        """The state before the first step, made on one device of each process and copied to its others.
+
+        As a program over all devices it does not end on CPU hosts: the threads of the orthogonal matrices' QR and the
+        devices wait for each other.
+        """
+        with jax.default_device(self.mesh.local_devices[0]):
+            seed = jnp.asarray(job.seed, jnp.int32)
+            return meshes.replicate(self.initialise(seed, steps.Schedule.of(job)), self.mesh)
+
+    @functools.cached_property
+    def lowered_step(self) -> jax.stages.Lowered:
+        jitted = steps.make_step(self.static, self.optimizer, self.mesh, self.job.microbatch)
+        state = jax.eval_shape(self.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.job))
+        return jitted.lower(state, batch_shapes(self.job.batch, self.job.length))
+
+    @functools.cached_property
+    def compiled_step(self) -> tuple[jax.stages.Compiled, float, bool]:
+        """The program, the seconds its compilation took, and whether it came from the persistent cache."""
+        return clock.time_compile(self.lowered_step)
+
+    @property
+    def step(self) -> jax.stages.Compiled:
+        return self.compiled_step[0]
+
+    @functools.cached_property
+    def evaluate(self) -> Any:
+        return steps.make_evaluate(self.static, self.mesh)
+
+    @functools.cached_property
+    def answers(self) -> Any:
+        return steps.make_answers(self.static, self.mesh)
+
+
+def build(
+    job: Job,
+    mesh: Mesh,
+    *,
+    run: epath.Path | None = None,
+    data_dir: str = corpora.DATA_DIR,
+    watchdog: Watchdog | None = None,
+    save_seconds: float = SAVE_SECONDS,
+) -> Rig:
+    """Everything of a job on a mesh; ValueError or LookupError where job, task and mesh do not fit together."""
+    task = open_task(job, data_dir)
+    check(job, mesh, task.vocab)
+    solved = matching.solve(job, task.vocab)
+    programs = _programs(solved.replace(**NOT_IN_A_PROGRAM), mesh, task.vocab)
+    facts = _facts(job, solved, mesh, task)
+    return Rig(job, mesh, task, programs.static, run, facts, programs, watchdog or Watchdog(), save_seconds)
+
+
+def check(job: Job, mesh: Mesh, vocab: int) -> None:
+    """Raises what would fail later, before a device is touched."""
+    meshes.check_batch(mesh, job.batch)
+    meshes.check_batch(mesh, job.microbatch, "microbatch")
+    with parts.own_lines("suite.mixers", job.mixer):
+        _check_reads(matching.solve(job, vocab), vocab)
+
+
+def check_at_length(job: Job, task: Any, length: int, changes: Mapping[str, parts.Value]) -> None:
+    """Raises, before the training, what `Rig.at_length` would after it: of the task and of the model."""
+    vocab = _lengthened(task, length).vocab
+    with parts.own_lines("suite.mixers", job.mixer):
+        _check_reads(with_changes(matching.solve(job, vocab), changes).replace(length=length), vocab)
+
+
+def with_changes(solved: Job, changes: Mapping[str, parts.Value]) -> Job:
+    """The job with other values for these knobs, where a mixer has them; LookupError where none has."""
+    if not changes:
+        return solved
+    mixer = "+".join(_changed(spec, changes) for spec in parts.pattern(solved.mixer))
+    if mixer == solved.mixer:
+        raise LookupError(f"no mixer of {solved.mixer} has the knobs {', '.join(changes)}")
+    return solved.replace(mixer=mixer)
+
+
+def _check_reads(solved: Job, vocab: int) -> None:
+    """Raises what the model says of a batch of the job's length, from shapes alone."""
+    tokens_BT = jax.ShapeDtypeStruct((solved.batch, solved.length), jnp.int32)
+    jax.eval_shape(lambda built, tokens_BT: built(tokens_BT), backbone.shapes(solved, vocab), tokens_BT)
+
+
+def _lengthened(task: Any, length: int) -> Any:
+    knobs = {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if field.init}
+    return type(task)(**{**knobs, "length": length})
+
+
+def open_task(job: Job, data_dir: str) -> Any:
+    """The job's task; process 0 prepares its files while the others wait."""
+    make = functools.partial(provenance.make_task, job, data_dir)
+    if jax.process_count() == 1:
+        return make()
+    task = make() if jax.process_index() == 0 else None
+    processes.barrier(f"task {job.task}", processes.AGREEING_SECONDS)
+    return make() if task is None else task
+
+
+def place(mesh: Mesh) -> str:
+    """A name for where it runs: device kind, devices, mesh. Of a CPU also the cores that may be used."""
+    kind = device_kind(mesh)
+    if mesh.devices.flat[0].platform == "cpu":
+        kind = f"{kind} {machine.cores()} cores"
+    axes = " ".join(f"{axis}{size}" for axis, size in mesh.shape.items())
+    return slug(f"{kind} {axes}")
+
+
+def device_kind(mesh: Mesh) -> str:
+    """The kind under which suite/hardware.py knows a device; for a CPU its brand and model."""
+    device = mesh.devices.flat[0]
+    return machine.cpu() if device.platform == "cpu" else device.device_kind
+
+
+def batch_shapes(size: int, length: int) -> Batch:
+    tokens = jax.ShapeDtypeStruct((size, length), jnp.int32)
+    return Batch(tokens, tokens, jax.ShapeDtypeStruct((size, length), jnp.float32))
+
+
+def _cut(batch: Batch, kept_B: np.ndarray) -> Batch:
+    """The batch with weight 0 for the examples that are not kept."""
+    return batch._replace(weights_BT=batch.weights_BT * kept_B[:, None].astype(np.float32))
+
+
+def implementation(job: Job, mesh: Mesh) -> str:
+    """The forms that the mixers of a job run on a mesh, one a part of its pattern."""
+    ran = []
+    for spec in parts.pattern(job.mixer):
+        module, knobs = parts.load("suite.mixers", spec)
+        if "implementation" in knobs:
+            shape = eqx.filter_eval_shape(lambda m=module, k=knobs: m.Mixer(job.width, key=jax.random.key(0), **k))
+            with meshes.ambient(mesh):
+                ran.append(shape.ran(jnp.dtype(job.dtype)))
+        else:
+            ran.append("reference")
+    return "+".join(ran)
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(job: Job, mesh: Mesh, vocab: int) -> Programs:
+    return Programs(job, mesh, vocab)
+
+
+def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
+    """The conditions under which a row was taken."""
+    params = backbone.count_parameters(backbone.shapes(solved, task.vocab))
+    wanted = matching.reference(job) if job.match_to and job.match != "none" else solved
+    target = backbone.count_parameters(backbone.shapes(wanted, task.vocab))
+    return {
+        "run_id": job.id,
+        "arm": job.arm,
+        "width": solved.width,
+        "params": params,
+        "params_mismatch": params / target - 1,
+        **({"mismatch": matching.mismatch(job, task.vocab)} if job.match_to and job.match in matching.SOLVED else {}),
+        "solved": parts.short("suite.mixers", solved.mixer),
+        "implementation": implementation(solved, mesh),
+        "place": place(mesh),
+        "device_kind": device_kind(mesh),
+        "platform": mesh.devices.flat[0].platform,
+        "n_devices": mesh.size,
+        "n_processes": jax.process_count(),
+        "jax": jax.__version__,
+        **store.provenance(job.own_files()),
+        **provenance.of_data(task),
+    }
+
+
+def _changed(spec: str, changes: Mapping[str, parts.Value]) -> str:
+    """The part of a pattern with those of the changes that it has a knob for."""
+    known = parts.knobs("suite.mixers", spec)
+    own = {knob: value for knob, value in changes.items() if knob in known}
+    return parts.with_knobs("suite.mixers", spec, own)
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -1,0 +1,248 @@
+"""Loss, State and the training step: jit with NamedSharding in and out, the state donated."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PyTree, UInt32
+
+from suite import mesh as meshes
+from suite.job import Job
+from suite.model.backbone import Model
+from suite.tasks import Batch
+
+Metrics = dict[str, Array]
+LOGITS = 1 << 25  # scalars on a device at once: 128 MiB
+
+
+class State(eqx.Module):
+    """All that training carries on, arrays only. `fingerprint` is a sum over all examples seen, in any order."""
+
+    params: Model
+    optimizer: PyTree
+    step: Int[Array, ""]
+    fingerprint: UInt32[Array, ""]
+
+
+def start(params: Model, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    tree: Any = params  # optax's types know containers of arrays, not modules
+    return State(params, optimizer.init(tree), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32))
+
+
+class Schedule(NamedTuple):
+    """The course of the rate, as arrays of the state: jobs that differ in it alone share their programs."""
+
+    count: Int[Array, ""]
+    learning_rate: Float[Array, ""]
+    warmup: Float[Array, ""]  # steps
+    steps: Float[Array, ""]
+
+    @classmethod
+    def of(cls, job: Job) -> "Schedule":
+        numbers = (job.learning_rate, round(job.warmup * job.steps), job.steps)
+        return cls(jnp.zeros((), jnp.int32), *(jnp.asarray(number, jnp.float32) for number in numbers))
+
+    def now(self, decay: str) -> Float[Array, ""]:
+        """The rate of the next step. Step 1 of the warmup already moves: at 0 it would be a step that only costs."""
+        count = self.count.astype(jnp.float32)
+        rise = (count + 1) / (self.warmup + 1)
+        share = jnp.clip((count - self.warmup) / jnp.maximum(self.steps - self.warmup, 1), 0, 1)
+        fall = 0.1 + 0.45 * (1 + jnp.cos(jnp.pi * share)) if decay == "cosine" else jnp.ones((), jnp.float32)
+        return self.learning_rate * jnp.where(count < self.warmup, rise, fall)
+
+
+def make_optimizer(job: Job, matrices: PyTree, schedule: Schedule | None = None) -> optax.GradientTransformation:
+    """Clipping, the update rule, warmup and decay of the rate, as the job says; only `matrices` decay.
+
+    The rate's course stands in the state from `init` on, by default the job's own.
+    """
+    rules: dict[str, Callable[[], optax.GradientTransformation]] = {
+        "adamw": lambda: optax.adamw(1.0, b2=0.95, weight_decay=job.weight_decay, mask=matrices),
+        "lion": lambda: optax.lion(1.0, weight_decay=job.weight_decay, mask=matrices),
+        "sgd": lambda: optax.chain(
+            optax.add_decayed_weights(job.weight_decay, matrices), optax.sgd(1.0, momentum=0.9, nesterov=True)
+        ),
+    }
+    clip = optax.clip_by_global_norm(job.clip) if job.clip else optax.identity()
+    learning_rate = _by_schedule(Schedule.of(job) if schedule is None else schedule, job.decay)
+    return _with_loose_dtypes(optax.chain(clip, rules[job.optimizer](), learning_rate))
+
+
+def make_step(
+    static: Model, optimizer: optax.GradientTransformation, mesh: Mesh, microbatch: int = 0
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """One optimiser step over the mesh: the batch is split over `data`, everything else replicated.
+
+    With `microbatch`, a divisor of the batch, so many examples are in memory at once and their gradients are added up.
+    Metrics: loss (nats a weighted target), gradient_norm, finite.
+    """
+    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
+
+    def differentiate(params: Model, weights: Float[Array, ""], batch: Batch) -> tuple[Array, Model]:
+        """Loss and gradient of one device's examples: their sums over devices are all that is exchanged."""
+
+        def objective(params: Model, batch: Batch) -> Float[Array, ""]:
+            nats_BT, _ = answer(eqx.combine(params, static), batch)
+            return jnp.sum(nats_BT * batch.weights_BT) / weights
+
+        return meshes.total(_add_up(jax.value_and_grad(objective), params, batch, microbatch // mesh.shape["data"]))
+
+    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        with meshes.ambient(mesh):
+            each_device = meshes.sharded(differentiate, (None, None, 0), None)
+            loss, gradient = each_device(state.params, jnp.sum(batch.weights_BT), batch)
+        norm = optax.tree.norm(gradient)
+        params: Any = state.params  # as in start
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
+        params = optax.apply_updates(params, updates)
+        ids_B = state.step * batch.tokens_BT.shape[0] + jnp.arange(batch.tokens_BT.shape[0], dtype=jnp.int32)
+        fingerprint = state.fingerprint + fingerprint_of(ids_B, batch.tokens_BT)
+        metrics = {"loss": loss, "gradient_norm": norm, "finite": jnp.isfinite(loss) & jnp.isfinite(norm)}
+        return State(params, optimizer_state, state.step + 1, fingerprint), metrics
+
+    return step
+
+
+def make_evaluate(static: Model, mesh: Mesh) -> Callable[[Model, Batch], Metrics]:
+    """Sums over a batch: nats, correct and weights, each weighted as the batch says; the same at final positions."""
+    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
+
+    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
+    def evaluate(params: Model, batch: Batch) -> Metrics:
+        nats_BT, correct_BT = _answers(static, params, batch, mesh)
+        final_BT = final_targets(batch.weights_BT)
+        return {
+            "nats": jnp.sum(nats_BT * batch.weights_BT),
+            "correct": jnp.sum(correct_BT * batch.weights_BT),
+            "weights": jnp.sum(batch.weights_BT),
+            "final_correct": jnp.sum(correct_BT * final_BT),
+            "finals": jnp.sum(final_BT),
+        }
+
+    return evaluate
+
+
+def make_answers(static: Model, mesh: Mesh) -> Callable[[Model, Batch], tuple[Array, Array]]:
+    """Nats and correctness of every target of a batch, (B, T) each, whole on every device."""
+    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
+
+    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
+    def answers(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        return _answers(static, params, batch, mesh)
+
+    return answers
+
+
+def _answers(static: Model, params: Model, batch: Batch, mesh: Mesh) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Each device those of its own examples."""
+
+    def own(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        return answer(eqx.combine(params, static), batch)
+
+    with meshes.ambient(mesh):
+        return meshes.sharded(own, (None, 0), 0)(params, batch)
+
+
+def _add_up(
+    differentiate: Callable[[Model, Batch], tuple[Array, Model]], params: Model, batch: Batch, microbatch: int
+) -> tuple[Array, Any]:
+    """Value and gradient summed over microbatches of so many examples; 0 for the whole batch at once."""
+    count = batch.tokens_BT.shape[0] // (microbatch or batch.tokens_BT.shape[0])
+    if count == 1:
+        return differentiate(params, batch)
+    pieces = jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1), batch)
+
+    def add(sums: tuple[Array, Model], piece: Batch) -> tuple[tuple[Array, Model], None]:
+        return jax.tree.map(jnp.add, sums, differentiate(params, piece)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), jnp.float32), params))
+    return jax.lax.scan(add, zeros, pieces)[0]
+
+
+def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Nats of every target, and 1 where the likeliest token is the target.
+
+    Where logits of all tokens are more than LOGITS they are made a few tokens at a time, and again for the
+    gradient: (B, T, V) is never whole.
+    """
+
+    @jax.checkpoint
+    def at_a_token(
+        x_BD: Float[Array, "B D"], targets_B: Int[Array, " B"]
+    ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+        return loss_and_correct(model.logits(x_BD), targets_B)
+
+    x_BTD = model.through(model.embed(batch.tokens_BT))
+    batch_size, length = batch.tokens_BT.shape
+    tokens = max(1, LOGITS // (batch_size * model.embedding_VD.shape[0]))
+    if tokens >= length:
+        return loss_and_correct(model.logits(x_BTD), batch.targets_BT)
+    by_token = (jnp.swapaxes(x_BTD, 0, 1), batch.targets_BT.T)
+    nats_TB, correct_TB = jax.lax.map(lambda token: at_a_token(*token), by_token, batch_size=tokens)
+    return nats_TB.T, correct_TB.T
+
+
+def loss_and_correct(
+    logits_V: Float[Array, "... V"], targets: Int[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Cross-entropy of every target in nats, and 1 where the likeliest token is the target."""
+    correct = (jnp.argmax(logits_V, axis=-1) == targets).astype(jnp.float32)
+    return cross_entropy(logits_V, targets), correct
+
+
+def final_targets(weights_BT: Float[Array, "B T"]) -> Float[Array, "B T"]:
+    """1 at the last target of each example that counts, its final position; 0 elsewhere."""
+    counts_BT = weights_BT > 0
+    left_BT = jnp.cumsum(counts_BT[:, ::-1].astype(jnp.int32), axis=1)[:, ::-1]
+    return (counts_BT & (left_BT == 1)).astype(jnp.float32)
+
+
+def cross_entropy(logits_V: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
+    """Minus the log-probability of each target, in nats."""
+    chosen = jnp.take_along_axis(logits_V, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_V, axis=-1) - chosen
+
+
+def fingerprint_of(ids_B: Int[Array, " B"], tokens_BT: Int[Array, "B T"]) -> UInt32[Array, ""]:
+    """Wrap-around sum over examples of a hash of (id, tokens): the same for any layout of hosts and devices."""
+    at_T = jnp.arange(tokens_BT.shape[1], dtype=jnp.uint32)
+    placed_BT = _mix(tokens_BT.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + (at_T * jnp.uint32(0x85EBCA77))[None])
+    row_B = jnp.sum(placed_BT, axis=1, dtype=jnp.uint32)
+    return jnp.sum(_mix(row_B ^ _mix(ids_B.astype(jnp.uint32) + jnp.uint32(1))), dtype=jnp.uint32)
+
+
+def _by_schedule(schedule: Schedule, decay: str) -> optax.GradientTransformation:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Schedule]:
+        learning_rate = state.now(decay)
+        return jax.tree.map(lambda leaf: leaf * learning_rate, updates), state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(lambda params: schedule, update)
+
+
+def _with_loose_dtypes(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, for strict dtypes: optax's own code multiplies int32 counts with float32."""
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        with jax.numpy_dtype_promotion("standard"):
+            return transformation.update(updates, state, params)
+
+    return optax.GradientTransformation(transformation.init, update)
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """The finaliser of MurmurHash3: every bit of the input moves every bit of the output."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def facts(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as Python numbers; waits for the device."""
+    return {name: value.item() for name, value in jax.device_get(metrics).items()}
