@@ -4,29 +4,23 @@ Loops count as often as they run, which XLA's own cost analysis does not do. A m
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.extend import core
 
-MOVEMENT = frozenset(
-    "broadcast_in_dim reshape transpose slice dynamic_slice dynamic_update_slice gather scatter concatenate pad rev "
-    "squeeze split iota convert_element_type copy copy_p stop_gradient bitcast_convert_type sharding_constraint "
-    "optimization_barrier device_put mesh_cast reshard layout_constraint pvary random_wrap random_unwrap random_seed "
-    "empty empty2 create_token stack unstack".split()
-)
-REDUCTIONS = frozenset(
-    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin sort top_k".split()
-)
-CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
+from suite.counting.jaxprs import CUMULATIVE, MOVEMENT, REDUCTIONS, inner, is_inexact, loop, shape, size, walk
+
 # Their trip count or their inside is not in the jaxpr.
 OPAQUE = frozenset(
     "while pallas_call ffi_call custom_call tpu_custom_call dot_product_attention_fwd_wrapper rnn".split()
 )
 
 UNREACHED = -math.inf
+Axes = frozenset[int]  # along which an array changes: along the others it was broadcast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +50,7 @@ def sum_over_time(at: Callable[[int], int], length: int) -> int:
 
     Both ends and the middle are evaluated; where they lie on a line the interval is closed as a trapezium.
     """
-    known: dict[int, int] = {}
-
-    def value(t: int) -> int:
-        if t not in known:
-            known[t] = at(t)
-        return known[t]
+    value = functools.cache(at)
 
     def between(low: int, high: int) -> int:
         if high - low < 2:
@@ -78,147 +67,106 @@ def sum_over_time(at: Callable[[int], int], length: int) -> int:
 def _work(jaxpr: core.Jaxpr) -> tuple[int, int]:
     """(matmul, elementwise) FLOPs."""
     matmul = elementwise = 0
-    varies: dict[core.Var, frozenset[int]] = {}  # axes along which a broadcast array really changes
-    for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        inner = _inner(eqn)
-        if name in OPAQUE:
-            raise NotImplementedError(
-                f"cannot count {name}: its work does not stand in the jaxpr; count a reference form"
-            )
-        if name == "cond":
-            branches = [_work(branch.jaxpr) for branch in eqn.params["branches"]]
-            matmul += max(branch[0] for branch in branches)
-            elementwise += max(branch[1] for branch in branches)
-        elif inner is not None:
-            times = eqn.params["length"] if name == "scan" else 1
-            inner_matmul, inner_elementwise = _work(inner)
-            matmul += times * inner_matmul
-            elementwise += times * inner_elementwise
-        elif name == "dot_general":
-            matmul += _dot_flops(eqn)
-        elif name == "conv_general_dilated":
-            matmul += _convolution_flops(eqn)
-        elif name == "mul" and _is_outer_product(eqn, varies):
-            matmul += 2 * _size(eqn.outvars[0])  # as a product with an inner axis of one, however it is spelt
-        elif name in REDUCTIONS:
-            elementwise += _size(eqn.invars[0]) - _size(eqn.outvars[0])
-        elif name not in MOVEMENT:
-            elementwise += sum(_size(out) for out in eqn.outvars if _is_inexact(out))
-        _follow_broadcast(eqn, varies)
+
+    def rule(eqn: core.JaxprEqn, varying: list[Axes]) -> list[Axes]:
+        nonlocal matmul, elementwise
+        of_products, of_others = _work_of(eqn, varying)
+        matmul, elementwise = matmul + of_products, elementwise + of_others
+        return _varying(eqn, varying)
+
+    walk(jaxpr, [_axes(var) for var in jaxpr.invars], [_axes(var) for var in jaxpr.constvars], _axes, rule)
     return matmul, elementwise
 
 
-def _depths(jaxpr: core.Jaxpr, starts: list[float], constants: float) -> list[float]:
+def _work_of(eqn: core.JaxprEqn, varying: list[Axes]) -> tuple[int, int]:
+    """(matmul, elementwise) FLOPs of one equation."""
+    name, called = eqn.primitive.name, inner(eqn)
+    if name in OPAQUE:
+        raise NotImplementedError(
+            f"cannot count {name}: its work does not stand in the jaxpr; count a reference implementation"
+        )
+    if name == "cond":
+        branches = [_work(branch.jaxpr) for branch in eqn.params["branches"]]
+        return max(matmul for matmul, _ in branches), max(elementwise for _, elementwise in branches)
+    if called is not None:
+        times = eqn.params["length"] if name == "scan" else 1
+        matmul, elementwise = _work(called.jaxpr)
+        return times * matmul, times * elementwise
+    if name == "dot_general":
+        return _dot_flops(eqn), 0
+    if name == "conv_general_dilated":
+        return _convolution_flops(eqn), 0
+    if name == "mul" and varying[0] - varying[1] and varying[1] - varying[0]:
+        return 2 * size(eqn.outvars[0]), 0  # an outer product, as one with an inner axis of one, however it is spelt
+    if name in REDUCTIONS:
+        return 0, size(eqn.invars[0]) - size(eqn.outvars[0])
+    return 0, 0 if name in MOVEMENT else sum(size(out) for out in eqn.outvars if is_inexact(out.aval))
+
+
+def _axes(atom: Any) -> Axes:
+    return frozenset(axis for axis, length in enumerate(shape(atom)) if length > 1)
+
+
+def _varying(eqn: core.JaxprEqn, varying: list[Axes]) -> list[Axes]:
+    """The axes along which the results change: a broadcast array does not along its new ones."""
+    if eqn.primitive.name == "broadcast_in_dim":
+        axes = eqn.params["broadcast_dimensions"]
+        return [frozenset(int(axes[axis]) for axis in varying[0])]
+    if len(eqn.invars) == len(eqn.outvars) == 1 and shape(eqn.invars[0]) == shape(eqn.outvars[0]):
+        return varying
+    return [_axes(out) for out in eqn.outvars]
+
+
+def _depths(jaxpr: core.Jaxpr, starts: Sequence[float], constants: float) -> list[float]:
     """Longest chain to each output from inputs that stand at `starts`; UNREACHED where none leads there."""
-    depth: dict[core.Var, float] = dict(zip(jaxpr.invars, starts, strict=True)) | dict.fromkeys(
-        jaxpr.constvars, constants
-    )
 
-    def at(atom: Any) -> float:
-        return constants if isinstance(atom, core.Literal) else depth[atom]
-
-    for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        before = [at(atom) for atom in eqn.invars]
-        inner = _inner(eqn)
+    def rule(eqn: core.JaxprEqn, before: list[float]) -> list[float]:
+        name, called = eqn.primitive.name, inner(eqn)
         if name in OPAQUE:
-            raise NotImplementedError(f"cannot count the depth of {name}; count a reference form")
-        if name == "scan":
-            after = [max(before, default=constants) + _scan_depth(eqn)] * len(eqn.outvars)
-        elif name == "cond":
+            raise NotImplementedError(f"cannot count the depth of {name}; count a reference implementation")
+        if name == "cond":
             branches = [_depths(branch.jaxpr, before[1:], constants) for branch in eqn.params["branches"]]
-            after = [max(outs) for outs in zip(*branches, strict=True)]
-        elif inner is not None:
-            after = _depths(inner, before, constants)
-        else:
-            after = [max(before, default=constants) + _own_depth(eqn)] * len(eqn.outvars)
-        depth.update(zip(eqn.outvars, after, strict=True))
-    return [at(atom) for atom in jaxpr.outvars]
+            return [max(depths) for depths in zip(*branches, strict=True)]
+        if called is not None and name != "scan":
+            return _depths(called.jaxpr, before, constants)
+        here = _scan_depth(eqn) if name == "scan" else _depth_of(eqn)
+        return [max(before, default=constants) + here] * len(eqn.outvars)
+
+    return walk(jaxpr, starts, [constants] * len(jaxpr.constvars), lambda _: constants, rule)
 
 
 def _scan_depth(eqn: core.JaxprEqn) -> float:
-    body = _inner(eqn)
-    assert body is not None
-    # Arguments are constants, carries, inputs, and results carries, outputs; what is looped over has one axis more
-    # outside than in the body. (The equation names these numbers differently in every version of JAX.)
-    inputs, outputs = (
-        sum(len(_shape(outer)) != len(_shape(inner)) for outer, inner in zip(outside, inside, strict=True))
-        for outside, inside in ((eqn.invars, body.invars), (eqn.outvars, body.outvars))
-    )
-    carries = len(body.outvars) - outputs
-    consts = len(body.invars) - carries - inputs
-    starts = [0.0 if consts <= index < consts + carries else UNREACHED for index in range(len(body.invars))]
-    chain = max(_depths(body, starts, UNREACHED)[:carries], default=UNREACHED)
+    """(length - 1) times the chain from carry to carry, and one body."""
+    (body, _), constants, carries = loop(eqn)
+    is_carry = [constants <= index < constants + carries for index in range(len(body.invars))]
+    from_carries = [0.0 if carry else UNREACHED for carry in is_carry]
+    chain = max(_depths(body, from_carries, UNREACHED)[:carries], default=UNREACHED)
     once = max(_depths(body, [0.0] * len(body.invars), 0.0), default=0.0)
     return (eqn.params["length"] - 1) * max(chain, 0.0) + once
 
 
-def _own_depth(eqn: core.JaxprEqn) -> int:
+def _depth_of(eqn: core.JaxprEqn) -> int:
     name = eqn.primitive.name
     if name in MOVEMENT:
         return 0
     if name in CUMULATIVE:
-        return _log2(_shape(eqn.invars[0])[eqn.params["axis"]])
+        return _log2(shape(eqn.invars[0])[eqn.params["axis"]])
     if name in ("sort", "top_k"):
-        return _log2(_shape(eqn.invars[0])[-1])
+        return _log2(shape(eqn.invars[0])[-1])
     if name in REDUCTIONS:
-        return _log2(_size(eqn.invars[0]) // max(1, _size(eqn.outvars[0])))
+        return _log2(size(eqn.invars[0]) // max(1, size(eqn.outvars[0])))
     return 1
-
-
-def _inner(eqn: core.JaxprEqn) -> core.Jaxpr | None:
-    """The jaxpr that a call (jit, custom_vjp, checkpoint, scan) holds."""
-    for value in eqn.params.values():
-        if isinstance(value, core.ClosedJaxpr):
-            return value.jaxpr
-        if isinstance(value, core.Jaxpr):
-            return value
-    return None
 
 
 def _dot_flops(eqn: core.JaxprEqn) -> int:
     ((contracted, _), _) = eqn.params["dimension_numbers"]
-    return 2 * _size(eqn.outvars[0]) * math.prod(_shape(eqn.invars[0])[axis] for axis in contracted)
+    return 2 * size(eqn.outvars[0]) * math.prod(shape(eqn.invars[0])[axis] for axis in contracted)
 
 
 def _convolution_flops(eqn: core.JaxprEqn) -> int:
-    kernel = _shape(eqn.invars[1])
+    kernel = shape(eqn.invars[1])
     out_channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-    return 2 * _size(eqn.outvars[0]) * (math.prod(kernel) // out_channels)
-
-
-def _is_outer_product(eqn: core.JaxprEqn, varies: dict[core.Var, frozenset[int]]) -> bool:
-    """Whether each factor changes along an axis on which the other is constant."""
-    left, right = (_varying(atom, varies) for atom in eqn.invars)
-    return bool(left - right) and bool(right - left)
-
-
-def _follow_broadcast(eqn: core.JaxprEqn, varies: dict[core.Var, frozenset[int]]) -> None:
-    if eqn.primitive.name == "broadcast_in_dim":
-        source = eqn.invars[0]
-        axes = eqn.params["broadcast_dimensions"]
-        varies[eqn.outvars[0]] = frozenset(int(axes[axis]) for axis in _varying(source, varies))
-    elif len(eqn.invars) == 1 and len(eqn.outvars) == 1 and _shape(eqn.invars[0]) == _shape(eqn.outvars[0]):
-        varies[eqn.outvars[0]] = _varying(eqn.invars[0], varies)
-
-
-def _varying(atom: Any, varies: dict[core.Var, frozenset[int]]) -> frozenset[int]:
-    if not isinstance(atom, core.Literal) and atom in varies:
-        return varies[atom]
-    return frozenset(axis for axis, size in enumerate(_shape(atom)) if size > 1)
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    return atom.aval.shape
-
-
-def _size(atom: Any) -> int:
-    return math.prod(_shape(atom))
-
-
-def _is_inexact(atom: Any) -> bool:
-    return jax.numpy.issubdtype(atom.aval.dtype, jax.numpy.inexact)
+    return 2 * size(eqn.outvars[0]) * (math.prod(kernel) // out_channels)
 
 
 def _log2(n: int) -> int:

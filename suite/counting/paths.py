@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
-from suite.counting import flops
+from suite.counting import jaxprs
+from suite.counting.jaxprs import is_inexact, shape, walk
 
 CALLS = frozenset("jit call closed_call eval_jaxpr checkpoint remat2 custom_jvp_call custom_vjp_call".split())
 # Their derivative is zero everywhere.
 CUTS = frozenset("stop_gradient bitcast_convert_type sign floor ceil round".split())
-MOVEMENT = flops.MOVEMENT | {"select_n", "stack", "unstack", "tile"}
+MOVEMENT = jaxprs.MOVEMENT | {"select_n", "stack", "unstack", "tile"}
 # They change a number's type, place or name, which its distance does not share.
 UNCHANGED = frozenset(
     "convert_element_type copy copy_p sharding_constraint optimization_barrier device_put mesh_cast reshard "
@@ -31,8 +32,8 @@ ELEMENTWISE = frozenset(
     "erf erfc erf_inv lgamma digamma real imag complex conj reduce_precision".split()
 )
 # In a product of many numbers one that is 0 ends the paths of all others, which a least distance would not show.
-REDUCTIONS = flops.REDUCTIONS - {"reduce_prod", "sort", "top_k"}
-CUMULATIVE = flops.CUMULATIVE - {"cumprod"}
+REDUCTIONS = jaxprs.REDUCTIONS - {"reduce_prod", "sort", "top_k"}
+CUMULATIVE = jaxprs.CUMULATIVE - {"cumprod"}
 
 # A value and its distances, or None where no path leads to any part of it: so a weight costs nothing to carry along.
 Pair = tuple[Any, Array | None]
@@ -76,21 +77,16 @@ def follow(fn: Callable[..., Any], values: Sequence[PyTree], distances: Sequence
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Pair]) -> list[Pair]:
-    known: dict[core.Var, Pair] = {var: (const, None) for var, const in zip(jaxpr.constvars, consts, strict=True)}
-    known.update(zip(jaxpr.invars, arguments, strict=True))
-
-    def at(atom: Any) -> Pair:
-        return (atom.val, None) if isinstance(atom, core.Literal) else known[atom]
-
-    for eqn in jaxpr.eqns:
-        known.update(zip(eqn.outvars, _apply(eqn, [at(atom) for atom in eqn.invars]), strict=True))
-    return [at(atom) for atom in jaxpr.outvars]
+    constants = [(const, None) for const in consts]
+    return walk(jaxpr, arguments, constants, lambda literal: (literal.val, None), _apply)
 
 
 def _apply(eqn: core.JaxprEqn, pairs: list[Pair]) -> list[Pair]:
     name = eqn.primitive.name
     if name in CALLS:
-        return _evaluate(*_inner(eqn), pairs)
+        called = jaxprs.inner(eqn)
+        assert called is not None, f"{name} calls nothing"
+        return _evaluate(*called, pairs)
     if all(distance is None for _, distance in pairs):
         return [(value, None) for value in _bind(eqn, [value for value, _ in pairs])]
     if name == "scan":
@@ -104,7 +100,7 @@ def _distances(eqn: core.JaxprEqn, pairs: list[Pair]) -> list[Any]:
     """Distances of what an operation gives that is neither call nor loop."""
     name = eqn.primitive.name
     distances: list[Any] = [distance for _, distance in pairs]
-    if name in CUTS or not any(_is_inexact(out.aval) for out in eqn.outvars):
+    if name in CUTS or not any(is_inexact(out.aval) for out in eqn.outvars):
         return [None] * len(eqn.outvars)
     if name in UNCHANGED:
         return distances
@@ -124,21 +120,21 @@ def _distances(eqn: core.JaxprEqn, pairs: list[Pair]) -> list[Any]:
 def _move(eqn: core.JaxprEqn, pairs: list[Pair]) -> list[Array]:
     """Distances moved as the values are, by the same indices and predicates."""
     filler = {"fill_value": jnp.inf} if eqn.primitive.name == "gather" else {}  # what lies out of bounds is on no path
-    operands = [_filled(value, distance) if _is_inexact(jax.typeof(value)) else value for value, distance in pairs]
+    operands = [_filled(value, distance) if is_inexact(jax.typeof(value)) else value for value, distance in pairs]
     return _bind(eqn, operands, **filler)
 
 
 def _elementwise(eqn: core.JaxprEqn, pairs: list[Pair]) -> Array:
     values = [value for value, _ in pairs]
     # What the derivative by each operand has as a factor that may be exactly 0.
-    known = {"mul": values[::-1], "div": [None, values[0]], "square": values, "one_minus_square": values}
-    factors = known[eqn.primitive.name] if eqn.primitive.name in known else [None] * len(values)
+    multiplied = {"mul": values[::-1], "div": [None, values[0]], "square": values, "one_minus_square": values}
+    factors = multiplied[eqn.primitive.name] if eqn.primitive.name in multiplied else [None] * len(values)
     paths = [
         distance if factor is None else jnp.where(factor == 0, jnp.inf, distance)
         for (_, distance), factor in zip(pairs, factors, strict=True)
         if distance is not None
     ]
-    return jnp.broadcast_to(functools.reduce(jnp.minimum, paths), _shape(eqn.outvars[0])) + 1
+    return jnp.broadcast_to(functools.reduce(jnp.minimum, paths), shape(eqn.outvars[0])) + 1
 
 
 def _dot_general(eqn: core.JaxprEqn, pairs: list[Pair]) -> Array:
@@ -152,7 +148,7 @@ def _dot_general(eqn: core.JaxprEqn, pairs: list[Pair]) -> Array:
     if right_distance is not None:
         distance_BJS = _as_matrices(right_distance, right_batched, right_summed)
         paths.append(jnp.swapaxes(_least(distance_BJS, _as_matrices(left, left_batched, left_summed)), 1, 2))
-    return functools.reduce(jnp.minimum, paths).reshape(_shape(eqn.outvars[0])) + 1
+    return functools.reduce(jnp.minimum, paths).reshape(shape(eqn.outvars[0])) + 1
 
 
 def _as_matrices(array: Array, batched: Sequence[int], summed: Sequence[int]) -> Array:
@@ -168,16 +164,8 @@ def _least(distance_BIS: Float[Array, "B I S"], factor_BJS: Array) -> Float[Arra
 
 
 def _scan(eqn: core.JaxprEqn, pairs: list[Pair]) -> list[Pair]:
-    body, consts = _inner(eqn)
-    # Arguments are constants, carries, inputs, and results carries, outputs; what is looped over has one axis more
-    # outside than in the body. (The equation names these numbers differently in every version of JAX.)
-    inputs, outputs = (
-        sum(len(_shape(outer)) != len(_shape(inner)) for outer, inner in zip(outside, inside, strict=True))
-        for outside, inside in ((eqn.invars, body.invars), (eqn.outvars, body.outvars))
-    )
-    carries = len(body.outvars) - outputs
-    last = len(pairs) - inputs
-    constants, start, looped = pairs[: last - carries], pairs[last - carries : last], pairs[last:]
+    (body, consts), first, carries = jaxprs.loop(eqn)
+    constants, start, looped = pairs[:first], pairs[first : first + carries], pairs[first + carries :]
 
     def step(carry: list[Pair], at: list[Pair]) -> tuple[list[Pair], list[Pair]]:
         results = _complete(_evaluate(body, consts, [*constants, *carry, *at]))
@@ -204,30 +192,12 @@ def _bind(eqn: core.JaxprEqn, operands: list[Any], **changed: Any) -> list[Any]:
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def _inner(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
-    """The jaxpr that a call or a scan holds, and its constants."""
-    for value in eqn.params.values():
-        if isinstance(value, core.ClosedJaxpr):
-            return value.jaxpr, value.consts
-        if isinstance(value, core.Jaxpr):
-            return value, ()
-    raise NotImplementedError(f"cannot follow a path into {eqn.primitive.name}: it holds no jaxpr")
-
-
 def _complete(pairs: list[Pair]) -> list[Pair]:
     """Every number with its distances, be they inf throughout."""
     return [(value, _filled(value, distance)) for value, distance in pairs]
 
 
 def _filled(value: Any, distance: Array | None) -> Array | None:
-    if distance is None and _is_inexact(jax.typeof(value)):
+    if distance is None and is_inexact(jax.typeof(value)):
         return jnp.full(jnp.shape(value), jnp.inf, jnp.float32)
     return distance
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    return atom.aval.shape
-
-
-def _is_inexact(aval: Any) -> bool:
-    return jnp.issubdtype(aval.dtype, jnp.inexact)
