@@ -21,7 +21,7 @@ from etils import epath
 
 import launch
 from suite import parts
-from suite.sweep import exit_codes, store
+from suite.sweep import exit_codes, startup, store
 
 OUT = launch.define_directory("out", "out/calibrate", "directory of the rows and the tables")
 FAMILIES = flags.DEFINE_string("families", "", "what to time, separated by commas; empty for everything")
@@ -53,7 +53,7 @@ GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE"
 
 
 def main() -> int:
-    with launch.door():
+    with exit_codes.door():
         shapes = read_shapes()
         families = parts.split_list(FAMILIES.value)
         unknown = set(families) - set(CPU_SHAPES)
@@ -61,7 +61,7 @@ def main() -> int:
             raise ValueError(f"families {', '.join(sorted(unknown))} are not known; wanted {', '.join(CPU_SHAPES)}")
         store.check_writable(OUT.value)
         if PROCESS.value < 0:
-            launch.check_xla_flags()
+            startup.check_xla_flags()
     if PROCESS.value >= 0:
         return time_everything(families or list(CPU_SHAPES), shapes)
     out = epath.Path(OUT.value)
@@ -90,15 +90,15 @@ def read_shapes() -> list[tuple[int, int, int]]:
 def run_child(process: int, xla_flags: str) -> int:
     """Times everything in a fresh process; returns its exit code."""
     argv = [f"--{name}={flags.FLAGS[name].value}" for name in ("out", "families", "shapes", "rounds", "dtype")]
-    variables = {"XLA_FLAGS": launch.xla_flags(xla_flags)}
+    variables = {"XLA_FLAGS": startup.xla_flags(xla_flags)}
     command = [sys.executable, "-m", "launch.calibrate", *argv, f"--process={process}"]
     return exit_codes.code_of_child(subprocess.run(command, env=os.environ | variables, check=False).returncode)
 
 
 def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> int:
     """One process's rows: the machine's peaks, then every benchmark that is not done."""
-    launch.keep_memory()
-    os.environ.setdefault("XLA_FLAGS", launch.xla_flags())  # where --process was given by hand
+    startup.keep_memory()
+    os.environ.setdefault("XLA_FLAGS", startup.xla_flags())  # where --process was given by hand
     import jax
 
     from suite import benchmark
@@ -119,7 +119,7 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
     }
     elsewhere = {row["place"] for row in rows(out)} - {conditions["place"]}
     if elsewhere:  # ratios of one table are of one machine
-        launch.refuse(
+        exit_codes.refuse(
             f"{out} holds timings of {', '.join(elsewhere)} and this is {conditions['place']}; use another --out"
         )
     done = {_key(row) for row in store.rows(out, kind) if row["phase"] == "benchmark"}

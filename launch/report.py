@@ -19,6 +19,7 @@ from absl import flags
 from etils import epath
 
 import launch
+from suite.sweep import exit_codes
 
 OUT = launch.define_directory(
     "out", "out/compare", "directory of the records, as given to launch.compare or launch.job"
@@ -40,12 +41,12 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "with --prune: list what would be 
 
 def main() -> int:
     if DRY_RUN.value and not PRUNE.value:
-        launch.refuse("--dry_run is for --prune; a report of a directory removes nothing")
+        exit_codes.refuse("--dry_run is for --prune; a report of a directory removes nothing")
     if PRUNE.value:
         for flag in (THRESHOLD, CLAIMS, TO, DIFF):
             if flag.present:
-                launch.refuse(f"--prune draws no report; leave it or --{flag.name} out")
-        with launch.door():
+                exit_codes.refuse(f"--prune draws no report; leave it or --{flag.name} out")
+        with exit_codes.door():
             prune(epath.Path(OUT.value))
         return 0
     from suite import files, parts, report  # here, not above: --help answers at once
@@ -54,19 +55,19 @@ def main() -> int:
     more_claims = [spec for value in CLAIMS.value for spec in parts.split_list(value)]
     if DIFF.value:
         if len(DIFF.value) != 2:
-            launch.refuse(f"--diff wants two directories; got {len(DIFF.value)}: {', '.join(DIFF.value)}")
+            exit_codes.refuse(f"--diff wants two directories; got {len(DIFF.value)}: {', '.join(DIFF.value)}")
         if THRESHOLD.value:
-            launch.refuse("--threshold is for the report of one directory; leave it or --diff out")
+            exit_codes.refuse("--threshold is for the report of one directory; leave it or --diff out")
         if OUT.present:
-            launch.refuse("--diff reads two directories and --out names one; --to says where diff.html is written")
-        with launch.door():
+            exit_codes.refuse("--diff reads two directories and --out names one; --to says where diff.html is written")
+        with exit_codes.door():
             first, second = map(files.root, DIFF.value)
             one, other = (report.gather(root, (), more_claims) for root in (first, second))
             path = report.write_diff(one, other, to or second)
         tell(f"{name}: {problem}" for name, found in (("A", one), ("B", other)) for problem in found.problems)
         print(f"side by side: {path}")
         return 0
-    with launch.door():
+    with exit_codes.door():
         path = report.write(epath.Path(OUT.value), THRESHOLD.value, more_claims, to)
     tell(map(str, report.problems(path.parent)))
     print(f"report: {path}")

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from absl import flags
-from absl.testing import flagsaver
 from etils import epath
 
-from launch import job as program
 from suite import mesh as meshes
 from suite.job import Cell, Job
 from suite.sweep import store
+from suite.sweep.options import Options
+from suite.sweep.worker import Worker
 from suite.training import checkpoint, rig
 
 TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--learning_rate=3e-3"]
@@ -115,19 +114,14 @@ def assert_same(out: pathlib.Path, whole: pathlib.Path) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-@contextlib.contextmanager
-def worker(out: pathlib.Path) -> Iterator[program.Worker]:
-    """The worker of launch.job with its flags, in this process, on one device and without a watchdog."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver((program.OUT, str(out)), (program.LEASE_SECONDS, 1.0)):
-        flags.FLAGS["patience"].value = 0.0  # which no user may ask for: a watchdog would end the tests
-        yield program.Worker(meshes.make(devices=jax.devices()[:1]), None)
+def worker(out: pathlib.Path) -> Worker:
+    """The worker of launch.job in this process, on one device and without a watchdog, which would end the tests."""
+    options = Options(out=str(out), lease_seconds=1.0, patience=0.0)
+    return Worker(options, meshes.make(devices=jax.devices()[:1]), time.monotonic)
 
 
 def run_here(out: pathlib.Path, job: Job, *measures: str) -> int:
     """What launch.job does of a directory: the door's checks, then the cells; its exit code."""
-    with worker(out) as resumed:
-        store.check_writable(out)
-        store.check_run(out, job)
-        return resumed.run([Cell(job, measure) for measure in measures])
+    store.check_writable(out)
+    store.check_run(out, job)
+    return worker(out).run([Cell(job, measure) for measure in measures])

@@ -5,11 +5,11 @@ import types
 
 import pytest
 
-from launch import compare
 from suite import claims, parts
 from suite.claims import Finding
 from suite.model import backbone, matching
 from suite.scale import SCALES, Scale
+from suite.sweep import schedule
 from suite.sweep.store import Row
 
 CLAIMS = parts.names("suite.claims")
@@ -68,7 +68,7 @@ def scale_of(match: str) -> Scale:
     scale = dataclasses.replace(SCALES["quick"], arms=arms, match=match, matches=(match,), reference=reference)
     if match != "step_time":
         return scale
-    return dataclasses.replace(scale, own_widths=dict.fromkeys(compare.arms_of(scale, CLAIMS), 37))
+    return dataclasses.replace(scale, own_widths=dict.fromkeys(schedule.arms_of(scale, CLAIMS), 37))
 
 
 SLOW = ("flops",)  # every width that is tried is counted

@@ -53,20 +53,20 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A training that was killed after 30 steps, with checkpoints of 10 and 20 or 20 and 30."""
     out = tmp_path_factory.mktemp("half")
     cell = Cell(JOB, "learning")
-    with worker(out) as killed:
-        store.mark_schema(out)
-        key = killed.key(cell)
-        owner = cells.claim(killed.leases, key, "")["owner"]
-        rows = killed.measure(cell)
-        while next(rows)["step"] < 30:
-            pass
-        next(rows)
-        folder = pathlib.Path(killed.path(cell)) / "checkpoints"
-        while not (folder / "20.manifest").exists():
-            time.sleep(0.01)
-        del rows  # which is closed by it: nothing waits for the save under way
-        killed.leases.held.clear()
-        cells.note_end(killed.leases, key, owner, 0, exit_codes.KILLED, outside=True)
+    killed = worker(out)
+    store.mark_schema(out)
+    key = killed.key(cell)
+    owner = cells.claim(killed.leases, key, "")["owner"]
+    rows = killed.measure(cell)
+    while next(rows)["step"] < 30:
+        pass
+    next(rows)
+    folder = pathlib.Path(killed.path(cell)) / "checkpoints"
+    while not (folder / "20.manifest").exists():
+        time.sleep(0.01)
+    del rows  # which is closed by it: nothing waits for the save under way
+    killed.leases.held.clear()
+    cells.note_end(killed.leases, key, owner, 0, exit_codes.KILLED, outside=True)
     return out
 
 
@@ -127,7 +127,7 @@ def mended(capsys: pytest.CaptureFixture, whole: pathlib.Path, tmp_path: pathlib
         harm(path)
         try:
             assert resume(damaged, *measures) == exit_codes.DONE
-        except (SystemExit, OSError) as error:  # by launch.refuse, or as launch.run and its door answer it
+        except (SystemExit, OSError) as error:  # by exit_codes.refuse, or as launch.run answers it
             told = capsys.readouterr().err if isinstance(error, SystemExit) else exit_codes.refused_by_files(error)
             assert f"{path}: Is a directory; move it out of the way" in told
             assert harm is folder

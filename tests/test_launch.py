@@ -208,7 +208,8 @@ def test_a_terminal_that_is_closed_saves(tmp_path: pathlib.Path) -> None:
 def test_a_program_under_nohup_goes_on_when_its_terminal_is_closed() -> None:
     code = (
         "import os, signal, launch\n"
-        "launch.run(lambda: launch.on_hangup(launch._stop) or os.kill(os.getpid(), signal.SIGHUP))\n"
+        "from suite.sweep import startup\n"
+        "launch.run(lambda: startup.on_hangup(launch._stop) or os.kill(os.getpid(), signal.SIGHUP))\n"
     )
     for before, code_ in ((["nohup"], 0), ([], 75)):
         done = run([*HEARING_HANGUPS, *before, sys.executable, "-c", code])
@@ -246,8 +247,9 @@ def test_what_xla_was_told_is_recorded_and_the_users_word_is_the_last(tmp_path: 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does, and settings are glibc's")
 def test_freed_memory_is_kept() -> None:
     code = (
-        "import launch, resource, numpy\n"
-        "launch.keep_memory()\n"
+        "import resource, numpy\n"
+        "from suite.sweep import startup\n"
+        "startup.keep_memory()\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    numpy.ones(1 << 24)\n"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from launch import compare
 from suite import parts
 from suite.job import Cell, Job
 from suite.scale import SCALES, curve_cells
 from suite.sweep.progress import FEWEST, Forecast
+from suite.sweep.schedule import estimate_seconds
 
 # Of every measure: how far the estimates of its cells are off, in one direction for all of them.
 OFF = {"learning": 0.7, "gradient_reach": 2.0, "step_time": 1.5, "size": 0.3, "decode": 1.4, "length_accuracy": 0.5}
@@ -29,7 +29,7 @@ def durations(cells: list[Cell], speed: float, rng: np.random.Generator) -> list
         compilation = 0 if program in compiled else 6
         compiled.add(program)
         off = OFF.get(cell.measure.partition(":")[0], 1.0) * rng.lognormal(0, 0.3)
-        seconds.append((compilation + off * compare.estimate_seconds(cell)) / speed)
+        seconds.append((compilation + off * estimate_seconds(cell)) / speed)
     return seconds
 
 
@@ -38,7 +38,7 @@ def said_and_true(cells: list[Cell], seconds: list[float], children: int, start:
 
     Children take the next cell as they are done with one, and each begins with `start` seconds, again every 240 s.
     """
-    forecast = Forecast(compare.estimate_seconds)
+    forecast = Forecast(estimate_seconds)
     forecast.expect(cells)
     waiting = list(zip(cells, seconds, strict=True))
     free = [start] * children

@@ -8,9 +8,14 @@
 134  a process of the same job died (137 and 143: killed, terminated before the save): start again
 """
 
+import contextlib
 import errno
 import re
+import sys
 from collections.abc import Iterator
+from typing import NoReturn
+
+from absl import logging
 
 from suite import files
 
@@ -56,6 +61,32 @@ class PeerLate(Exception):
 
 class NotMet(Exception):
     """Processes of the job did not come together before it began."""
+
+
+class Stopped(BaseException):
+    """A signal has asked the program to end; like KeyboardInterrupt it passes by what catches errors."""
+
+    def __init__(self, code: int):
+        self.code = code
+
+
+@contextlib.contextmanager
+def door() -> Iterator[None]:
+    """What goes wrong in here the user can mend: bad flags, unknown parts, files and packages that are not there."""
+    try:
+        yield
+    except (KeyError, IndexError):
+        raise  # a bug of ours: what a user got wrong is never said by these
+    except (ValueError, LookupError, TypeError, OSError, ImportError) as error:
+        logging.debug("refused", exc_info=error)
+        refuse(error)
+
+
+def refuse(why: object) -> NoReturn:
+    """Says in one line why it cannot succeed and exits with 70."""
+    text = why.args[0] if isinstance(why, LookupError) and why.args else why
+    print(f"crossover: {' '.join(str(text).split())}", file=sys.stderr)
+    sys.exit(REFUSED)
 
 
 def code_of(error: BaseException) -> int:

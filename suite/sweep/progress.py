@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any
 
 import rich.progress
 
@@ -95,7 +95,7 @@ class Progress:
             self.bar = rich.progress.Progress(*columns, "{task.fields[left]}", transient=True)
             self.task = self.bar.add_task("starting", total=None, cells="", left="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         if self.bar is not None:
             self.bar.start()
         return self

@@ -367,7 +367,8 @@ def _source() -> str:
 def _sources_of_rows() -> list[pathlib.Path]:
     sources = sorted((PACKAGE / "suite").rglob("*.py"))
     judging = [PACKAGE / "suite" / wing for wing in ("report", "claims", "judging")]  # they read rows and make none
-    return [path for path in sources if path.parent not in judging]
+    asking = [PACKAGE / "suite" / "sweep" / f"{name}.py" for name in ("comparison", "schedule", "progress")]
+    return [path for path in sources if path.parent not in judging and path not in asking]
 
 
 @functools.cache

@@ -1,0 +1,302 @@
+"""Rounds of cells until the claims ask for nothing new, each round in child processes."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from etils import epath
+
+from suite import machine
+from suite.job import Cell
+from suite.scale import curve_cells
+from suite.sweep import cells as states
+from suite.sweep import exit_codes, leases, provenance, rendezvous, schedule, store
+from suite.sweep.options import Options
+from suite.sweep.progress import Progress
+from suite.sweep.schedule import Plan
+
+LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
+DISMISSING_SECONDS = 60  # for the comparisons on other hosts to hear of the end
+FAILING_SECONDS = 10  # for those that have not ended already, where it could not go on
+CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
+REPORT_SECONDS = 300  # between two reports of what there is so far
+# What XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower.
+ONE_THREAD = {"NPROC": "1"}
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Rounds of cells until the claims ask for nothing new; every process of a round is a child of this one."""
+
+    plan: Plan
+    options: Options  # of the children
+    workers: int  # children that share the cells; 0 for as many as suit the machine
+    any_batch: bool  # whether batches are sized for all devices
+    asked: rendezvous.Facts  # what is asked for: the same on every host
+    command: list[str]  # arguments, for the report
+    report: Callable[["Comparison", bool], None]  # draws what there is and says so; whether nothing is left to do
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.out = epath.Path(self.options.out)
+        self.place: dict[str, Any] = {}  # what a child says of where it runs
+        local = pathlib.Path(tempfile.gettempdir()) if "://" in os.fspath(self.out) else pathlib.Path(self.out)
+        self.log = local / "log.txt"  # all that the children print
+        self.passed_on = self.log.stat().st_size if self.log.exists() else 0  # bytes of it that the user has seen
+        self.over: set[Cell] = set()
+        self.wanted: dict[str, None] = {}  # the files of all cells that were asked for
+        self.address = ""  # of process 0, where several processes do each job
+        self.dismissed: int | None = None  # the exit code of the comparison beside process 0, which has ended
+        self.lonely = 0  # children that ended outside any cell since one was done
+        self.leases = leases.Leases(self.out, self.options.lease_seconds, self.clock)
+        self.progress = Progress(schedule.estimate_seconds, self.clock)
+        self.children: set[subprocess.Popen] = set()
+        self.lock = threading.Lock()
+        self.report_due = 0.0
+
+    def describe(self) -> None:
+        """What a report must know of the comparison beside its rows."""
+        scale = self.plan.scale
+        facts = {"scale": scale.name, "about": scale.about, "evidence": scale.evidence}
+        facts |= {
+            "arms": list(scale.arms),
+            "claims": list(self.plan.claims),
+            "command": self.command,
+            "place": self.place,
+        }
+        facts["untested"] = scale.untested
+        store.write(self.out / "compare.json", json.dumps(facts, indent=1) + "\n")
+
+    def run(self) -> int:
+        try:
+            with self.progress:
+                code = self.run_rounds()
+        except exit_codes.Stopped:
+            self.stop_children()
+            raise
+        if not self.first:
+            return code
+        if code:
+            if code not in (exit_codes.PREEMPTED, exit_codes.INTERRUPTED):  # these all processes of a job have heard of
+                self.dismiss(code, FAILING_SECONDS)
+            return code
+        failed = sorted(cell.label for cell in self.over if states.is_failed(self.path(cell), self.stem(cell)))
+        code = exit_codes.REFUSED if failed else exit_codes.DONE
+        self.dismiss(code, DISMISSING_SECONDS)
+        self.report(self, True)
+        if failed:
+            print(f"crossover: {states.told(failed, self.out)}", file=sys.stderr)
+        return code
+
+    def run_rounds(self) -> int:
+        """Runs what the claims ask for until they ask for nothing new; an exit code that ends the comparison, or 0."""
+        while not self.place and self.dismissed is None:  # a child says where it runs, on which sizes and rows depend
+            code = self.run_child(self.plan.cells([]), check=True)
+            if code:
+                return code
+        if self.workers > 1 and self.place and self.place["n_processes"] > 1:
+            exit_codes.refuse(
+                f"--workers={self.workers} is for jobs of one process; each of these has several: leave it out"
+            )
+        if not self.first:
+            return self.follow_first()
+        if self.any_batch:
+            self.plan = dataclasses.replace(self.plan, scale=self.plan.scale.on(self.place["n_devices"]))
+        while left := self.left():
+            self.progress.expect(left)
+            code = self.run_children(self.shares(left))
+            if code:
+                return code
+            if self.clock() > self.report_due:
+                self.report(self, False)
+                self.report_due = self.clock() + REPORT_SECONDS
+        return 0
+
+    def follow_first(self) -> int:
+        """On another host than process 0: its children do what the one beside process 0 wants done, until that ends."""
+        while self.dismissed is None:
+            code = self.run_child([])
+            if code:
+                return code
+        return self.dismissed
+
+    def dismiss(self, code: int, seconds: float) -> None:
+        """Ends the comparisons on the other hosts, whose children wait for one of this host."""
+        if self.place and self.place["n_processes"] > 1:
+            member = rendezvous.Member(self.address, self.place["n_processes"], 0)
+            rendezvous.dismiss(member, code, seconds, self.clock)
+
+    def left(self) -> list[Cell]:
+        """What the claims ask for and is not over, whoever did it."""
+        rows = self.rows()
+        wanted = self.plan.cells(rows)
+        with exit_codes.door():
+            provenance.check_done(self.out, rows, wanted, self.options.data_dir)
+        if not self.wanted and (line := provenance.of_another_version(rows)):
+            print(f"crossover: {line}", file=sys.stderr)
+        known = len(self.wanted)
+        self.wanted |= {f"{cell.job.id}/{self.stem(cell)}": None for cell in wanted}
+        if len(self.wanted) > known:
+            store.write(self.out / states.WANTED, "\n".join(self.wanted) + "\n")
+        left = [cell for cell in wanted if cell not in self.over]
+        self.over |= {cell for cell in left if states.is_over(self.path(cell), self.stem(cell))}
+        return [cell for cell in left if cell not in self.over]
+
+    def rows(self) -> list[store.Row]:
+        """The rows that were measured here, or that do not depend on the place."""
+        return store.of_place(store.load(self.out), self.place["place"])
+
+    def shares(self, left: list[Cell]) -> list[list[Cell]]:
+        """What is done next, a list for each child."""
+        # The report shows them at equal seconds.
+        with_seconds = {cell for matched in self.plan.scales(self.rows()) for cell in curve_cells(matched)}
+        alone = self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or machine.share() < schedule.CHILDREN
+        children = self.workers or (1 if alone else schedule.CHILDREN)
+        return schedule.shares(left, with_seconds, children if self.over else 1)  # the first prepares the data set
+
+    def run_children(self, shares: list[list[Cell]]) -> int:
+        """Runs each share in a child of its own, all at once; the first exit code that is not 0."""
+        if len(shares) == 1:
+            return self.run_child(shares[0])
+        with concurrent.futures.ThreadPoolExecutor(len(shares), thread_name_prefix="child") as threads:
+            try:
+                run = functools.partial(self.run_child, shared=True)
+                return next(filter(None, threads.map(run, shares)), 0)
+            except exit_codes.Stopped:
+                self.stop_children()
+                raise
+
+    def run_child(self, cells: list[Cell], *, shared: bool = False, check: bool = False) -> int:
+        """Runs cells in a fresh process; returns an exit code that ends the comparison, or 0 to go on.
+
+        `shared`: others run beside it. `check`: whether they can be run is all that is asked. Where several processes
+        do a job it is the list of process 0 that is run.
+        """
+        running: dict[Cell, tuple[str, str]] = {}  # where the record of each is, and whose attempt it was
+        said: dict[str, Any] = {}
+        kills = states.oom_kills()
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "cells.json"
+            file.write_text(json.dumps({"cells": [cell.to_dict() for cell in cells], "asked": self.asked}))
+            options = dataclasses.replace(self.options, cells=str(file), seconds=CHILD_SECONDS, check=check)
+            with child(options, self.log, ONE_THREAD if shared else {}) as (process, events):
+                self.children.add(process)
+                for event in events:
+                    with self.lock:
+                        said |= self.follow(event, running)
+                code = exit_codes.code_of_child(process.wait())
+                self.children.remove(process)
+        if self.dismissed is not None:
+            return code
+        if (code == exit_codes.REFUSED and not running) or "refused" in said:
+            print(said.get("refused") or self.said()[-1], file=sys.stderr)
+            return exit_codes.REFUSED
+        with self.lock:
+            self.pass_on()
+        if code in (exit_codes.DONE, exit_codes.INTERRUPTED):
+            return code
+        outside = code == exit_codes.KILLED and kills >= 0 and states.oom_kills() == kills
+        for key, owner in running.values():
+            states.note_end(self.leases, key, owner, self.place["process"], code, outside=outside)
+        if code == exit_codes.PREEMPTED:
+            return 0 if "lost" in said else code
+        with self.lock:
+            return self.after_crash(code, lonely=not running)
+
+    def stop_children(self) -> None:
+        """Gives the children notice, and waits until they have saved."""
+        for process in list(self.children):
+            process.send_signal(signal.SIGTERM)
+        for process in list(self.children):
+            process.wait()
+
+    def follow(self, event: dict[str, Any], running: dict[Cell, tuple[str, str]]) -> dict[str, Any]:
+        """Takes one event of a child to account; what it says of its own end is returned."""
+        if event["event"] == "ready":
+            self.place = {key: event[key] for key in event if key not in ("event", "cell", "address")}
+            self.address = event["address"]
+            if self.first:
+                self.describe()
+            return {}
+        if event["event"] == "dismissed":
+            self.dismissed = event["code"]
+            return {}
+        if event["event"] in ("lost", "refused"):
+            return {event["event"]: event.get("why", "")}
+        cell = Cell.from_dict(event["cell"])
+        match event["event"]:
+            case "started":
+                running[cell] = (event["key"], event["owner"])
+            case "done":
+                del running[cell]
+                self.lonely = 0
+        told = event["event"] == "skipped" and cell in self.over  # by another child
+        if self.first and not told:  # on another host there is no telling how many are left
+            self.progress.follow(event["event"], cell)
+        if event["event"] != "started":
+            self.over.add(cell)
+        return {}
+
+    def after_crash(self, code: int, *, lonely: bool) -> int:
+        """An exit code where a child has crashed outside any cell once too often; what was under way is tried again."""
+        self.lonely += lonely
+        if self.lonely < LONELY_ENDS:
+            return 0
+        print("\n".join(self.said()[-15:]), file=sys.stderr)
+        print(f"crossover: a child ended with {code} outside any cell; see {self.log}", file=sys.stderr)
+        return code
+
+    def pass_on(self) -> None:
+        """Prints what children have told the user since the last time: what was put aside, and what begins again."""
+        with open(self.log, "rb") as log:
+            log.seek(self.passed_on)
+            printed = log.read()
+        printed = printed[: printed.rfind(b"\n") + 1]  # of a line that is being printed the rest comes later
+        self.passed_on += len(printed)
+        for line in dict.fromkeys(printed.decode(errors="replace").splitlines()):
+            if line.startswith("crossover: "):
+                print(line, file=sys.stderr, flush=True)
+
+    def said(self) -> list[str]:
+        """The lines that children have printed."""
+        return self.log.read_text().strip().splitlines()
+
+    def path(self, cell: Cell) -> epath.Path:
+        return store.run_path(self.out, cell.job)
+
+    def stem(self, cell: Cell) -> str:
+        return states.stem(cell, self.place["place"])
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the comparison that writes: on several hosts, the one beside process 0."""
+        return bool(self.place) and self.place["process"] == 0
+
+
+@contextlib.contextmanager
+def child(
+    options: Options, log: pathlib.Path, variables: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen, Iterator[dict[str, Any]]]]:
+    """A fresh process that runs cells, and the events that it reports; what it prints goes to the log."""
+    read, write = os.pipe()
+    with open(log, "ab") as output, os.fdopen(read) as pipe:
+        process = subprocess.Popen(
+            dataclasses.replace(options, events=write).command(),
+            pass_fds=(write,),
+            stdout=output,
+            stderr=output,
+            env=os.environ | variables,
+        )
+        os.close(write)
+        yield process, map(json.loads, pipe)

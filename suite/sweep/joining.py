@@ -1,0 +1,124 @@
+"""How a process of a job finds its place among the others, meets them, alike in all that decides, and starts JAX."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+
+from suite.job import Cell
+from suite.sweep import events, exit_codes, processes, provenance, rendezvous, startup, store
+from suite.sweep.options import Options
+
+MEETING_SECONDS = 60.0  # at least, whatever the patience, for the processes of a job to come
+REFUSING_SECONDS = 10.0  # for them to hear that one of them is refused
+SEEING_SECONDS = 5.0  # for a file to be seen from another host
+# Variables of JAX that differ from process to process as they should.
+OF_ONE_PROCESS = (
+    *("JAX_PROCESS_ID", "JAX_NUM_PROCESSES", "JAX_LOCAL_DEVICE_IDS", "JAX_PARTITION_INDEX", "JAX_SLICE_INDEX"),
+    *("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_COORDINATOR_PORT", "JAX_COMPILATION_CACHE_DIR"),
+)
+
+
+def join(
+    options: Options, read: Callable[[], tuple[list[Cell], rendezvous.Facts]], clock: Callable[[], float]
+) -> list[Cell]:
+    """Starts JAX in this process together with the others of its job; the cells that process 0 has read.
+
+    `read` gives the cells, and what was asked for: it must be the same in all processes.
+    """
+    try:
+        cells, asked = read()
+        store.check_writable(options.out)
+    except Exception as error:
+        refuse_together(options, error, clock)
+        raise
+    member, name = find_member(options), ""
+    if member is not None:
+        try:
+            cells, name = meet(options, member, cells, asked, clock)
+        except rendezvous.Dismissed as dismissed:
+            if options.is_child:
+                events.tell(options.events, "dismissed", code=dismissed.code)
+            raise
+    if all(cell.job.remat == "none" for cell in cells):  # who has blocks computed again wants memory, not time
+        startup.keep_memory()
+    start_jax(options, member, name)
+    return cells
+
+
+def find_member(options: Options) -> rendezvous.Member | None:
+    """Which process of its job this is: by the flags, then by the environment; None for the only one."""
+    return processes.find(
+        options.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS", ""),
+        options.num_processes or whole_number("JAX_NUM_PROCESSES", 0),
+        options.process_id if options.process_id >= 0 else whole_number("JAX_PROCESS_ID", -1),
+        os.environ,
+    )
+
+
+def whole_number(variable: str, default: int) -> int:
+    """A number of the environment."""
+    text = os.environ.get(variable, "")
+    if text and not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"{variable} wants a whole number, not {text!r}")
+    return int(text) if text else default
+
+
+def meet(
+    options: Options, member: rendezvous.Member, cells: list[Cell], asked: rendezvous.Facts, clock: Callable[[], float]
+) -> tuple[list[Cell], str]:
+    """Meets the other processes of the job, alike in all that decides; the cells of process 0, and the job's name.
+
+    What launch.compare wants done it has found out on each host by itself, at another moment: process 0's list counts.
+    """
+    followed, first = bool(options.cells), member.rank == 0
+    taken = cells
+
+    def accept(offer: Any) -> rendezvous.Facts:
+        nonlocal taken
+        if followed:
+            taken = [Cell.from_dict(record) for record in offer["cells"]]
+        if not first and not store.sees(options.out, offer["probe"], SEEING_SECONDS):
+            raise ValueError(
+                f"does not see rank 0's --out={offer['out']} as its own --out={options.out}: "
+                "the processes of a job share one directory"
+            )
+        return {name: hash for cell in taken for name, hash in cell.own_files().items()}
+
+    offer = {"cells": [cell.to_dict() for cell in cells] if followed else [], "out": options.out}
+    seconds = max(options.patience, MEETING_SECONDS)
+    with store.probe(options.out) if first else contextlib.nullcontext("") as probe:
+        entry = rendezvous.Entry(facts_of(options, member, asked), offer | {"probe": probe}, accept)
+        _, name = rendezvous.meet(member, entry, seconds, clock)
+    return taken, name
+
+
+def refuse_together(options: Options, error: Exception, clock: Callable[[], float]) -> None:
+    """Lets the other processes of the job know that this one is refused: they would wait for it."""
+    with contextlib.suppress(exit_codes.NotMet, rendezvous.Dismissed, ValueError, LookupError, OSError):
+        member = find_member(options)
+        if member is not None:
+            text = f"is refused: {error.args[0] if isinstance(error, LookupError) else error}"
+            entry = rendezvous.Entry({}, None, lambda _: {}, refused=text)
+            rendezvous.meet(member, entry, REFUSING_SECONDS, clock)
+
+
+def facts_of(options: Options, member: rendezvous.Member, asked: rendezvous.Facts) -> rendezvous.Facts:
+    """What the numbers of a job rest on, and so must be the same in all of its processes."""
+    facts = {"started by": "launch.compare" if options.cells else "launch.job"} | asked
+    facts |= {f"--{name}": str(getattr(options, name)) for name in ("mesh", "save_seconds", "seconds")}
+    facts |= {"--num_processes": str(member.processes)}
+    variables = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+    facts |= {name: value for name, value in sorted(variables.items()) if name not in OF_ONE_PROCESS}
+    return facts | provenance.of_process() | store.sources()
+
+
+def start_jax(options: Options, member: rendezvous.Member | None, name: str) -> None:
+    """Starts JAX with the persistent cache under --out, together with the processes that were met, if any."""
+    jax.config.update("jax_compilation_cache_dir", str(epath.Path(options.out) / "cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    processes.join(member, name, processes.local_devices(os.environ))
+    processes.check_platform(alone=member is None)

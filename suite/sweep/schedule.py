@@ -1,0 +1,113 @@
+"""Which cells a comparison asks for, in which order, in which child, and what they cost."""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterable
+
+from suite import learning_rates, parts
+from suite.job import Cell
+from suite.judging import pace
+from suite.scale import Scale, curve_cells
+from suite.sweep import store
+
+# At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
+CHILDREN = 2
+# Jobs that differ in other fields share their compiled programs: they go to one child.
+OF_A_PROGRAM = (
+    *("mixer", "task", "block", "short_conv", "width", "depth", "length", "batch", "microbatch", "remat"),
+    *("optimizer", "dtype"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a comparison is to find out: the claims at a scale, or the learning rates that their trainings want."""
+
+    scale: Scale
+    claims: tuple[str, ...]
+    choose_rates: bool = False
+
+    def cells(self, rows: list[store.Row]) -> list[Cell]:
+        """The cells of the learning curves and of all claims, each once; or those that choose their learning rates."""
+        wanted: dict[Cell, None] = {}
+        for matched in self.scales(rows):
+            if matched.match == "step_time":
+                arms = arms_of(matched, self.claims)
+                wanted.update(dict.fromkeys(pace.cells(matched, arms, rows)))
+                if not pace.is_settled(matched, arms, rows):
+                    continue
+            if not self.choose_rates:
+                wanted.update(dict.fromkeys(curve_cells(matched)))
+            for claim in self.claims:
+                module, _ = parts.load("suite.claims", claim)
+                wanted.update(dict.fromkeys(module.cells(matched, rows)))
+        if self.choose_rates:
+            sizes = [cell for cell in wanted if cell.measure == "size"]
+            trainings = learning_rates.to_tune(cell.job for cell in wanted if cell.measure == "learning")
+            return [*sizes, *learning_rates.cells(trainings, rows)]
+        return list(wanted)
+
+    def scales(self, rows: list[store.Row]) -> list[Scale]:
+        """The scale once for each quantity that arms hold equal; rates are chosen under the first."""
+        matches = self.scale.matches[:1] if self.choose_rates else self.scale.matches
+        scales = [dataclasses.replace(self.scale, match=match) for match in matches]
+        return [
+            dataclasses.replace(matched, own_widths=pace.own_widths(matched, arms_of(matched, self.claims), rows))
+            if matched.match == "step_time"
+            else matched
+            for matched in scales
+        ]
+
+
+def arms_of(scale: Scale, claims: Iterable[str]) -> list[str]:
+    """The arms that are matched: those of the scale and those that a claim adds."""
+    by_shape = dataclasses.replace(scale, match="params", matches=("params",))
+    cells = [cell for claim in claims for cell in parts.load("suite.claims", claim)[0].cells(by_shape, [])]
+    return [arm for arm in dict.fromkeys([*scale.arms, *(cell.job.arm for cell in cells)]) if arm != scale.against]
+
+
+def shares(left: list[Cell], with_seconds: set[Cell], children: int) -> list[list[Cell]]:
+    """What is done next, a list for each child: what is timed has the machine for itself.
+
+    A child's own share comes first in its list, then those of the others, for when it is done with its own.
+    """
+    first = min(cell.repeat for cell in left)
+    now = [cell for cell in left if cell.repeat == first]
+    timed = [cell for cell in now if cell in with_seconds or parts.constant("suite.measures", cell.measure, "PLACED")]
+    if timed or children == 1:
+        return [timed or now]
+    programs: dict[tuple, list[Cell]] = collections.defaultdict(list)
+    for cell in now:
+        programs[tuple(getattr(cell.job, name) for name in OF_A_PROGRAM)].append(cell)
+    shares: list[list[Cell]] = [[] for _ in range(children)]
+    seconds = [0.0] * children
+    cost = {key: sum(map(estimate_seconds, cells)) for key, cells in programs.items()}
+    for key in sorted(programs, key=lambda key: -cost[key]):  # the longest first: none is left to run alone
+        least = seconds.index(min(seconds))
+        shares[least] += programs[key]
+        seconds[least] += cost[key]
+    return [[*itertools.chain(*shares[child:], *shares[:child])] for child in range(children)]
+
+
+def estimate_seconds(cell: Cell) -> float:
+    """A rough cost of a cell on two CPU cores, for the time that is left: FLOPs at 15 GFLOP/s and a compilation."""
+    job = cell.job
+    parameters = job.depth * 12 * job.width**2 + 256 * job.width
+    tokens = job.batch * job.length
+    step = 6 * tokens * (parameters + job.depth * job.width * job.length) / 15e9
+    name, knobs = parts.split(cell.measure)
+    compilation = 6 if job.seed in (0, learning_rates.SEEDS[0]) and cell.repeat == 0 else 1
+    match name:
+        case "learning":
+            return compilation + job.steps * max(step, 0.004)
+        case "step_time":
+            turns = int(knobs.get("blocks", 10))
+            return compilation + 7 * step + turns * (step + max(step, 0.15)) + 5 * step
+        case "decode":
+            return 8
+        case "truncated_context":
+            return 15
+        case "length_accuracy" | "gradient_reach":
+            return compilation
+    return 2
