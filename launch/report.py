@@ -62,7 +62,7 @@ def main() -> int:
             exit_codes.refuse("--diff reads two directories and --out names one; --to says where diff.html is written")
         with exit_codes.door():
             first, second = map(files.root, DIFF.value)
-            one, other = (report.gather(root, (), more_claims) for root in (first, second))
+            one, other = (report.read(root, (), more_claims) for root in (first, second))
             path = report.write_diff(one, other, to or second)
         tell(f"{name}: {problem}" for name, found in (("A", one), ("B", other)) for problem in found.problems)
         print(f"side by side: {path}")

@@ -2,8 +2,6 @@
 
 import csv
 import dataclasses
-import html
-import html.parser
 import itertools
 import json
 import math
@@ -12,6 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -19,20 +19,7 @@ import pytest
 from suite import claims, parts, report
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point, parallelism
 from suite.job import Job
-from suite.report import (
-    charts,
-    curves,
-    derive,
-    document,
-    fairness,
-    field,
-    frame,
-    overview,
-    page,
-    records,
-    results,
-    sections,
-)
+from suite.report import document, fairness, figures, frame, html, records, results, trainings, utilisation, verdicts
 from suite.sweep import store
 from suite.sweep.store import Row
 
@@ -41,8 +28,8 @@ CPU = {"platform": "cpu", "device_kind": "Some CPU", "n_devices": 1, "place": "s
 JOB = Job(width=64, length=1024, batch=4)
 LSTM = JOB.replace(mixer="lstm", match_to="attention")
 COLUMNS = (
-    "run_id arm task block conv match seed rate params flops_per_token tokens train_length eval_length batch n_devices "
-    "device_kind dtype form metric value n outcome"
+    "run_id arm task block short_conv match seed learning_rate params flops_per_token tokens train_length eval_length "
+    "batch n_devices device_kind dtype implementation metric value n outcome"
 )
 
 
@@ -163,14 +150,14 @@ def finding(verdict: str = "untested", **facts: Any) -> Finding:
     return Finding(verdict, "measured", "a sentence", "a reason", **facts)
 
 
-def gathered(root: pathlib.Path, **findings: Finding) -> records.Gathered:
+def gathered(root: pathlib.Path, **findings: Finding) -> records.Comparison:
     """A small comparison with made-up findings in the place of its own."""
     if not (root / "runs").exists():
         put_all(root, CPU)
         describe(root, "quick", True, ["attention", "lstm"], CPU)
-    [own] = records.gather(root).judged
+    [own] = records.read(root).judged
     judged = tuple(dataclasses.replace(own, name=name, finding=found) for name, found in findings.items())
-    return dataclasses.replace(records.gather(root), judged=judged)
+    return dataclasses.replace(records.read(root), judged=judged)
 
 
 def points(series: str, ys: dict[float, float], spread: float = 0.0) -> tuple[Point, ...]:
@@ -272,7 +259,7 @@ def test_one_process_gives_no_interval(tmp_path: pathlib.Path):
 def test_a_scale_that_is_no_evidence_is_untested_whatever_it_measured(tmp_path: pathlib.Path):
     put_pair(tmp_path, 20.0)
     describe(tmp_path, "smoke", False, ["attention", "lstm"], GPU)
-    finding = records.gather(tmp_path).judged[0].finding
+    finding = records.read(tmp_path).judged[0].finding
     assert finding.verdict == "untested"
     assert "not evidence" in finding.reason
 
@@ -280,12 +267,12 @@ def test_a_scale_that_is_no_evidence_is_untested_whatever_it_measured(tmp_path: 
 # Derived numbers.
 
 
-def only_timing(root: pathlib.Path, flops: float, place: Row) -> tuple[derive.Machine, derive.Timing]:
+def only_timing(root: pathlib.Path, flops: float, place: Row) -> tuple[utilisation.Machine, utilisation.Timing]:
     put_time(root, JOB, 0.1, place)
     put_size(root, JOB, flops, 140, place)
     rows = store.load(root)
-    [timing] = derive.timings(rows)
-    return derive.Machine(rows), timing
+    [timing] = utilisation.timings(rows)
+    return utilisation.Machine(rows), timing
 
 
 def test_mfu_is_three_forward_passes_over_the_peak_of_all_devices(tmp_path: pathlib.Path):
@@ -318,8 +305,8 @@ def test_a_cpu_without_its_measured_peak_says_so(tmp_path: pathlib.Path):
 def test_the_floor_is_the_longest_of_work_bytes_and_chain(tmp_path: pathlib.Path):
     put_all(tmp_path, CPU)
     rows = store.load(tmp_path)
-    machine = derive.Machine(rows)
-    timings = {(timing.row["arm"], timing.row["length"]): timing for timing in derive.timings(rows)}
+    machine = utilisation.Machine(rows)
+    timings = {(timing.row["arm"], timing.row["length"]): timing for timing in utilisation.timings(rows)}
     work = 3 * 3e5 * 4096 / 2e11
     assert machine.floor_seconds(timings["attention", 1024]) == pytest.approx(work)
     assert machine.sequential_steps(timings["attention", 1024].row) == 0
@@ -333,9 +320,9 @@ def test_the_floor_is_the_longest_of_work_bytes_and_chain(tmp_path: pathlib.Path
 
 def test_a_batch_that_was_only_looked_at_counts_where_there_is_nothing_better(tmp_path: pathlib.Path):
     put_time(tmp_path, JOB, 9.0, GPU, interleave_with=parallelism.LADDER)
-    assert derive.timings(store.load(tmp_path))[0].seconds == pytest.approx(9.0)
+    assert utilisation.timings(store.load(tmp_path))[0].seconds == pytest.approx(9.0)
     put_time(tmp_path, JOB, 0.1, GPU, interleave_with="length 1024")
-    assert derive.timings(store.load(tmp_path))[0].seconds == pytest.approx(0.1)
+    assert utilisation.timings(store.load(tmp_path))[0].seconds == pytest.approx(0.1)
 
 
 # results.csv
@@ -441,19 +428,19 @@ def test_the_headline_has_this_machines_numbers(drawn: pathlib.Path):
 
 
 def test_the_headline_is_one_sentence_of_the_claims_clauses_and_counts(tmp_path: pathlib.Path):
-    said = sections.headline(gathered(tmp_path, **seven()))
+    said = verdicts.headline(gathered(tmp_path, **seven()))
     clauses = "attention trained at half the speed; it solved recall in 5/5 seeds against 0/5"
     counts = "two claims hold, one fails, one is undecided and three cannot be tested at this scale"
     assert said == f"On the CPU (Some CPU), float32, {clauses}; {counts}."
 
 
 def test_the_first_clause_of_the_headline_names_who_it_speaks_of(tmp_path: pathlib.Path):
-    said = sections.headline(gathered(tmp_path, path_length=seven()["path_length"]))
+    said = verdicts.headline(gathered(tmp_path, path_length=seven()["path_length"]))
     assert "float32, attention solved recall in 5/5 seeds" in said
 
 
-def claims_table(found: records.Gathered) -> document.Table:
-    return next(block for block in sections.document(found).blocks if isinstance(block, document.Table))
+def claims_table(found: records.Comparison) -> document.Table:
+    return next(block for block in report.compose(found).blocks if isinstance(block, document.Table))
 
 
 def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
@@ -472,7 +459,7 @@ def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
 
 def test_p_values_are_corrected_over_all_claims_of_the_textbook(tmp_path: pathlib.Path):
     found = gathered(tmp_path, path_length=seven()["path_length"], state_tracking=seven()["state_tracking"])
-    notes = [block.text for block in sections.document(found).blocks if isinstance(block, document.Note)]
+    notes = [block.text for block in report.compose(found).blocks if isinstance(block, document.Note)]
     [note] = [text for text in notes if "p-value" in text]
     assert "path length p = 0.004 (p = 0.028 after Holm)" in note
     assert "state tracking p = 0.01 (p = 0.06 after Holm)" in note
@@ -487,16 +474,16 @@ def test_claims_stand_in_the_textbooks_order_and_others_after_them(tmp_path: pat
     describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
     facts = json.loads((tmp_path / "compare.json").read_text()) | {"claims": [str(own), "parallelism"]}
     (tmp_path / "compare.json").write_text(json.dumps(facts))
-    assert [judged.name for judged in records.gather(tmp_path, (), [str(own)]).judged] == ["parallelism", str(own)]
-    changed = records.gather(tmp_path, [f"{own}.least=3"], [str(own)]).judged[1]
-    assert (changed.finding.sentence, changed.changed) == ("least 3", (records.Changed("least", 3, 2),))
+    assert [judged.name for judged in records.read(tmp_path, (), [str(own)]).judged] == ["parallelism", str(own)]
+    changed = records.read(tmp_path, [f"{own}.least=3"], [str(own)]).judged[1]
+    assert (changed.finding.sentence, changed.changed) == ("least 3", (records.Threshold("least", 3, 2),))
 
 
 def test_a_claims_tables_and_other_arms_stand_in_its_section(tmp_path: pathlib.Path):
-    blocks = sections.document(gathered(tmp_path, **seven())).blocks
+    blocks = report.compose(gathered(tmp_path, **seven())).blocks
     assert document.Heading("Seeds that solved it", 3) in blocks
     assert document.Table(("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5"))) in blocks
-    facts = [pair for block in blocks if isinstance(block, document.Facts) for pair in block.pairs]
+    facts = [pair for block in blocks if isinstance(block, document.Terms) for pair in block.pairs]
     assert ("Other arms", "like the LSTM: gru, elman") in facts
     assert ("Extends", "to gru and elman") in facts
     assert [said for term, said in facts if term == "Extends"] == ["to gru and elman"], (
@@ -506,9 +493,9 @@ def test_a_claims_tables_and_other_arms_stand_in_its_section(tmp_path: pathlib.P
 
 def test_a_verdict_says_for_which_arms_it_holds_too():
     arms = (("gru", LIKE_LSTM), ("mamba2", LIKE_ATTENTION), ("lru", NEITHER))
-    assert field.extent(finding("holds", arms=arms)) == "to gru; not to mamba2; open for lru"
-    assert field.extent(finding("fails", arms=arms[1:])) == "to no other arm; not to mamba2; open for lru"
-    assert field.extent(finding("undecided", arms=arms)) == ""
+    assert verdicts.extent(finding("holds", arms=arms)) == "to gru; not to mamba2; open for lru"
+    assert verdicts.extent(finding("fails", arms=arms[1:])) == "to no other arm; not to mamba2; open for lru"
+    assert verdicts.extent(finding("undecided", arms=arms)) == ""
 
 
 def test_every_arm_stands_on_one_line_of_two_tables(tmp_path: pathlib.Path):
@@ -518,7 +505,7 @@ def test_every_arm_stands_on_one_line_of_two_tables(tmp_path: pathlib.Path):
     for mixer, accuracy in (("attention", 0.5), ("lstm", 1.0), ("gru", 0.95)):
         for seed in (0, 1):
             put_answers(tmp_path, parity.replace(mixer=mixer, seed=seed), accuracy, CPU)
-    blocks = sections.document(gathered(tmp_path, **seven())).blocks
+    blocks = report.compose(gathered(tmp_path, **seven())).blocks
     start = blocks.index(document.Heading("Every arm"))
     tasks, likeness = (block for block in blocks[start : start + 5] if isinstance(block, document.Table))
     assert tasks.columns == ("arm", "parity, 20 tokens")
@@ -528,7 +515,7 @@ def test_every_arm_stands_on_one_line_of_two_tables(tmp_path: pathlib.Path):
     assert ("mingru", "not judged", "like attention") in likeness.rows
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     """Start tags with their attributes, and the text outside of scripts and styles."""
 
     def __init__(self, text: str):
@@ -595,7 +582,7 @@ def test_rows_of_another_place_are_left_out(tmp_path: pathlib.Path):
     put_pair(tmp_path, 20.0, place=GPU)
     put_pair(tmp_path, 0.5, place=CPU)
     describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
-    found = records.gather(tmp_path)
+    found = records.read(tmp_path)
     assert {row["place"] for row in found.rows} == {CPU["place"]}
     assert found.judged[0].finding.numbers[0].value == pytest.approx(0.5, rel=0.01)
 
@@ -631,7 +618,7 @@ def put_matched(root: pathlib.Path, match: str, off: float) -> str:
             put_time(root, JOB, 0.1, CPU, interleave_with=group)
             put_time(root, other, 0.1 * ratio, CPU, interleave_with=group)
     describe(root, "quick", True, ["attention", "lstm"], CPU)
-    found = records.gather(root)
+    found = records.read(root)
     rows = [row | {"mismatch": off} if row["match_to"] and match != "step_time" else row for row in found.rows]
     blocks = tuple(fairness.fairness(dataclasses.replace(found, rows=rows), []))
     return "\n".join(str(block) for block in blocks)
@@ -663,17 +650,17 @@ def test_a_comparison_under_two_matchings_has_both_in_its_fairness_and_its_table
 
 
 def test_an_arm_keeps_its_colour_whatever_else_is_drawn():
-    few, many = charts.styles(["lstm"]), charts.styles(["./mine.py", "gru", "attention", "attention:heads=8", "lstm"])
+    few, many = figures.styles(["lstm"]), figures.styles(["./mine.py", "gru", "attention", "attention:heads=8", "lstm"])
     assert few["lstm"] == many["lstm"]
     assert len({colour for colour, _ in many.values()}) == 5
 
 
 def test_no_two_mixers_look_alike():
-    looks = charts.styles(parts.names("suite.mixers"))
+    looks = figures.styles(parts.names("suite.mixers"))
     assert len({(colour, *dash) for colour, dash in looks.values()}) == len(looks)
 
 
-def layers(spec: charts.Spec, **mark: Any) -> list[list[Row]]:
+def layers(spec: figures.Spec, **mark: Any) -> list[list[Row]]:
     """The data of the layers that are drawn with such a mark."""
     return [
         spec["datasets"][layer["data"]["name"]]
@@ -682,8 +669,8 @@ def layers(spec: charts.Spec, **mark: Any) -> list[list[Row]]:
     ]
 
 
-def draw(figure: Figure, arms: list[str]) -> charts.Spec:
-    return charts.draw(figure, charts.looks_of(figure, arms))
+def draw(figure: Figure, arms: list[str]) -> figures.Spec:
+    return figures.draw(figure, figures.looks_of(figure, arms))
 
 
 def test_labels_at_the_ends_of_lines_do_not_overlap():
@@ -699,7 +686,7 @@ def test_thresholds_that_lie_close_share_a_label():
     close = {"looser": 0.03, "tolerance": 0.01, "much": 0.5}
     spec = draw(Figure("f", "t", "x", "y", points("lstm", {1: 0.0, 100: 1.0}), close, log_y=False), ["lstm"])
     assert len(layers(spec, type="rule")[0]) == 3
-    said = [row["said"] for rows in layers(spec, type="text") for row in rows if "said" in row]
+    said = [row["label"] for rows in layers(spec, type="text") for row in rows if "label" in row]
     assert said == ["tolerance: 0.01, looser: 0.03", "much: 0.5"]
 
 
@@ -712,8 +699,8 @@ def test_an_axis_has_a_few_ticks_whatever_it_spans(low: float, high: float):
 
 def test_a_variant_has_its_arms_colour_and_a_dash_of_its_own():
     figure = Figure("f", "t", "x", "y", points("lstm", {1: 1, 2: 2}) + points("lstm, plain", {1: 1, 2: 2}))
-    (colour, dash), (variant_colour, variant_dash) = charts.looks_of(figure, ["attention", "lstm"]).values()
-    assert colour == variant_colour == charts.COLOURS["lstm"]
+    (colour, dash), (variant_colour, variant_dash) = figures.looks_of(figure, ["attention", "lstm"]).values()
+    assert colour == variant_colour == figures.COLOURS["lstm"]
     assert dash != variant_dash
 
 
@@ -732,7 +719,7 @@ def test_every_seed_is_a_dot_and_arms_stand_side_by_side():
     [low, high] = spec["layer"][0]["encoding"]["x"]["scale"]["domain"]
     assert all(low < dot["x"] < high for dot in dots)
     assert spec["layer"][0]["encoding"]["color"]["legend"]["orient"] == "top"
-    assert [[rule["said"] for rule in rules] for rules in layers(spec, type="rule")] == [["solved: 0.9"]]
+    assert [[rule["label"] for rule in rules] for rules in layers(spec, type="rule")] == [["solved: 0.9"]]
     [[cross]] = layers(spec, type="point")
     assert cross["series"] == "lstm"
 
@@ -747,7 +734,7 @@ def test_a_figure_says_which_of_its_axes_are_logarithmic(log_x: bool, log_y: boo
 
 def test_what_a_logarithmic_axis_cannot_show_is_said(tmp_path: pathlib.Path):
     found = gathered(tmp_path, gradient_flow=seven()["gradient_flow"])
-    [drawn] = [chart for chart in sections.document(found).charts if chart.name == "reach"]
+    [drawn] = [chart for chart in report.compose(found).charts if chart.name == "reach"]
     assert "lstm at 999" in drawn.note
     assert all(point["y"] > 0 for point in layers(drawn.spec, type="line")[0])
 
@@ -756,7 +743,7 @@ def test_what_a_logarithmic_axis_cannot_show_is_said(tmp_path: pathlib.Path):
 
 
 def test_the_one_chart_shows_what_attention_costs_over_the_lstm():
-    figure = overview.figure(seven().values())
+    figure = verdicts.ratios(seven().values())
     held = {(point.series, point.x): point for point in figure.points}
     assert held["step time", 1024].y == pytest.approx(2.0)  # half the speed is twice the time
     assert held["step time", 1024].low == pytest.approx(1 / 0.55)
@@ -768,14 +755,14 @@ def test_the_one_chart_shows_what_attention_costs_over_the_lstm():
 
 
 def test_a_line_crosses_one_where_it_is_drawn_to():
-    found = {point.series: point for point in overview.crossings(overview.figure(seven().values()))}
+    found = {point.series: point for point in verdicts.crossings(verdicts.ratios(seven().values()))}
     assert found["step time"].x == pytest.approx(256.0)  # 0.8 at 128 and 1.25 at 512: half way between their logarithms
     assert found["decode latency"].x == pytest.approx(2048.0)
     assert "state bytes" not in found
 
 
 def test_crossovers_are_dots_and_what_failed_is_a_cross_at_the_foot(tmp_path: pathlib.Path):
-    chart = sections.document(gathered(tmp_path, **seven())).charts[0]
+    chart = report.compose(gathered(tmp_path, **seven())).charts[0]
     assert chart.name == "crossover"
     [_, dots] = layers(chart.spec, type="circle")
     assert {dot["series"] for dot in dots} == {"step time", "decode latency"}
@@ -785,8 +772,8 @@ def test_crossovers_are_dots_and_what_failed_is_a_cross_at_the_foot(tmp_path: pa
 
 
 def test_what_no_claim_has_is_not_drawn(tmp_path: pathlib.Path):
-    assert overview.figure([finding()]).points == ()
-    assert sections.document(gathered(tmp_path, compute_scaling=finding())).charts[0].name != "crossover"
+    assert verdicts.ratios([finding()]).points == ()
+    assert report.compose(gathered(tmp_path, compute_scaling=finding())).charts[0].name != "crossover"
 
 
 def luminance(colour: str) -> float:
@@ -796,10 +783,10 @@ def luminance(colour: str) -> float:
 
 
 def test_the_quantities_have_colours_of_no_arm_that_are_seen_on_white_and_on_black():
-    colours = {colour for colour, _ in overview.LOOKS.values()}
+    colours = {colour for colour, _ in verdicts.LOOKS.values()}
     assert len(colours) == 3
-    assert not colours & {*charts.COLOURS.values(), *charts.BLUES, *charts.OTHERS}
-    for colour, paper in itertools.product(colours, (charts.LIGHT["paper"], charts.DARK["paper"])):
+    assert not colours & {*figures.COLOURS.values(), *figures.BLUES, *figures.OTHERS}
+    for colour, paper in itertools.product(colours, (figures.LIGHT["paper"], figures.DARK["paper"])):
         dark, light = sorted((luminance(colour), luminance(paper)))
         assert (light + 0.05) / (dark + 0.05) > 3  # WCAG 2.1 for graphics
 
@@ -814,8 +801,8 @@ def test_an_arm_has_a_rate_of_its_own_and_probes_are_no_seeds(tmp_path: pathlib.
         for seed in (0, 1):
             put_learning(tmp_path, own.replace(seed=seed, learning_rate=learning_rate), 2.0, CPU)
         put_learning(tmp_path, own.replace(learning_rate=3 * learning_rate), 1.0, CPU)
-    found = records.gather(tmp_path)
-    [group] = curves.curves(found.rows, found.jobs)
+    found = records.read(tmp_path)
+    [group] = trainings.trainings(found)
     assert {(row["arm"], row["learning_rate"]) for row in group.rows} == {("attention", 1e-3), ("lstm", 1e-2)}
     assert {row["learning_rate"] for row in group.probes} == {3e-3, 3e-2}
     assert group.at_equal_tokens()["lstm"][1] == 2
@@ -831,7 +818,7 @@ def test_only_text_has_curves_and_other_tasks_a_line_for_each_arm(tmp_path: path
     put(tmp_path, JOB.replace(task=task, length=64, seed=3), "learning", [diverged], CPU)
     put_answers(tmp_path, LSTM.replace(task=task, length=64), 0.1, CPU)
     describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
-    drawn = sections.document(records.gather(tmp_path))
+    drawn = report.compose(records.read(tmp_path))
     names = [chart.name for chart in drawn.charts if chart.name.startswith("learning")]
     assert names == ["learning_1_tokens", "learning_1_seconds"]
     [table] = [
@@ -895,12 +882,12 @@ def put_comparison(root: pathlib.Path, ratio: float, place: Row, corpus: str) ->
 def test_two_directories_stand_side_by_side(tmp_path: pathlib.Path):
     first = put_comparison(tmp_path / "a", 0.5, CPU, "same")
     second = put_comparison(tmp_path / "b", 20.0, GPU, "same")
-    assert report.write_diff(records.gather(first), records.gather(second), tmp_path) == tmp_path / "diff.html"
+    assert report.write_diff(records.read(first), records.read(second), tmp_path) == tmp_path / "diff.html"
     text, shown = (tmp_path / "diff.md").read_text(), Page((tmp_path / "diff.html").read_text()).text
     assert "parallelism (untested in A, holds in B)" in text
     assert "parallelism (untested in A, holds in B)" in shown
     for directory in (first, second):
-        assert sections.headline(records.gather(directory)) in " ".join(text.split())
+        assert verdicts.headline(records.read(directory)) in " ".join(text.split())
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     [ratio] = [line for line in lines if line[3:4] == ["tokens/s, attention / LSTM, T=1024, equal batch"]]
     assert [cell.split()[0] for cell in ratio[4:]] == ["0.500x", "20.0x", "40.0x"]
@@ -913,7 +900,7 @@ def test_two_directories_stand_side_by_side(tmp_path: pathlib.Path):
 
 def test_rows_of_two_corpora_are_never_compared(tmp_path: pathlib.Path):
     first, second = (put_comparison(tmp_path / name, 20.0, CPU, name) for name in ("one", "other"))
-    report.write_diff(records.gather(first), records.gather(second), tmp_path)
+    report.write_diff(records.read(first), records.read(second), tmp_path)
     text = (tmp_path / "diff.md").read_text()
     assert "rows of two corpora are never compared: sha256 one in A, other in B" in text
     assert "bits per byte A" not in text
@@ -942,8 +929,8 @@ def test_a_browser_draws_every_figure_without_complaint(tmp_path: pathlib.Path, 
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip(f"the page was not opened: none of {', '.join(names)} is installed")
-    shown = sections.document(gathered(tmp_path, **seven()))
-    (tmp_path / "report.html").write_text(page.render(shown).removesuffix("</body>\n</html>\n") + MEASURE)
+    shown = report.compose(gathered(tmp_path, **seven()))
+    (tmp_path / "report.html").write_text(html.render(shown).removesuffix("</body>\n</html>\n") + MEASURE)
     frames = "".join(
         f'<iframe src="report.html" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS
     )
@@ -964,7 +951,7 @@ def test_a_browser_draws_every_figure_without_complaint(tmp_path: pathlib.Path, 
     )
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     [title] = re.findall("<title>(.*?)</title>", done.stdout)
-    measured = {found["width"]: found for found in json.loads(html.unescape(title))}
+    measured = {found["width"]: found for found in json.loads(unescape(title))}
     assert set(measured) == set(WIDTHS)
     for found in measured.values():
         assert found["drawn"] == len(shown.charts)

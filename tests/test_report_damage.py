@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from test_report import CPU, GPU, JOB, LSTM, describe, launch, put_answers, put_pair, put_size, put_time
 
-from suite import parts
-from suite.report import diff, findings, markdown, page, records, results, sections
+from suite import parts, report
+from suite.report import diff, html, markdown, records, results
 from suite.sweep import store
 
 ENVIRONMENT = {"python": "3.11.0", "platform": "Linux", "cpu": "Some CPU", "cores": 2, "memory_bytes": 1 << 30}
@@ -43,13 +43,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return root
 
 
-def drawn(root: pathlib.Path) -> tuple[records.Gathered, str]:
+def drawn(root: pathlib.Path) -> tuple[records.Comparison, str]:
     """What is gathered, and all that a report says of it but for its pictures."""
-    found = records.gather(root)
+    found = records.read(root)
     with parts.reading_records():
-        document = sections.document(found)
-        texts = [page.render(document), markdown.render(document), results.text(found.every_row)]
-        strict = json.loads(findings.text(found, document.headline), parse_constant=pytest.fail)
+        document = report.compose(found)
+        texts = [html.render(document), markdown.render(document), results.text(found.every_row)]
+        strict = json.loads(report.as_json(found, document.headline), parse_constant=pytest.fail)
         sections_of_both = diff.document(found, found)
     assert [problem["where"] for problem in strict["problems"]] == [problem.where for problem in found.problems]
     return found, "\n".join([*texts, markdown.render(sections_of_both)])
@@ -129,7 +129,7 @@ def test_a_damage_of_what_no_number_rests_on_stops_no_report(
     damage(root / file)
     found, _ = drawn(root)
     assert found.problems == ()
-    assert len(found.rows) == len(records.gather(whole).rows)
+    assert len(found.rows) == len(records.read(whole).rows)
 
 
 def test_stray_files_are_ignored(whole: pathlib.Path, tmp_path: pathlib.Path):
@@ -144,7 +144,7 @@ def test_stray_files_are_ignored(whole: pathlib.Path, tmp_path: pathlib.Path):
         (root / name).symlink_to("nowhere")
     (root / "runs" / "empty").mkdir()
     found, _ = drawn(root)
-    assert (found.problems, found.rows) == ((), records.gather(whole).rows)
+    assert (found.problems, found.rows) == ((), records.read(whole).rows)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_line_that_is_none_costs_no_other(whole: pathlib.Path, tmp_path: pathl
     (root / TIMES).write_bytes(b"".join(lines))
     gathered, _ = drawn(root)
     assert gathered.problems == (records.Problem(TIMES, "1 lines are no row; left out"),)
-    assert len(gathered.rows) == len(records.gather(whole).rows) - 1
+    assert len(gathered.rows) == len(records.read(whole).rows) - 1
 
 
 def test_a_copied_a_renamed_and_a_foreign_run_are_listed(whole: pathlib.Path, tmp_path: pathlib.Path):
@@ -171,7 +171,7 @@ def test_a_copied_a_renamed_and_a_foreign_run_are_listed(whole: pathlib.Path, tm
     found, text = drawn(root)
     assert [problem.where for problem in found.problems] == ["runs/<b>moved/job.json", "runs/copy/job.json"]
     assert all("copied or renamed" in problem.why for problem in found.problems)
-    assert found.rows == records.gather(whole).rows
+    assert found.rows == records.read(whole).rows
     assert "runs/&lt;b&gt;moved/job.json" in text
 
 

@@ -131,7 +131,7 @@ def test_a_claim_of_the_readers_own_is_judged_where_the_command_line_gives_it(
 ):
     out, mine = tmp_path / "out", str(stranger / "part.py")
     put_strange_records(out, stranger)
-    found = records.gather(out)
+    found = records.read(out)
     assert [judged.name for judged in found.judged] == ["parallelism"]
     for name in (mine, "stranger.part", "stranger/part"):
         assert records.Problem(f"claim {name}", records.NOT_GIVEN) in found.problems
@@ -142,7 +142,7 @@ def test_a_claim_of_the_readers_own_is_judged_where_the_command_line_gives_it(
     told = json.loads((out / "report.json").read_text())
     assert [claim["name"] for claim in told["claims"]] == ["parallelism", "./part.py"]
     assert [claim["verdict"] for claim in told["claims"]] == ["untested", "holds"]
-    found = records.gather(out, ["stranger.part.bar=0.7"], ["stranger.part"])
+    found = records.read(out, ["stranger.part.bar=0.7"], ["stranger.part"])
     assert [judged.finding.reason for judged in found.judged][1:] == ["above 0.7"]
 
 
@@ -185,7 +185,7 @@ def test_a_text_is_no_formula_of_a_spreadsheet_and_comes_back_as_it_was(cell: st
 
 def test_what_a_record_says_is_no_formula_in_the_table(tmp_path: pathlib.Path):
     put_learning(tmp_path, LSTM, -2.0, CPU | {"device_kind": "=1+1", "implementation": "@x"})
-    found = records.gather(tmp_path)
+    found = records.read(tmp_path)
     columns, first, *_ = spreadsheets.read(results.text(found.every_row))
     line = dict(zip(columns, first, strict=True))
     assert (line["device_kind"], float(line["value"])) == ("=1+1", -1.0)

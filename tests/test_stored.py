@@ -32,7 +32,7 @@ def test_it_is_read_whole(out: pathlib.Path) -> None:
 
 
 def test_it_is_reported_whole(out: pathlib.Path) -> None:
-    found = records.gather(out)
+    found = records.read(out)
     assert not found.problems
     assert len(found.rows) == 13
 

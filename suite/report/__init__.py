@@ -1,16 +1,40 @@
-"""The report: reads records, derives ratios, writes HTML, Markdown, PNG, CSV and JSON. Needs no JAX."""
+"""The report of a directory: its sections in their order, and the files that hold them. Needs no JAX."""
 
 import contextlib
+import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
 from suite import learning_rates, parts
-from suite.report import calibration, charts, diff, findings, markdown, page, results, sections, tuning
+from suite.report import calibration, diff, fairness, figures, html, markdown, rates, results, utilisation, verdicts
+from suite.report import trainings as trained
 from suite.report.document import Document
-from suite.report.records import Gathered, Problem, gather
+from suite.report.records import Comparison, Problem, read
 from suite.sweep import store
+
+TITLE = "Where attention beats recurrence, by how much, and why"
+
+
+def compose(comparison: Comparison) -> Document:
+    """All sections of the report."""
+    groups = trained.trainings(comparison)
+    blocks = [
+        *verdicts.warnings(comparison),
+        *verdicts.claims_table(comparison),
+        *verdicts.one_chart(comparison),
+        *trained.every_arm(comparison, groups),
+        *(block for judged in comparison.judged for block in verdicts.claim(comparison, judged)),
+        *utilisation.failures(comparison),
+        *trained.learning(comparison, groups),
+        *utilisation.utilisation(comparison),
+        *fairness.fairness(comparison, groups),
+        *fairness.environment(comparison),
+    ]
+    return Document(TITLE, verdicts.headline(comparison), tuple(blocks))
 
 
 def write(
@@ -19,31 +43,69 @@ def write(
     more_claims: Sequence[str] = (),
     to: epath.PathLike | None = None,
 ) -> epath.Path:
-    """Draws the report of a directory from what is there; returns the path of report.html, in `out` or in `to`.
+    """Writes the report of a directory, in `out` or in `to`; returns the path of report.html.
 
-    Under the reader's own thresholds, each `claim.name=value`, it is written into `rejudged`: the ruled one stays.
-    Claims outside suite/claims are judged where `more_claims` names them: no record's word runs a file.
+    Under the reader's own thresholds, each `claim.name=value`, it writes into `rejudged`: the ruled report stays.
+    It judges claims outside suite/claims where `more_claims` names them: no record's word runs a file.
     """
     folder = epath.Path(to or out) / "rejudged" if thresholds else epath.Path(to or out)
-    found = gather(out, thresholds, more_claims)
+    comparison = read(out, thresholds, more_claims)
     with parts.reading_records(), _writing(folder):
-        document = sections.document(found)
-        store.write(folder / "results.csv", results.text(found.every_row))
-        store.write(folder / "report.json", findings.text(found, document.headline))
-        return _write(document, folder, "report")
+        report = compose(comparison)
+        store.write(folder / "results.csv", results.text(comparison.every_row))
+        store.write(folder / "report.json", as_json(comparison, report.headline))
+        return _write(report, folder, "report")
 
 
-def write_diff(first: Gathered, second: Gathered, out: epath.PathLike) -> epath.Path:
-    """Sets two gathered directories side by side; returns the path of diff.html in `out`."""
+def as_json(comparison: Comparison, headline: str) -> str:
+    """report.json, for programs: strict JSON, null for a number that is not finite."""
+    content = {
+        "headline": headline,
+        "scale": comparison.scale,
+        "evidence": comparison.evidence,
+        "problems": [dataclasses.asdict(problem) for problem in comparison.problems],
+        "arms": comparison.arms,
+        "command": comparison.command,
+        "place": comparison.place,
+        "claims": [_flat(dataclasses.asdict(judged)) for judged in comparison.judged],
+        "environment": comparison.environment,
+    }
+    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+
+
+def _flat(judged: dict[str, Any]) -> dict[str, Any]:
+    return judged | judged.pop("finding")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def headline(folder: epath.PathLike) -> str:
+    """The sentence at the top of the report in a folder."""
+    return json.loads((epath.Path(folder) / "report.json").read_text())["headline"]
+
+
+def problems(folder: epath.PathLike) -> list[Problem]:
+    """The records that the report in a folder has left out, or that cannot be relied upon."""
+    return [Problem(**problem) for problem in json.loads((epath.Path(folder) / "report.json").read_text())["problems"]]
+
+
+def write_diff(first: Comparison, second: Comparison, out: epath.PathLike) -> epath.Path:
+    """Writes two comparisons side by side; returns the path of diff.html in `out`."""
     folder = epath.Path(out)
     with parts.reading_records(), _writing(folder):
         return _write(diff.document(first, second), folder, "diff")
 
 
 def write_rates(curves: Sequence[learning_rates.Curve], command: str, out: epath.PathLike) -> epath.Path:
-    """How the learning rates were chosen, and rates.csv, the table that is looked up; returns the path of the table."""
+    """Writes the choice of the learning rates as a page and as a table; returns the path of the table, rates.csv."""
     folder = epath.Path(out)
-    _write(tuning.document(curves, command), folder, "rates")
+    _write(rates.document(curves, command), folder, "rates")
     choices = [curve.choice() for curve in curves]
     ordered = sorted(choices, key=lambda choice: (choice.task, choice.length, choice.short_conv, choice.arm))
     store.write(folder / "rates.csv", learning_rates.text(ordered))
@@ -53,25 +115,15 @@ def write_rates(curves: Sequence[learning_rates.Curve], command: str, out: epath
 def write_calibration(
     rows: Sequence[store.Row], environment: store.Row, command: str, out: epath.PathLike
 ) -> epath.Path:
-    """How our forms compare with each other and with baselines; returns the path of calibration.html."""
+    """Writes our implementations beside each other and beside baselines; returns the path of calibration.html."""
     folder = epath.Path(out)
     store.write(folder / "calibration.json", calibration.text(rows))
     return _write(calibration.document(rows, environment, command), folder, "calibration")
 
 
-def headline(folder: epath.PathLike) -> str:
-    """The sentence at the top of the report that was written last."""
-    return json.loads((epath.Path(folder) / "report.json").read_text())["headline"]
-
-
-def problems(folder: epath.PathLike) -> list[Problem]:
-    """What the report that was written last has left out, or says is not to be relied upon."""
-    return [Problem(**found) for found in json.loads((epath.Path(folder) / "report.json").read_text())["problems"]]
-
-
 @contextlib.contextmanager
 def _writing(folder: epath.Path) -> Iterator[None]:
-    """Makes the folder; OSError says how a report of records that may only be read is written elsewhere."""
+    """Makes the folder; OSError names --to where the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -84,7 +136,7 @@ def _write(document: Document, folder: epath.Path, name: str) -> epath.Path:
     if document.charts:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
     for chart in document.charts:
-        store.write(folder / "figures" / f"{chart.name}.png", charts.png(chart.spec))
+        store.write(folder / "figures" / f"{chart.name}.png", figures.png(chart.spec))
     store.write(folder / f"{name}.md", markdown.render(document))
-    store.write(folder / f"{name}.html", page.render(document))
+    store.write(folder / f"{name}.html", html.render(document))
     return folder / f"{name}.html"

@@ -1,4 +1,4 @@
-"""How good our implementations are: a table a benchmark, each contender as a ratio to a baseline or the chosen one."""
+"""The page of the calibration: a table for each benchmark, its contenders as ratios to a baseline."""
 
 import json
 import math
@@ -10,12 +10,13 @@ from suite import hardware
 from suite.judging import statistics
 from suite.judging.statistics import Interval
 from suite.report import words
-from suite.report.document import Block, Commands, Document, Facts, Heading, Note, Prose, Table
+from suite.report.document import Block, Commands, Document, Heading, Note, Prose, Table, Terms
 from suite.sweep.store import Row
 
 TITLE = "Our forms against each other and against other libraries"
-BASELINES = ("fla", "pytorch")  # what a benchmark is measured against, where one of them took part
-CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # as far as two sums of the same numbers may lie apart
+BASELINES = ("fla", "pytorch")  # the denominator of the ratios, where one of them took part
+CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # two sums of the same numbers lie no further apart
+SIZES = ("flops", "argument_bytes", "output_bytes", "temp_bytes", "version")
 NAMES = {
     "lstm_heads": "lstm with heads",
     "linear": "diagonal linear recurrence",
@@ -40,99 +41,98 @@ def document(rows: Sequence[Row], environment: Row, command: str) -> Document:
     )
     versions = {"jax": rows[0]["jax"], "commit": rows[0]["commit"]} if rows else {}
     versions |= {row["contender"]: row["version"] for row in rows if "version" in row}
-    facts = Facts((("machine", where), *((name, str(value)) for name, value in versions.items())))
-    return Document(TITLE, _headline(benchmarks), (about, facts, *blocks, Commands((command,))))
+    about_machine = Terms((("machine", where), *((name, str(value)) for name, value in versions.items())))
+    return Document(TITLE, _headline(benchmarks), (about, about_machine, *blocks, Commands((command,))))
 
 
 def text(rows: Sequence[Row]) -> str:
-    """The same as JSON: a list of benchmarks with their contenders."""
+    """calibration.json: a list of benchmarks with their contenders."""
     return json.dumps(results(rows), indent=1) + "\n"
 
 
 def results(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One record a benchmark: what it was, what it is measured against, and of each contender what came of it."""
+    """A record for each benchmark: its shape, its baseline and the numbers of each contender."""
     peaks = [row for row in rows if row["phase"] == "peak"]
     keys = ("family", "batch", "length", "width", "head_size", "dtype")
     benchmarks: dict[tuple, list[Row]] = {}
     for row in rows:
         if row["phase"] == "benchmark":
             benchmarks.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return [dict(zip(keys, key, strict=True)) | _result(own, peaks) for key, own in benchmarks.items()]
+    return [dict(zip(keys, key, strict=True)) | _result(timings, peaks) for key, timings in benchmarks.items()]
 
 
 def _result(rows: Sequence[Row], peaks: Sequence[Row]) -> dict[str, Any]:
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(row["contender"] + (" with graphs" if row["graphs"] else ""), []).append(row)
-    ran = [name for name, own in by_name.items() if all(row["outcome"] == "ok" for row in own)]
+    ran = [name for name, timings in by_name.items() if all(row["outcome"] == "ok" for row in timings)]
     chosen = rows[0]["chosen"]
     against = next((name for name in (*BASELINES, chosen, *ran) if name in ran), "")
     contenders = {}
-    for name, own in by_name.items():
-        failed = [row for row in own if row["outcome"] != "ok"]
+    for name, timings in by_name.items():
+        failed = [row for row in timings if row["outcome"] != "ok"]
         if failed:
             contenders[name] = {"outcome": failed[0]["outcome"], "error": failed[0]["error"]}
             continue
-        medians = [stdlib.median(row["seconds"]) for row in own]
-        # In a process of its own flags a form is set against the baseline that took turns with it there.
+        first = timings[0]
+        medians = [stdlib.median(row["seconds"]) for row in timings]
+        # In a process with its own flags a contender is compared with the baseline that took turns with it there.
         base = {(row["process"], row["graphs"]): row for row in by_name[against]}
         base |= {(row["process"], row["graphs"]): row for row in by_name.get(f"{against} with graphs", [])}
-        pairs = [(row, base[row["process"], row["graphs"]]) for row in own if (row["process"], row["graphs"]) in base]
-        logs = [math.log(stdlib.median(row["seconds"]) / stdlib.median(other["seconds"])) for row, other in pairs]
-        value, other = own[0]["value"], by_name[against][0]["value"]
+        logs = [
+            math.log(median / stdlib.median(base[row["process"], row["graphs"]]["seconds"]))
+            for row, median in zip(timings, medians, strict=True)
+            if (row["process"], row["graphs"]) in base
+        ]
+        value, other = first["value"], by_name[against][0]["value"]
         contenders[name] = {
             "outcome": "ok",
             "chosen": name == chosen,
             "seconds": stdlib.median(medians),
-            "processes": len(own),
+            "processes": len(timings),
             "ratio": statistics.ratio_interval(logs)._asdict() if len(logs) > 1 and name != against else None,
             "value": value,
-            "last_value": own[0].get("last_value"),
+            "last_value": first.get("last_value"),
             "off": abs(value - other) / max(abs(other), 1.0),
-            **{
-                key: own[0][key]
-                for key in ("flops", "argument_bytes", "output_bytes", "temp_bytes", "version")
-                if key in own[0]
-            },
-            **_attainable(own, peaks),
+            **{name: first[name] for name in SIZES if name in first},
+            **_attainable(timings, peaks),
         }
     return {"against": against, "chosen": chosen, "contenders": contenders}
 
 
-def _attainable(rows: Sequence[Row], peaks: Sequence[Row]) -> dict[str, float]:
-    """Floor over measured, at the machine's peaks as each process found them or as the table of hardware has them."""
-    row = rows[0]
-    if "flops" not in row:
+def _attainable(timings: Sequence[Row], peaks: Sequence[Row]) -> dict[str, float]:
+    """The floor over the measured time, by the peaks in the table of hardware or as each process measured them."""
+    if "flops" not in timings[0]:
         return {}
-    moved = row["argument_bytes"] + row["output_bytes"]
     fractions = []
-    for own in rows:
-        found = next(peak for peak in peaks if peak["process"] == own["process"])
-        flops, bandwidth, latency = found["flops_per_second"], found["bytes_per_second"], 0.0
-        if own["platform"] != "cpu":
+    for row in timings:
+        measured = next(peak for peak in peaks if peak["process"] == row["process"])
+        flops, bandwidth, latency = measured["flops_per_second"], measured["bytes_per_second"], 0.0
+        if row["platform"] != "cpu":
             try:
-                known = hardware.peak(own["device_kind"])
-                flops, bandwidth = hardware.flops_per_second(known, own["dtype"]), known.bytes_per_second
-                latency = hardware.step_seconds(own["device_kind"])
+                peak = hardware.peak(row["device_kind"])
+                flops, bandwidth = hardware.flops_per_second(peak, row["dtype"]), peak.bytes_per_second
+                latency = hardware.step_seconds(row["device_kind"])
             except LookupError:
-                pass  # nobody has put it into the table: what was measured here counts
-        floor = max(own["flops"] / flops, moved / bandwidth, 2 * own["dependent_steps"] * latency)
-        fractions.append(floor / stdlib.median(own["seconds"]))
+                pass  # the table has no such device: the measured peak counts
+        moved = timings[0]["argument_bytes"] + timings[0]["output_bytes"]
+        floor = max(row["flops"] / flops, moved / bandwidth, 2 * row["dependent_steps"] * latency)
+        fractions.append(floor / stdlib.median(row["seconds"]))
     return {"of_attainable": stdlib.median(fractions)}
 
 
 def _headline(benchmarks: Sequence[dict[str, Any]]) -> str:
-    """Where a baseline took part: what our chosen form takes of its time."""
-    said = []
+    """The time of our chosen implementations over that of the baselines."""
+    ratios = []
     for benchmark in benchmarks:
-        own = benchmark["contenders"].get(benchmark["chosen"], {})
-        if benchmark["against"] in BASELINES and own.get("ratio"):
-            said.append(own["ratio"]["value"])
-    if not said:
+        chosen = benchmark["contenders"].get(benchmark["chosen"], {})
+        if benchmark["against"] in BASELINES and chosen.get("ratio"):
+            ratios.append(chosen["ratio"]["value"])
+    if not ratios:
         return "No other library took part; our forms are set against the one that is chosen."
     return (
-        f"The chosen forms take {words.number(min(said))} to {words.number(max(said))} times the time of other "
-        f"libraries over {words.counted(len(said), 'benchmark')}."
+        f"The chosen forms take {words.number(min(ratios))} to {words.number(max(ratios))} times the time of other "
+        f"libraries over {words.counted(len(ratios), 'benchmark')}."
     )
 
 
@@ -141,21 +141,20 @@ def _benchmark(benchmark: dict[str, Any]) -> Iterator[Block]:
     shape = f"{benchmark['batch']} x {benchmark['length']:,} x {benchmark['width']:,}"
     yield Heading(f"{NAMES.get(family, family)}, {shape}, {benchmark['dtype']}")
     lines, notes = [], []
-    for name, found in benchmark["contenders"].items():
-        if found["outcome"] != "ok":
-            notes.append(f"{name}: {found['outcome']}: {found['error']}")
-            lines.append((name, f"{found['outcome']} [{len(notes)}]", *[""] * 5))
+    for name, result in benchmark["contenders"].items():
+        if result["outcome"] != "ok":
+            notes.append(f"{name}: {result['outcome']}: {result['error']}")
+            lines.append((name, f"{result['outcome']} [{len(notes)}]", *[""] * 5))
             continue
-        ratio = "1" if name == benchmark["against"] else _interval(found["ratio"])
         lines.append(
             (
-                f"{name} (chosen)" if found["chosen"] else name,
-                words.seconds(found["seconds"]),
-                ratio,
-                words.percent(found["of_attainable"]) if "of_attainable" in found else "",
-                words.si(found["flops"], "FLOP") if "flops" in found else "",
-                words.si(found["temp_bytes"], "B") if "temp_bytes" in found else "",
-                _values(found, benchmark["dtype"]),
+                f"{name} (chosen)" if result["chosen"] else name,
+                words.seconds(result["seconds"]),
+                "1" if name == benchmark["against"] else _interval(result["ratio"]),
+                words.percent(result["of_attainable"]) if "of_attainable" in result else "",
+                words.si(result["flops"], "FLOP") if "flops" in result else "",
+                words.si(result["temp_bytes"], "B") if "temp_bytes" in result else "",
+                _values(result, benchmark["dtype"]),
             )
         )
     columns = ("contender", "time", f"ratio to {benchmark['against']}", "of attainable", "products", "kept", "value")
@@ -164,15 +163,15 @@ def _benchmark(benchmark: dict[str, Any]) -> Iterator[Block]:
         yield Note(f"Heads of {benchmark['head_size']} channels.")
 
 
-def _interval(found: dict[str, float] | None) -> str:
-    if found is None:
+def _interval(ratio: dict[str, float] | None) -> str:
+    if ratio is None:
         return "one process: no interval"
-    ratio = Interval(**found)
-    return f"{words.number(ratio.value)} ({words.number(ratio.low)} to {words.number(ratio.high)})"
+    interval = Interval(**ratio)
+    return f"{words.number(interval.value)} ({words.number(interval.low)} to {words.number(interval.high)})"
 
 
-def _values(found: dict[str, Any], dtype: str) -> str:
-    """Whether it computed the same; of a training also the loss at the end."""
-    shown = "the same" if found["off"] < CLOSE[dtype] else f"off by {words.percent(found['off'])}"
-    last = found["last_value"]
-    return shown if last is None else f"{shown}; loss {words.number(found['value'], 4)} to {words.number(last, 4)}"
+def _values(result: dict[str, Any], dtype: str) -> str:
+    """Whether it computed the same value; of a training also the loss at the end."""
+    same = "the same" if result["off"] < CLOSE[dtype] else f"off by {words.percent(result['off'])}"
+    last = result["last_value"]
+    return same if last is None else f"{same}; loss {words.number(result['value'], 4)} to {words.number(last, 4)}"

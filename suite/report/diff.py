@@ -1,25 +1,25 @@
-"""Two directories side by side: headlines, what was changed between them, verdicts and numbers."""
+"""The page of two directories side by side: headlines, verdicts and numbers, other conditions, losses on text."""
 
 from collections.abc import Iterator
 
 from suite import claims
 from suite.report import words
-from suite.report.blocks import problems, spelt
-from suite.report.curves import Curves, curves
-from suite.report.document import Block, Commands, Document, Facts, Heading, Note, Prose, Table
-from suite.report.records import Gathered, Judged
-from suite.report.sections import headline
+from suite.report.document import Block, Commands, Document, Heading, Note, Prose, Table, Terms
+from suite.report.records import Comparison, Judged
+from suite.report.trainings import Trainings, trainings
+from suite.report.verdicts import headline, problems
 
 TITLE = "Two comparisons side by side"
 # Claims whose numbers come from losses on text: of two corpora they are not compared.
 ON_TEXT = ("context_length", "compute_scaling")
 NOT_JUDGED = "not judged there"
+COLUMNS = ("reason", "verdict A", "verdict B", "quantity", "measured A", "measured B", "B / A")
 
 
-def document(first: Gathered, second: Gathered) -> Document:
-    """A is the first, B the second; both are judged by the rules as they are now."""
+def document(first: Comparison, second: Comparison) -> Document:
+    """The page; the first is A, the second is B, and today's rules judge both."""
     blocks = [
-        Facts((("A", f"{first.out}: {headline(first)}"), ("B", f"{second.out}: {headline(second)}"))),
+        Terms((("A", f"{first.out}: {headline(first)}"), ("B", f"{second.out}: {headline(second)}"))),
         *problems(first, f"A, {first.out}"),
         *problems(second, f"B, {second.out}"),
         *_claims(first, second),
@@ -30,48 +30,47 @@ def document(first: Gathered, second: Gathered) -> Document:
     return Document(TITLE, _headline(first, second), tuple(blocks))
 
 
-def _headline(first: Gathered, second: Gathered) -> str:
-    both = list(_in_both(first, second))
-    if not both:
+def _headline(first: Comparison, second: Comparison) -> str:
+    one, other = _judged(first), _judged(second)
+    common = [(one[name], other[name]) for name in one if name in other]
+    if not common:
         return "A and B have no claim in common."
-    differ = [(one, other) for one, other in both if one.finding.verdict != other.finding.verdict]
+    differ = [(a, b) for a, b in common if a.finding.verdict != b.finding.verdict]
     if not differ:
-        return f"A and B have the same verdict on {words.counted(len(both), 'claim')}."
-    said = [f"{spelt(one.name)} ({one.finding.verdict} in A, {other.finding.verdict} in B)" for one, other in differ]
-    return f"A and B differ in {words.count(len(differ))} of {words.counted(len(both), 'verdict')}: {', '.join(said)}."
+        return f"A and B have the same verdict on {words.counted(len(common), 'claim')}."
+    each = [f"{words.spelt(a.name)} ({a.finding.verdict} in A, {b.finding.verdict} in B)" for a, b in differ]
+    number = f"{words.count(len(differ))} of {words.counted(len(common), 'verdict')}"
+    return f"A and B differ in {number}: {', '.join(each)}."
 
 
-def _in_both(first: Gathered, second: Gathered) -> Iterator[tuple[Judged, Judged]]:
-    others = {judged.name: judged for judged in second.judged}
-    yield from ((judged, others[judged.name]) for judged in first.judged if judged.name in others)
+def _judged(comparison: Comparison) -> dict[str, Judged]:
+    return {judged.name: judged for judged in comparison.judged}
 
 
-def _claims(first: Gathered, second: Gathered) -> Iterator[Block]:
-    """One line a number: the first two of each claim, and all that both have under one name."""
-    one, other = ({judged.name: judged for judged in found.judged} for found in (first, second))
+def _claims(first: Comparison, second: Comparison) -> Iterator[Block]:
+    """A line for each number: the first two of a claim, and those that both have under one name."""
+    one, other = _judged(first), _judged(second)
     reason = _other_corpus(first, second)
     lines = []
     for name in sorted(one | other, key=lambda name: [*claims.ORDER, *sorted(one | other)].index(name)):
         verdicts = tuple(_verdict(judged[name]) if name in judged else NOT_JUDGED for judged in (one, other))
         if reason and name in ON_TEXT:
-            lines.append((spelt(name), *verdicts, "not set side by side: two corpora", "", "", ""))
+            lines.append((words.spelt(name), *verdicts, "not set side by side: two corpora", "", "", ""))
             continue
-        found = [
+        a, b = (
             {number.name: number for number in judged[name].finding.numbers} if name in judged else {}
             for judged in (one, other)
-        ]
-        shown = dict.fromkeys([*list(found[0])[:2], *list(found[1])[:2], *(key for key in found[0] if key in found[1])])
-        for place, key in enumerate(shown or [""]):
-            values = tuple(words.measured(numbers[key]) if key in numbers else "" for numbers in found)
+        )
+        shown = dict.fromkeys([*list(a)[:2], *list(b)[:2], *(quantity for quantity in a if quantity in b)])
+        for place, quantity in enumerate(shown or [""]):
+            measured = tuple(words.measured(numbers[quantity]) if quantity in numbers else "" for numbers in (a, b))
             ratio = ""
-            if all(key in numbers for numbers in found) and found[0][key].value * found[1][key].value > 0:
-                ratio = f"{words.number(found[1][key].value / found[0][key].value)}x"
-            start = (spelt(name), *verdicts) if place == 0 else ("", "", "")
-            lines.append((*start, key, *values, ratio))
+            if quantity in a and quantity in b and a[quantity].value * b[quantity].value > 0:
+                ratio = f"{words.number(b[quantity].value / a[quantity].value)}x"
+            start = (words.spelt(name), *verdicts) if place == 0 else ("", "", "")
+            lines.append((*start, quantity, *measured, ratio))
     yield Heading("Claims")
-    yield Table(
-        ("reason", "verdict A", "verdict B", "quantity", "measured A", "measured B", "B / A"), tuple(lines), cards=True
-    )
+    yield Table(COLUMNS, tuple(lines), cards=True)
     if reason:
         yield Note(reason)
 
@@ -80,8 +79,8 @@ def _verdict(judged: Judged) -> str:
     return f"{judged.finding.verdict}: {judged.finding.reason}"
 
 
-def _changes(first: Gathered, second: Gathered) -> Iterator[Block]:
-    """What they ran on, with and under, line by line where it differs."""
+def _changes(first: Comparison, second: Comparison) -> Iterator[Block]:
+    """A line for each condition that differs."""
     one, other = _conditions(first), _conditions(second)
     lines = [
         (name, ", ".join(one.get(name, ["not there"])), ", ".join(other.get(name, ["not there"])))
@@ -95,34 +94,38 @@ def _changes(first: Gathered, second: Gathered) -> Iterator[Block]:
         yield Prose("Device, packages, commit, scale, corpus and flags are the same.")
 
 
-def _conditions(found: Gathered) -> dict[str, list[str]]:
-    """Whatever may change a result, each with its values."""
-    facts = {"device": [found.where], "scale": [found.scale or "single jobs"], "arms": list(found.arms)}
-    facts |= {"source of the rows": sorted({row["source"] for row in found.rows if "source" in row})}
-    own = {f"{name} {hash}" for row in found.rows if "own_source" in row for name, hash in row["own_source"].items()}
-    facts |= {"own files": sorted(own), "corpus, sha256": _corpora(found)}
-    env = found.environment
+def _conditions(comparison: Comparison) -> dict[str, list[str]]:
+    """The conditions that may change a result, each with its values."""
+    rows, env = comparison.rows, comparison.environment
+    users = {f"{name} {hash}" for row in rows if "own_source" in row for name, hash in row["own_source"].items()}
+    values = {
+        "device": [comparison.where],
+        "scale": [comparison.scale or "single jobs"],
+        "arms": list(comparison.arms),
+        "source of the rows": sorted({row["source"] for row in rows if "source" in row}),
+        "own files": sorted(users),
+        "corpus, sha256": comparison.corpora,
+    }
     if env:
-        facts |= {"commit": [env["commit"]], "Python": [env["python"]], "system": [env["platform"]]}
-        facts |= {name: [version] for name, version in env["packages"].items()}
-        facts |= {name: [value] for name, value in env["variables"].items()}
-    for line in found.flags.splitlines():
+        values |= {"commit": [env["commit"]], "Python": [env["python"]], "system": [env["platform"]]}
+        values |= {name: [version] for name, version in env["packages"].items()}
+        values |= {name: [value] for name, value in env["variables"].items()}
+    for line in comparison.flags.splitlines():
         name, _, value = line.partition("=")
         if name not in ("--out", "--scale", "--arms"):
-            facts.setdefault(name, []).append(value)
-    return facts
+            values.setdefault(name, []).append(value)
+    return values
 
 
-def _learning(first: Gathered, second: Gathered) -> Iterator[Block]:
-    """Loss at equal tokens of the trainings on text that both have, unless their corpora differ."""
-    reason = _other_corpus(first, second)
+def _learning(first: Comparison, second: Comparison) -> Iterator[Block]:
+    """Losses at equal tokens of the trainings on text that both have, unless their corpora differ."""
     one, other = (
-        {group.job: group for group in curves(found.rows, found.jobs) if group.on_text} for found in (first, second)
+        {group.job: group for group in trainings(comparison) if group.on_text} for comparison in (first, second)
     )
     if not one or not other:
         return
     yield Heading("Learning on text")
-    if reason:
+    if reason := _other_corpus(first, second):
         yield Prose(reason)
         return
     lines = [line for job in one if job in other for line in _losses(one[job], other[job])]
@@ -132,27 +135,21 @@ def _learning(first: Gathered, second: Gathered) -> Iterator[Block]:
         yield Prose("No training on text was run under the same conditions in both.")
 
 
-def _losses(one: Curves, other: Curves) -> Iterator[tuple[str, ...]]:
-    found, others = one.at_equal_tokens(), other.at_equal_tokens()
-    for arm in found:
-        if arm in others and found[arm][2] == others[arm][2]:
-            losses = found[arm][0], others[arm][0]
-            told = f"{one.task}, {one.job.length:,} tokens, width {one.job.width}"
-            said = (words.number(loss) for loss in losses)
-            yield told, arm, words.number(found[arm][2]), *said, f"{words.number(losses[1] / losses[0])}x"
+def _losses(one: Trainings, other: Trainings) -> Iterator[tuple[str, ...]]:
+    at, others = one.at_equal_tokens(), other.at_equal_tokens()
+    conditions = f"{one.task}, {one.job.length:,} tokens, width {one.job.width}"
+    for arm, (loss, _, tokens) in at.items():
+        if arm in others and tokens == others[arm][2]:
+            ratio = f"{words.number(others[arm][0] / loss)}x"
+            yield conditions, arm, words.number(tokens), words.number(loss), words.number(others[arm][0]), ratio
 
 
-def _corpora(found: Gathered) -> list[str]:
-    return sorted({row["corpus_sha256"] for row in found.rows if "corpus_sha256" in row})
-
-
-def _other_corpus(first: Gathered, second: Gathered) -> str:
-    """Why losses on text are not set side by side; empty where they may be."""
-    one, other = _corpora(first), _corpora(second)
-    if one == other:
+def _other_corpus(first: Comparison, second: Comparison) -> str:
+    """The reason why losses on text are not set side by side; empty where the corpora are the same."""
+    if first.corpora == second.corpora:
         return ""
-    short = [", ".join(sha[:12] for sha in known) or "none" for known in (one, other)]
+    one, other = (", ".join(sha[:12] for sha in comparison.corpora) or "none" for comparison in (first, second))
     return (
         "Losses on text are not set side by side, as rows of two corpora are never compared: "
-        f"sha256 {short[0]} in A, {short[1]} in B."
+        f"sha256 {one} in A, {other} in B."
     )

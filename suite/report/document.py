@@ -1,8 +1,9 @@
-"""What a report is made of, before it is a page or Markdown."""
+"""The blocks of a report, which html.py and markdown.py write."""
 
 import dataclasses
+from typing import Any
 
-from suite.report.frame import Spec
+Spec = dict[str, Any]  # of a figure, in Vega-Lite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,14 +19,14 @@ class Prose:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Small print beneath what it belongs to."""
+    """Small print beneath another block."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Banner:
-    """What must not be overlooked."""
+    """A sentence that must not be overlooked."""
 
     text: str
 
@@ -44,37 +45,37 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """Terms and what is said of each."""
+class Terms:
+    """Terms, each with its text."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure: its name as a file, its title, the Vega-Lite spec, what one would see in it, and how to read it."""
+    """A figure: the name of its file, its title, the Vega-Lite spec, its values in words and how to read it."""
 
     name: str
     title: str
     spec: Spec
-    seen: str
+    alternative: str
     note: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Commands:
-    """Shell commands that make again what stands above; with a summary they are folded away."""
+    """Shell commands that make the blocks above again; folded away under a summary."""
 
     lines: tuple[str, ...]
     summary: str = ""
 
 
-Block = Heading | Prose | Note | Banner | Table | Facts | Chart | Commands
+Block = Heading | Prose | Note | Banner | Table | Terms | Chart | Commands
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """The title, the one sentence under it, and the rest in its order."""
+    """The title, the sentence under it and the blocks in their order."""
 
     title: str
     headline: str

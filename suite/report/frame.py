@@ -1,4 +1,4 @@
-"""A figure's axes, and the layers that are drawn in them: bands, lines or dots, thresholds, crosses and labels."""
+"""The axes of a figure and the layers in them: bands, lines or dots, thresholds, crosses and labels."""
 
 import dataclasses
 import itertools
@@ -9,8 +9,8 @@ from typing import Any
 
 from suite.claims import Figure, Point
 from suite.report import words
+from suite.report.document import Spec
 
-Spec = dict[str, Any]
 Look = tuple[str, list[int]]  # colour and dash
 
 HEIGHT = 280
@@ -22,18 +22,19 @@ SOLID, DASHED, DOTTED, MIXED = [1, 0], [7, 4], [2, 3], [9, 3, 2, 3]
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high`, and how far along it one lies."""
+    """The values of an axis, from `low` to `high`."""
 
     low: float
     high: float
     logarithmic: bool
 
     def share(self, value: float) -> float:
-        """0 at the low end, 1 at the high one."""
+        """The place of a value on the axis: 0 at its low end, 1 at its high end."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         return (self._scaled(value) - low) / (high - low)
 
     def at(self, share: float) -> float:
+        """The value at a place on the axis."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         value = low + share * (high - low)
         return math.exp(value) if self.logarithmic else value
@@ -43,7 +44,7 @@ class Axis:
 
 
 def axis(values: Sequence[float], logarithmic: bool, margin: float) -> Axis:
-    """From the least to the greatest with a margin; one value alone gets room on both sides."""
+    """The axis of some values, with a margin at both ends; around one value alone it has room."""
     values = [value for value in values if value > 0 or not logarithmic]
     if not values:
         return Axis(1.0, 10.0, logarithmic)
@@ -56,7 +57,7 @@ def axis(values: Sequence[float], logarithmic: bool, margin: float) -> Axis:
 
 
 class Frame:
-    """A figure's axes and looks, and the layers that are drawn in them."""
+    """The axes and colours of a figure, and its layers."""
 
     def __init__(self, alt: Any, figure: Figure, looks: dict[str, Look]):
         self.alt, self.figure, self.looks = alt, figure, looks
@@ -69,8 +70,8 @@ class Frame:
         self.x = alt.X("x:Q", scale=_scale(alt, self.xs), axis=self._x_axis())
         self.y = alt.Y("y:Q", scale=_scale(alt, self.ys), axis=self._y_axis())
         self.colour = self._colour()
-        shown = (("series:N", "", ""), ("at:Q", figure.x, ",~r"), ("y:Q", figure.y, ".3~g"))
-        self.tooltip = [alt.Tooltip(field, title=title, format=form) for field, title, form in shown]
+        fields = (("series:N", "", ""), ("at:Q", figure.x, ",~r"), ("y:Q", figure.y, ".3~g"))
+        self.tooltip = [alt.Tooltip(field, title=title, format=digits) for field, title, digits in fields]
 
     def lines(self) -> list[Any]:
         """Bands, and lines through the points."""
@@ -80,17 +81,17 @@ class Frame:
         return [*self._bands(), line, circle.encode(x=self.x, y=self.y, tooltip=self.tooltip, **self.colour)]
 
     def dots(self) -> list[Any]:
-        """Every point by itself; the series stand side by side, and so do the seeds of each."""
+        """A dot for each point; the series stand side by side, and so do the seeds of each."""
         counts: dict[tuple[str, float], int] = defaultdict(int)
         total: dict[tuple[str, float], int] = defaultdict(int)
         for point in self.points:
             total[point.series, point.x] += 1
         dots, bars = [], []
         for point in self.points:
-            own = point.series, point.x
-            aside = (counts[own] + 0.5) / total[own] - 0.5
-            counts[own] += 1
-            dot = {"series": point.series, "x": self._beside(*own, aside), "at": point.x, "y": point.y}
+            at = point.series, point.x
+            aside = (counts[at] + 0.5) / total[at] - 0.5
+            counts[at] += 1
+            dot = {"series": point.series, "x": self._beside(*at, aside), "at": point.x, "y": point.y}
             dots.append(dot)
             if point.low is not None:
                 bars.append(dot | {"low": self._above_zero(point.low), "high": point.high})
@@ -101,34 +102,34 @@ class Frame:
         return layers
 
     def thresholds(self) -> list[Any]:
-        """Lines across, named beside the chart where no label stands, or else over the end that is freer."""
+        """A line across for each threshold, named beside a chart of dots or over the freer end of the line."""
         shown = {name: value for name, value in self.figure.thresholds.items() if value > 0 or not self.figure.log_y}
         if not shown:
             return []
-        lines = [{"y": value, "said": f"{name}: {value:g}"} for name, value in shown.items()]
+        lines = [{"y": value, "label": f"{name}: {value:g}"} for name, value in shown.items()]
         layers = [self._chart(lines).mark_rule(strokeDash=[3, 3]).encode(y=self.y)]
-        for value, said in self._labelled(lines).items():
+        for value, text in self._labelled(lines).items():
             right = self.figure.dots or self._room(value, 0.75, 1.0) > self._room(value, 0.0, 0.25)
-            label = self._chart([{"y": value, "x": self.xs.high if right else self.xs.low, "said": said}])
+            label = self._chart([{"y": value, "x": self.xs.high if right else self.xs.low, "label": text}])
             if self.figure.dots:
                 label = label.mark_text(align="left", dx=4)
             elif right:
                 label = label.mark_text(align="right", dx=-4, baseline="bottom", dy=-3)
             else:
                 label = label.mark_text(align="left", dx=4, baseline="bottom", dy=-3)
-            layers.append(label.encode(x=self.x, y=self.y, text="said:N"))
+            layers.append(label.encode(x=self.x, y=self.y, text="label:N"))
         return layers
 
     def crosses(self, ratios: bool) -> list[Any]:
-        """At the slow or bad end for an arm; a ratio that is not there is at neither, so at the foot."""
+        """A cross for each failure: at the slow or bad end of the axis for an arm, at the foot for a ratio."""
         up = not ratios and not self.figure.dots
-        held: dict[float, int] = defaultdict(int)
+        crossed: dict[float, int] = defaultdict(int)
         crosses = []
         for series, at in self.figure.failed:
             if self.figure.log_x and at <= 0:
                 continue
-            rise = held[at] * LABEL_GAP / HEIGHT
-            held[at] += 1
+            rise = crossed[at] * LABEL_GAP / HEIGHT
+            crossed[at] += 1
             x = self._beside(series, at, 0.0) if self.figure.dots else at
             y = self.ys.at(1 - rise if up else rise)
             crosses.append({"series": series, "x": x, "at": at, "y": y, "why": "no number"})
@@ -143,14 +144,14 @@ class Frame:
         if not marks:
             return []
         rows = [
-            {"series": mark.series, "x": mark.x, "at": mark.x, "y": mark.y, "said": words.number(mark.x)}
+            {"series": mark.series, "x": mark.x, "at": mark.x, "y": mark.y, "label": words.number(mark.x)}
             for mark in marks
         ]
         dot = self._chart(rows).mark_circle(size=150, opacity=1)
-        said = self._chart(rows).mark_text(baseline="bottom", dy=-9, fontWeight=600)
+        label = self._chart(rows).mark_text(baseline="bottom", dy=-9, fontWeight=600)
         return [
             dot.encode(x=self.x, y=self.y, tooltip=self.tooltip, **self.colour),
-            said.encode(x=self.x, y=self.y, text="said:N", **self.colour),
+            label.encode(x=self.x, y=self.y, text="label:N", **self.colour),
         ]
 
     def labels(self) -> list[Any]:
@@ -175,15 +176,15 @@ class Frame:
         return [label.encode(x=self.x, y=self.y, text="series:N", **self.colour)]
 
     def _labelled(self, lines: list[Spec]) -> dict[float, str]:
-        """What is written at which height: thresholds too close for two labels share one, over the upper line."""
-        found: dict[float, str] = {}
+        """The text at each height: thresholds too close for two labels share one, over the upper line."""
+        labels: dict[float, str] = {}
         for line in sorted(lines, key=lambda line: line["y"]):
-            near = [at for at in found if self.ys.share(line["y"]) - self.ys.share(at) < LABEL_GAP / HEIGHT]
-            found[line["y"]] = ", ".join([*(found.pop(at) for at in near), line["said"]])
-        return found
+            near = [at for at in labels if self.ys.share(line["y"]) - self.ys.share(at) < LABEL_GAP / HEIGHT]
+            labels[line["y"]] = ", ".join([*(labels.pop(at) for at in near), line["label"]])
+        return labels
 
     def _room(self, value: float, start: float, end: float) -> float:
-        """How far the points of a part of the axis stay away from a height; beyond a tenth it is far enough."""
+        """The distance from a height to the points over a part of the x axis, at most a tenth."""
         near = [point for point in self.points if start <= self.xs.share(point.x) <= end]
         away = [abs(self.ys.share(point.y) - self.ys.share(value)) for point in near]
         return min([0.1, *away])
@@ -211,12 +212,12 @@ class Frame:
 
     @property
     def _gap(self) -> float:
-        """The narrowest gap between two places, as a share of the axis; at most a quarter."""
+        """The narrowest gap between two values of x, as a share of the axis; at most a quarter."""
         shares = [self.xs.share(x) for x in self._places()]
         return min([0.25, *(after - before for before, after in itertools.pairwise(shares))])
 
     def _beside(self, series: str, x: float, aside: float) -> float:
-        """Where a series stands at an x, all in 70 % of a gap; `aside` from -0.5 to 0.5 within its own slot."""
+        """The x of a series beside the others, within 70 % of a gap; `aside` is from -0.5 to 0.5 in its slot."""
         order = list(self.looks)
         step = order.index(series) - (len(order) - 1) / 2
         return self.xs.at(self.xs.share(x) + 0.7 * self._gap / len(order) * (step + 0.7 * aside))
@@ -228,22 +229,22 @@ class Frame:
     def _x_axis(self) -> Any:
         places = self._places()
         large = bool(places) and places[-1] >= 1e6
-        found = self.alt.Axis(title=self.figure.x, format="~s" if large else ",~r", grid=False, labelOverlap=True)
+        axis = self.alt.Axis(title=self.figure.x, format="~s" if large else ",~r", grid=False, labelOverlap=True)
         if len(places) <= MOST_TICKS and (self.figure.log_x or self.figure.dots):
-            found["values"] = places  # where something was measured
+            axis["values"] = places  # where something was measured
         elif self.figure.log_x:
-            found["values"] = ticks(self.xs)
+            axis["values"] = ticks(self.xs)
         else:  # a count would leave out labels of a logarithmic axis
-            found["tickCount"] = 6
-        return found
+            axis["tickCount"] = 6
+        return axis
 
     def _y_axis(self) -> Any:
-        found = self.alt.Axis(title=self.figure.y, format="~g", labelOverlap=False)
+        axis = self.alt.Axis(title=self.figure.y, format="~g", labelOverlap=False)
         if self.figure.log_y:
-            found["values"] = ticks(self.ys)
+            axis["values"] = ticks(self.ys)
         else:
-            found["tickCount"] = 6
-        return found
+            axis["tickCount"] = 6
+        return axis
 
     def _colour(self) -> Spec:
         if not self.looks:
@@ -266,7 +267,7 @@ class Frame:
 
 
 def ticks(axis: Axis) -> list[float]:
-    """Of a logarithmic axis: 1, 2, 5 within each decade, fewer where these are too many, more where too few."""
+    """The ticks of a logarithmic axis: 1, 2 and 5 of each decade, fewer or more where that is too many or few."""
     decades = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
     choices = []
     for steps in ((1,), (1, 2, 5), range(1, 10), [step / 10 for step in range(10, 100)]):
@@ -280,7 +281,7 @@ def ticks(axis: Axis) -> list[float]:
 
 
 def series(figure: Figure) -> list[str]:
-    """Those with points and those that have failures only."""
+    """The names of the series, those with points first, then those of failures only."""
     return list(dict.fromkeys([*(point.series for point in figure.points), *(series for series, _ in figure.failed)]))
 
 

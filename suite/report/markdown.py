@@ -1,9 +1,9 @@
-"""The report as Markdown, readable in a terminal, with its figures as PNG."""
+"""Writes a document as Markdown, readable in a terminal, with its figures as PNG."""
 
 import re
 from collections.abc import Iterator
 
-from suite.report.document import Banner, Block, Chart, Commands, Document, Facts, Heading, Note, Prose, Table
+from suite.report.document import Banner, Block, Chart, Commands, Document, Heading, Note, Prose, Table, Terms
 
 
 def render(document: Document) -> str:
@@ -21,12 +21,12 @@ def _block(block: Block) -> Iterator[str]:
             yield _text(text)
         case Banner(text):
             yield f"> **{_text(text)}**"
-        case Facts(pairs):
-            yield from (f"- **{_text(term)}:** {_text(said)}" for term, said in pairs)
-        case Chart(name, title, _, seen, note):
+        case Terms(pairs):
+            yield from (f"- **{_text(term)}:** {_text(text)}" for term, text in pairs)
+        case Chart(name, title, _, alternative, note):
             yield f"**{_text(title)}**"
             yield ""
-            yield f"![{_text(seen)}](figures/{name}.png)"
+            yield f"![{_text(alternative)}](figures/{name}.png)"
             yield ""
             yield _text(note)
         case Commands(lines, summary):
@@ -42,7 +42,7 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Iterator[str]:
-    """Padded, so that it can be read as it stands."""
+    """The lines of a table, padded for a terminal."""
     cells = [[_text(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     widths = [width if width <= 48 else 0 for width in widths]  # whole sentences are not padded
@@ -55,5 +55,5 @@ def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Itera
 
 
 def _text(text: str) -> str:
-    """What Markdown would read as markup is escaped."""
+    """The text in one line, with Markdown's markup escaped."""
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""What a report is made from: the comparison, its rows at one place, and the findings of the claims."""
+"""The records that a report is made from: the comparison, its rows at one place and the findings of the claims."""
 
 import collections
 import dataclasses
@@ -19,8 +19,8 @@ from suite.sweep.store import Row
 
 
 @dataclasses.dataclass(frozen=True)
-class Changed:
-    """A threshold of the reader's own in the place of the rule's."""
+class Threshold:
+    """A threshold that the reader has given in the place of the rule's."""
 
     name: str
     value: parts.Value
@@ -49,7 +49,15 @@ class Judged:
     rule: str
     rule_hash: str
     finding: Finding
-    changed: tuple[Changed, ...] = ()
+    changed: tuple[Threshold, ...] = ()
+
+    @property
+    def marked(self) -> str:
+        """A clause that names the reader's thresholds; empty where the rule's stand."""
+        if not self.changed:
+            return ""
+        given = [f"{one.name}={words.value(one.value)} (the rule says {words.value(one.rule)})" for one in self.changed]
+        return f"under your own {'threshold' if len(given) == 1 else 'thresholds'} {words.listed(given)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +75,8 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gathered:
-    """All that a report says comes from here. `scale` is empty without a comparison, `place` before the first row."""
+class Comparison:
+    """The records of a directory. `scale` is empty where single jobs were run, `place` before the first row."""
 
     out: str
     scale: str
@@ -76,11 +84,11 @@ class Gathered:
     evidence: bool
     untested: dict[str, str]  # claims that the scale cannot decide, and why
     arms: tuple[str, ...]
-    command: str  # makes everything again; empty where single jobs were run
+    command: str  # runs the comparison again; empty where single jobs were run
     place: Row
     jobs: dict[str, Job]
     rows: list[Row]  # under the first of the matchings
-    more: dict[str, list[Row]]  # under each of the others
+    more: dict[str, list[Row]]  # under each other matching
     judged: tuple[Judged, ...]
     problems: tuple[Problem, ...]
     environment: Row  # of the newest run here; empty before it
@@ -88,20 +96,29 @@ class Gathered:
 
     @property
     def every_row(self) -> list[Row]:
-        """Of all matchings; a row of the reference is in each, and here once."""
-        rows = [*self.rows, *(row for own in self.more.values() for row in own)]
+        """The rows of all matchings; a row of the reference is in each, and here once."""
+        rows = [*self.rows, *(row for rows in self.more.values() for row in rows)]
         return list({id(row): row for row in rows}.values())
 
-    def under(self, match: str) -> "Gathered":
-        """The same with the rows of another matching."""
+    def under(self, match: str) -> "Comparison":
+        """The comparison with the rows of another matching."""
         return dataclasses.replace(self, rows=self.more[match])
 
     @property
     def where(self) -> str:
         return words.place(self.place, self.environment)
 
+    @property
+    def dtypes(self) -> str:
+        return words.listed(sorted({row["dtype"] for row in self.rows}))
+
+    @property
+    def corpora(self) -> list[str]:
+        """The SHA-256 of each corpus that was trained on."""
+        return sorted({row["corpus_sha256"] for row in self.rows if "corpus_sha256" in row})
+
     def order(self, arm: str) -> tuple[int, str]:
-        """For sorting: the arms as they were asked for, then by name any that a claim has added."""
+        """A sort key: arms in the order of the command line, then by name those that a claim has added."""
         return self.arms.index(arm) if arm in self.arms else len(self.arms), arm
 
     def commands(self, rows: list[Row]) -> list[str]:
@@ -115,6 +132,9 @@ NOT_GIVEN = "not judged, as it is no file of suite/claims; --claims=FILE judges 
 COMPARISON = {
     **{"scale": str, "about": str, "evidence": bool, "arms": list, "claims": list, "command": list, "place": dict},
 }
+NO_COMPARISON: Row = {
+    **{"scale": "", "about": "", "evidence": False, "untested": {}, "arms": [], "command": [], "place": {}},
+}
 ENVIRONMENT = {
     **{"python": str, "platform": str, "cpu": str, "cores": (int, str), "memory_bytes": int, "packages": dict},
     **{"variables": dict, "commit": str, "source": str},
@@ -122,84 +142,84 @@ ENVIRONMENT = {
 PLACE = ("place", "platform", "device_kind", "n_devices")
 
 
-def gather(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Sequence[str] = ()) -> Gathered:
-    """Reads a directory at any moment: while rows are written, before the first one, after single jobs.
+def read(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Sequence[str] = ()) -> Comparison:
+    """Reads a directory at any moment: before the first row, while rows are written, after single jobs.
 
-    `thresholds`, each `claim.name=value`, stand in the place of the rules' own; ValueError lists those that there are.
+    `thresholds`, each `claim.name=value`, replace those of the rules; ValueError lists the thresholds of all rules.
     Records are a stranger's: claims are loaded from suite/claims and from `more_claims`, which the reader trusts, and
-    nothing else that a record names is opened or run.
+    no other file that a record names is opened or run.
     """
     out = epath.Path(root)
     if not (out / "compare.json").exists() and not (out / "runs").exists():
         raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
-    comparison, problems = _comparison(out)
-    names, unknown = _claims(comparison, more_claims)
+    settings, problems = _settings(out)
+    names, unknown = _claims(settings, more_claims)
     problems += [Problem(f"claim {name}", NOT_GIVEN) for name in unknown]
-    chosen = [_load(spec) for spec in _under(thresholds, names)]
+    loaded = [_load(spec) for spec in _under(thresholds, names)]
     with parts.reading_records():
-        return _gather(out, comparison, chosen, problems)
+        return _read_rows(out, settings, loaded, problems)
 
 
-def _gather(out: epath.Path, comparison: Row, chosen: list[Claim], problems: list[Problem]) -> Gathered:
+def _read_rows(out: epath.Path, settings: Row, loaded: list[Claim], problems: list[Problem]) -> Comparison:
     survey = store.survey(out)
     jobs, every, unreadable = _readable(survey)
-    place = (comparison["place"] if comparison else {}) or _newest_place(survey, every)
+    place = settings["place"] or _newest_place(survey, every)
     rows = store.of_place(every, place["place"]) if place else every
-    environment, unread = _environment(survey, place)
+    environment, damaged = _environment(survey, place)
     flags = out / "compare.flags"
-    no_evidence = _no_evidence(comparison)
+    no_evidence = _no_evidence(settings)
     first, *others = claims.matches(rows)
     problems = [
         *problems,
-        *(_problem(out, *found) for found in (*survey.problems, *unread, *unreadable)),
+        *(_problem(out, path, why) for path, why in (*survey.problems, *damaged, *unreadable)),
         *_mixed(rows),
     ]
-    return Gathered(
+    return Comparison(
         out=os.fspath(out),
-        scale=comparison["scale"] if comparison else "",
-        about=comparison["about"] if comparison else "",
+        scale=settings["scale"],
+        about=settings["about"],
         evidence=not no_evidence,
-        untested=comparison["untested"] if comparison else {},
-        arms=_arms(comparison["arms"] if comparison else [], rows),
-        command=words.command(["launch.compare", *comparison["command"]]) if comparison else "",
+        untested=settings["untested"],
+        arms=_arms(settings["arms"], rows),
+        command=words.command(["launch.compare", *settings["command"]]) if settings["scale"] else "",
         place=place,
         jobs=jobs,
         rows=claims.of_match(rows, first),
         more={match: claims.of_match(rows, match) for match in others},
-        judged=tuple(_judge(claim, rows, no_evidence) for claim in chosen),
+        judged=tuple(_judge(claim, rows, no_evidence) for claim in loaded),
         problems=tuple(problems),
         environment=environment,
         flags=flags.read_bytes().decode(errors="replace") if flags.is_file() else {"flags": "", **environment}["flags"],
     )
 
 
-def _comparison(out: epath.Path) -> tuple[Row, list[Problem]]:
-    """What compare.json says, empty where there is none or it is damaged."""
+def _settings(out: epath.Path) -> tuple[Row, list[Problem]]:
+    """The settings in compare.json; empty ones where it is missing or damaged."""
     path = out / "compare.json"
     if not path.exists():
-        return {}, []
+        return NO_COMPARISON, []
     try:
-        found = {"untested": {}} | _read(path, COMPARISON)  # an older version had none
-        if not all(isinstance(text, str) for name in ("arms", "claims", "command") for text in found[name]):
+        settings = {"untested": {}} | _read_json(path, COMPARISON)  # an older version had none
+        if not all(isinstance(text, str) for name in ("arms", "claims", "command") for text in settings[name]):
             raise store.Damaged(path, "its lists are not of texts")
-        if found["place"] and not found["place"].keys() >= set(PLACE):
+        if settings["place"] and not settings["place"].keys() >= set(PLACE):
             raise store.Damaged(path, f"its place has not all of {', '.join(PLACE)}")
     except store.Damaged as damaged:
-        return {}, [_problem(out, damaged.path, damaged.why)]
-    return found, []
+        return NO_COMPARISON, [_problem(out, damaged.path, damaged.why)]
+    return settings, []
 
 
-def _read(path: epath.Path, kinds: Mapping[str, type | tuple[type, ...]]) -> Row:
-    """A small file of JSON; Damaged where a value is missing or of another kind than was written."""
-    found = store.read_json(path, *kinds)
-    for name, kind in kinds.items():
-        if not isinstance(found[name], kind):
-            raise store.Damaged(path, f"{name} is a {type(found[name]).__name__}, not what was written")
-    return found
+def _read_json(path: epath.Path, types: Mapping[str, type | tuple[type, ...]]) -> Row:
+    """The fields of a small file of JSON; Damaged where one is missing or of another type than was written."""
+    fields = store.read_json(path, *types)
+    for name, wanted in types.items():
+        if not isinstance(fields[name], wanted):
+            raise store.Damaged(path, f"{name} is a {type(fields[name]).__name__}, not what was written")
+    return fields
 
 
 def _readable(survey: store.Survey) -> tuple[dict[str, Job], list[Row], list[tuple[epath.Path, str]]]:
-    """The jobs and rows whose specs this version can read, by the name of the run, and why others are left out."""
+    """The jobs, by the name of their run, and the rows whose specs this version can read; why others are left out."""
     jobs, problems = {}, []
     for job, run in survey.runs:
         mixers = [("suite.mixers", spec) for spec in (job.mixer, job.match_to) if spec]
@@ -214,7 +234,7 @@ def _readable(survey: store.Survey) -> tuple[dict[str, Job], list[Row], list[tup
 
 
 def _unreadable(specs: list[tuple[str, str]]) -> str:
-    """Why parts cannot be read, or nothing."""
+    """The reason why a part cannot be read; empty where all can."""
     try:
         for folder, spec in specs:
             parts.canonical(folder, spec)
@@ -224,7 +244,7 @@ def _unreadable(specs: list[tuple[str, str]]) -> str:
 
 
 def _mixed(rows: list[Row]) -> list[Problem]:
-    """Versions of which the rows of one report should have one."""
+    """Rows that were taken with several versions of one program."""
     versions: dict[str, set[str]] = collections.defaultdict(set)
     for row in rows:
         for field, name in (("source", "the source"), ("jax", "JAX")):
@@ -232,51 +252,51 @@ def _mixed(rows: list[Row]) -> list[Problem]:
         for name, version in {"own_source": {}, **row}["own_source"].items():
             versions[name].add(version)
     return [
-        Problem("rows", f"taken with {len(found)} versions of {name}; a fresh --out has one")
-        for name, found in sorted(versions.items())
-        if len(found) > 1
+        Problem("rows", f"taken with {len(several)} versions of {name}; a fresh --out has one")
+        for name, several in sorted(versions.items())
+        if len(several) > 1
     ]
 
 
 def _problem(out: epath.Path, path: epath.Path, why: str) -> Problem:
-    """By its path under the directory."""
+    """The problem of a path under the directory."""
     return Problem(os.fspath(path).removeprefix(f"{os.fspath(out)}/"), why)
 
 
-def _claims(comparison: Row, own: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The claims to judge, and those that the comparison has judged by files that nobody has given here."""
-    known = parts.names("suite.claims")
-    stored = comparison["claims"] if comparison else known
-    files = {pathlib.PurePath(name).name for name in own}
-    names = dict.fromkeys([*(name for name in stored if name in known), *own])
-    unknown = [name for name in stored if name not in known and pathlib.PurePath(name).name not in files]
+def _claims(settings: Row, more_claims: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The claims to judge, and those that the comparison has judged by files that `more_claims` does not name."""
+    ours = parts.names("suite.claims")
+    stored = settings["claims"] if settings["scale"] else ours
+    files = {pathlib.PurePath(name).name for name in more_claims}
+    names = dict.fromkeys([*(name for name in stored if name in ours), *more_claims])
+    unknown = [name for name in stored if name not in ours and pathlib.PurePath(name).name not in files]
     return sorted(names, key=_in_order), unknown
 
 
-def _no_evidence(comparison: Row) -> str:
-    """Why no verdict may rest on the rows, or nothing."""
-    if not comparison:
+def _no_evidence(settings: Row) -> str:
+    """The reason why no verdict may rest on the rows; empty where verdicts may."""
+    if not settings["scale"]:
         return NO_SCALE
-    return "" if comparison["evidence"] else "the scale is not evidence"
+    return "" if settings["evidence"] else "the scale is not evidence"
 
 
 def _in_order(claim: str) -> tuple[int, str]:
-    """The textbook's claims in its order, then any others by name."""
+    """A sort key: the textbook's claims in its order, then others by name."""
     return claims.ORDER.index(claim) if claim in claims.ORDER else len(claims.ORDER), claim
 
 
 def _under(thresholds: Sequence[str], names: list[str]) -> list[str]:
-    """The claims as specs that carry the reader's thresholds."""
-    known = {(name, knob): value for name in names for knob, value in parts.knobs("suite.claims", name).items()}
+    """The specs of the claims under the reader's thresholds."""
+    rules = {(name, knob): value for name in names for knob, value in parts.knobs("suite.claims", name).items()}
     given: dict[str, list[str]] = {name: [] for name in names}
     for text in thresholds:
         where, _, value = text.partition("=")
         name, _, knob = where.rpartition(".")
-        if (name, knob) not in known or not _is_number(value):
-            listed = ", ".join(f"{name}.{knob}={value}" for (name, knob), value in known.items())
+        if (name, knob) not in rules or not _is_number(value):
+            listed = ", ".join(f"{name}.{knob}={value}" for (name, knob), value in rules.items())
             raise ValueError(f"cannot use the threshold {text!r}; wanted claim.name=number, one of: {listed or 'none'}")
         given[name].append(f"{knob}={value}")
-    return [f"{name}:{','.join(own)}" if own else name for name, own in given.items()]
+    return [f"{name}:{','.join(values)}" if values else name for name, values in given.items()]
 
 
 def _is_number(text: str) -> bool:
@@ -306,7 +326,7 @@ def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:
         rule_hash=claim.rule_hash,
         finding=finding,
         changed=tuple(
-            Changed(knob, value, claim.by_rule[knob])
+            Threshold(knob, value, claim.by_rule[knob])
             for knob, value in claim.thresholds.items()
             if value != claim.by_rule[knob]
         ),
@@ -314,35 +334,35 @@ def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:
 
 
 def _arms(wanted: list[str], rows: list[Row]) -> tuple[str, ...]:
-    """The arms in the order in which they were asked for, then those of single jobs; what a claim adds has a group."""
+    """The arms in the order of the command line, then those of single jobs; cells that a claim adds have a group."""
     others = {row["arm"] for row in rows if not (wanted and row["interleave_with"])}
     return tuple(dict.fromkeys([*wanted, *sorted(others)]))
 
 
 def _newest_place(survey: store.Survey, rows: list[Row]) -> Row:
-    """Where rows that depend on the place were last written, or any rows where none do."""
+    """The place at which rows that depend on it were last written, or any rows where none do."""
     last = {(row["run_id"], store.kind_of(row)): row for row in rows if row.keys() >= set(PLACE)}
-    found = []
+    dated = []
     for _, run in survey.runs:
         for path in run.iterdir():
             row = last.get((run.name, path.name.split(".jsonl")[0])) if ".jsonl" in path.name else None
             if row is not None:
-                found.append((row["placed"], path.stat().mtime, row))
-    newest = max(found, key=lambda entry: entry[:2], default=None)
+                dated.append((row["placed"], path.stat().mtime, row))
+    newest = max(dated, key=lambda entry: entry[:2], default=None)
     return {key: newest[2][key] for key in PLACE} if newest else {}
 
 
 def _environment(survey: store.Survey, place: Row) -> tuple[Row, list[tuple[epath.Path, str]]]:
-    """env.json of the run that was written last, at this place where one was, and those that are damaged."""
-    found, problems = [], []
+    """The newest env.json, of a run at this place where there is one, and the damaged files that are newer."""
+    dated, problems = [], []
     for _, run in survey.runs:
         names = files.names(run)
         if "env.json" in names and (run / "env.json").exists():
             here = bool(place) and any(f"@{place['place']}." in name for name in names)
-            found.append((here, (run / "env.json").stat().mtime, run / "env.json"))
-    for _, _, path in sorted(found, key=lambda entry: entry[:2], reverse=True):
+            dated.append((here, (run / "env.json").stat().mtime, run / "env.json"))
+    for _, _, path in sorted(dated, key=lambda entry: entry[:2], reverse=True):
         try:
-            return _read(path, ENVIRONMENT), problems
+            return _read_json(path, ENVIRONMENT), problems
         except store.Damaged as damaged:
             problems.append((damaged.path, f"{damaged.why}; left out"))
     return {}, problems

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator
 
-from suite import parts, spreadsheets
+from suite import spreadsheets
 from suite.job import Job
-from suite.report.derive import Machine, Timing, timings
+from suite.report import words
+from suite.report.utilisation import Machine, Timing, timings
 from suite.sweep.store import Row
 
 COLUMNS = (
@@ -130,7 +131,7 @@ def _plain(machine: Machine, row: Row) -> Iterator[Row]:
         if field in PER_TOKEN:
             value /= row[PER_TOKEN[field]]
         yield _line(machine, row, name, value, n, "ok")
-        if field == "loss" and in_bits(row):
+        if field == "loss" and words.in_bits(row):
             yield _line(machine, row, f"{phase}_bits_per_byte", value / math.log(2), n, "ok")
 
 
@@ -153,11 +154,6 @@ def _timed(machine: Machine, timing: Timing) -> Iterator[Row]:
             yield _line(machine, timing.row, name, derive(timing), n, "ok")
         except (LookupError, ValueError) as error:
             yield _line(machine, timing.row, name, None, n, f"not derived: {error.args[0]}")
-
-
-def in_bits(row: Row) -> bool:
-    """Whether a token is a byte, so that nats a token are bits a byte times ln 2."""
-    return parts.split(row["task"])[0] == "text"
 
 
 def _line(machine: Machine, row: Row, metric: str, value: float | None, n: int, outcome: str) -> Row:

@@ -4,7 +4,9 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from suite import parts
 from suite.claims import Number
+from suite.parts import Value
 from suite.sweep.store import Row
 
 NAMES = {
@@ -29,7 +31,7 @@ OUTCOMES = {"oom": "out of memory", "did_not_compile": "did not compile"}
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Three significant digits, thousands apart; whole numbers in full."""
+    """Three significant digits, thousands set apart by commas; whole numbers in full."""
     if isinstance(value, int):
         return f"{value:,}"
     if value == 0 or not math.isfinite(value):
@@ -46,7 +48,7 @@ def millions(value: int) -> str:
 
 
 def si(value: float, unit: str) -> str:
-    """With the prefix that leaves one to three digits before the point: 21.3 ms, 1.05 MB."""
+    """A value with an SI prefix, one to three digits before the point: 21.3 ms, 1.05 MB."""
     if value == 0:
         return f"0 {unit}"
     size = next((size for size in PREFIXES if abs(value) >= size), 1e-9)
@@ -61,13 +63,13 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %" if abs(value) < 0.0995 else f"{100 * value:.0f} %"
 
 
-def measured(found: Number) -> str:
+def measured(quantity: Number) -> str:
     """Value, unit and interval: 1.6x (95 % 1.4 to 1.9)."""
-    unit = found.unit if found.unit in ("", "x") else f" {found.unit}"
-    text = f"{number(found.value)}{unit}"
-    if found.low is None or found.high is None:
+    unit = quantity.unit if quantity.unit in ("", "x") else f" {quantity.unit}"
+    text = f"{number(quantity.value)}{unit}"
+    if quantity.low is None or quantity.high is None:
         return f"{text} (no interval)"
-    return f"{text} (95 % {number(found.low)} to {number(found.high)})"
+    return f"{text} (95 % {number(quantity.low)} to {number(quantity.high)})"
 
 
 def arm(name: str) -> str:
@@ -79,15 +81,15 @@ def outcome(name: str) -> str:
     return {name: name, **OUTCOMES}[name]
 
 
-def place(found: Row, environment: Row) -> str:
-    """Where it ran: 2 CPU cores (AMD EPYC), or 8 x NVIDIA H200."""
-    if not found:
+def place(devices: Row, environment: Row) -> str:
+    """The devices of a place: 2 CPU cores (AMD EPYC), or 8 x NVIDIA H200."""
+    if not devices:
         return "no device yet"
-    kind, devices = found["device_kind"], found["n_devices"]
-    if found["platform"] == "cpu":
-        cores = f"{environment['cores']} CPU cores ({kind})" if "cores" in environment else f"the CPU ({kind})"
-        return cores if devices == 1 else f"{cores} as {devices} devices"
-    return f"{devices} x {kind}"
+    name, n_devices = devices["device_kind"], devices["n_devices"]
+    if devices["platform"] != "cpu":
+        return f"{n_devices} x {name}"
+    cores = f"{environment['cores']} CPU cores ({name})" if "cores" in environment else f"the CPU ({name})"
+    return cores if n_devices == 1 else f"{cores} as {n_devices} devices"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -96,12 +98,26 @@ def listed(words: Sequence[str]) -> str:
 
 
 def count(value: int) -> str:
-    """A whole number in running text: in a word up to ten."""
+    """A whole number in running text; a word up to ten."""
     return NUMERALS[value] if value < len(NUMERALS) else f"{value:,}"
 
 
 def counted(value: int, noun: str) -> str:
     return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+
+
+def spelt(name: str) -> str:
+    """A file's name in a sentence: path length."""
+    return name.replace("_", " ")
+
+
+def value(knob: Value) -> str:
+    return f"{knob:g}" if isinstance(knob, float) else str(knob)
+
+
+def in_bits(row: Row) -> bool:
+    """Whether a token of the task is a byte: then nats a token are bits a byte times ln 2."""
+    return parts.split(row["task"])[0] == "text"
 
 
 def command(argv: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that asks no network: style, figures and the JavaScript that draws them are inside."""
+"""Writes a document as one HTML file that asks no network: it holds the style, the figures and the JavaScript."""
 
 import html
 import json
@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from suite.claims import VERDICTS
-from suite.report import charts
-from suite.report.document import Banner, Block, Chart, Commands, Document, Facts, Heading, Note, Prose, Table
+from suite.report import figures
+from suite.report.document import Banner, Block, Chart, Commands, Document, Heading, Note, Prose, Table, Terms
 
 # Nothing may be loaded, whatever the text of a row is; Vega compiles its expressions.
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
@@ -71,13 +71,13 @@ NUMERIC = re.compile(r"^[-+]?[\d,.]+(e-?\d+)?( ?[%a-zA-Zµ/]{1,7})?$|^unknown")
 
 
 def render(document: Document) -> str:
-    """The whole page; every text of a row or a flag is escaped."""
+    """The page; every text of a row or a flag is escaped."""
     specs = [chart.spec for chart in document.charts]
     numbers = {id(chart): index for index, chart in enumerate(document.charts)}
     body = "\n".join(part for block in document.blocks for part in _block(block, numbers))
     scripts = f"""{_data("specs", specs)}
-{_data("looks", {"light": charts.config(charts.LIGHT), "dark": charts.config(charts.DARK)})}
-<script type="module">{charts.javascript()}</script>
+{_data("looks", {"light": figures.config(figures.LIGHT), "dark": figures.config(figures.DARK)})}
+<script type="module">{figures.javascript()}</script>
 <script type="module">{DRAW}</script>"""
     return f"""<!doctype html>
 <html lang="en">
@@ -99,7 +99,7 @@ def render(document: Document) -> str:
 """
 
 
-def _block(block: Block, charts_at: dict[int, int]) -> Iterator[str]:
+def _block(block: Block, numbers: dict[int, int]) -> Iterator[str]:
     match block:
         case Heading(text, level):
             yield f"<h{level}>{_text(text)}</h{level}>"
@@ -109,10 +109,11 @@ def _block(block: Block, charts_at: dict[int, int]) -> Iterator[str]:
             yield f'<p class="notes">{_text(text)}</p>'
         case Banner(text):
             yield f'<p class="banner">{_text(text)}</p>'
-        case Facts(pairs):
-            yield "<dl>" + "".join(f"<dt>{_text(term)}</dt><dd>{_cell(said)}</dd>" for term, said in pairs) + "</dl>"
-        case Chart(_, title, _, seen, note):
-            drawn = f'<div class="chart" id="chart-{charts_at[id(block)]}" role="img" aria-label="{_text(seen)}"></div>'
+        case Terms(pairs):
+            yield "<dl>" + "".join(f"<dt>{_text(term)}</dt><dd>{_cell(text)}</dd>" for term, text in pairs) + "</dl>"
+        case Chart(_, title, _, alternative, note):
+            at = f'id="chart-{numbers[id(block)]}"'
+            drawn = f'<div class="chart" {at} role="img" aria-label="{_text(alternative)}"></div>'
             read = f'<p class="notes">{_text(note)}</p>' if note else ""
             yield f"<figure><figcaption>{_text(title)}</figcaption>{drawn}{read}</figure>"
         case Commands(lines, summary):
@@ -124,45 +125,45 @@ def _block(block: Block, charts_at: dict[int, int]) -> Iterator[str]:
 
 
 def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], box: str) -> str:
-    """Scrolls in its own box, or falls apart into cards, where the window is narrow; numbers stand to the right."""
-    kinds = []
+    """A table that scrolls, or turns into cards, where the window is narrow; numbers are aligned to the right."""
+    classes = []
     for column in range(len(columns)):
         cells = [row[column] for row in rows if row[column]]
         numeric = column > 0 and 2 * sum(bool(NUMERIC.match(cell)) for cell in cells) > len(cells)
         longest = max((len(cell) for cell in cells), default=0)
-        kinds.append("number" if numeric else "long" if longest > 60 else "short" if longest > 14 else "")
+        classes.append("number" if numeric else "long" if longest > 60 else "short" if longest > 14 else "")
     shares = _shares(rows) if box == "cards" and rows else [""] * len(columns)
     head = "".join(
-        f'<th scope="col"{_class(kind)}{share}>{_text(name)}</th>'
-        for name, kind, share in zip(columns, kinds, shares, strict=True)
+        f'<th scope="col"{_class(name)}{share}>{_text(column)}</th>'
+        for column, name, share in zip(columns, classes, shares, strict=True)
     )
     lines = []
     for row in rows:
         first, *others = row
         cells = "".join(
-            f'<td{_class(kind)} data-column="{_text(column)}">{_cell(cell)}</td>'
-            for column, cell, kind in zip(columns[1:], others, kinds[1:], strict=True)
+            f'<td{_class(name)} data-column="{_text(column)}">{_cell(cell)}</td>'
+            for column, cell, name in zip(columns[1:], others, classes[1:], strict=True)
         )
         lines.append(f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>')
     return f'<div class="{box}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _shares(rows: tuple[tuple[str, ...], ...]) -> list[str]:
-    """Of the width, by the square root of the text: a long column takes more room, and more lines."""
+    """The width of each column, by the square root of its text: a long column takes more room and more lines."""
     lengths = [max(12.0, sum(map(len, column)) / len(column)) ** 0.5 for column in zip(*rows, strict=True)]
     return [f' style="width:{100 * length / sum(lengths):.1f}%"' for length in lengths]
 
 
 def _cell(text: str) -> str:
-    """A verdict at the start of a cell is set apart."""
+    """The text of a cell; a verdict at its start is set in bold."""
     word, colon, rest = text.partition(":")
     if colon and word in VERDICTS:
         return f'<b class="{word}">{word}</b>:{_text(rest)}'
     return _text(text)
 
 
-def _class(kind: str) -> str:
-    return f' class="{kind}"' if kind else ""
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
 
 
 def _data(name: str, value: object) -> str:

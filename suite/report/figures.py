@@ -1,9 +1,11 @@
-"""Figures as Vega-Lite: a fixed colour for every arm, a dash for every family, labels at the ends of lines."""
+"""Figures in Vega-Lite: an arm has its colour in each, a family its dash; labels stand at the ends of lines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from suite.claims import Figure, Point
-from suite.report.frame import DASHED, DOTTED, HEIGHT, MIXED, SOLID, Frame, Look, Spec, series
+from suite.report import words
+from suite.report.document import Chart, Spec
+from suite.report.frame import DASHED, DOTTED, HEIGHT, MIXED, SOLID, Frame, Look, series, unseen
 
 # Okabe and Ito's colours: attention in blues, each recurrence its own.
 COLOURS = {
@@ -29,8 +31,36 @@ LIGHT = {"ink": "#1b1f24", "quiet": "#5b6470", "grid": "#e3e6ea", "paper": "#fff
 DARK = {"ink": "#e6e8eb", "quiet": "#9aa4b0", "grid": "#2e343c", "paper": "#14171b"}
 
 
+def chart(
+    figure: Figure,
+    looks: dict[str, Look],
+    bands: str = "95 % intervals",
+    marks: Sequence[Point] = (),
+    notes: Sequence[str] = (),
+    ratios: bool = False,
+) -> Iterator[Chart]:
+    """The figure, unless it is empty, with the last value of each series in words and how to read it."""
+    if not figure.points and not figure.failed:
+        return
+    ends = {point.series: point for point in figure.points}
+    values = [f"{point.series}: {words.number(point.y)} at {words.number(point.x)}" for point in ends.values()]
+    reading = []
+    if figure.dots:
+        reading.append("Every dot is one run; side by side they stand at the same value of the axis.")
+    if any(point.low is not None for point in figure.points):
+        reading.append(f"{'Bars' if figure.dots else 'Bands'}: {bands}.")
+    reading += notes
+    if figure.failed:
+        reading.append("Crosses: no number (out of memory, did not compile, crashed or diverged).")
+    if hidden := unseen(figure):
+        points = words.listed([f"{point.series} at {words.number(point.x)}" for point in hidden])
+        reading.append(f"Zero or less, which a logarithmic axis cannot show: {points}.")
+    alternative = f"{figure.y} against {figure.x}. {'; '.join(values)}."
+    yield Chart(figure.name, figure.title, draw(figure, looks, marks, ratios=ratios), alternative, " ".join(reading))
+
+
 def config(colours: dict[str, str], font: str = "system-ui, sans-serif") -> Spec:
-    """What a chart inherits: marks that are no arm's are drawn in ink."""
+    """The settings that every chart inherits; series that belong to no arm are drawn in ink."""
     ink, quiet, grid = colours["ink"], colours["quiet"], colours["grid"]
     axis = {"labelColor": quiet, "titleColor": quiet, "gridColor": grid, "domainColor": quiet, "tickColor": quiet}
     sizes = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
@@ -42,7 +72,7 @@ def config(colours: dict[str, str], font: str = "system-ui, sans-serif") -> Spec
 
 
 def styles(arms: Sequence[str]) -> dict[str, Look]:
-    """Colour and dash of each arm. A name keeps its own; a variant or a stranger takes the next that is free."""
+    """The colour and dash of each arm. A mixer has a fixed colour; variants and users' arms take free ones."""
     families = {arm: _family(arm) for arm in arms}
     plainest = {min((arm for arm in arms if families[arm] == family), key=len) for family in families.values()}
     colours = {arm: COLOURS[families[arm]] for arm in arms if arm in plainest and families[arm] in COLOURS}
@@ -55,28 +85,28 @@ def styles(arms: Sequence[str]) -> dict[str, Look]:
 
 
 def looks_of(figure: Figure, arms: Sequence[str]) -> dict[str, Look]:
-    """Colour and dash of each series that is an arm's: "lstm, plain" has the LSTM's colour and a dash of its own.
+    """The colour and dash of each series of an arm: "lstm, plain" has the LSTM's colour and another dash.
 
-    None where no series is an arm's: these are drawn in ink. Dots always have colours.
+    Empty where no series belongs to an arm: they are drawn in ink. Dots always have colours.
     """
     heads = {name: name.partition(", ")[0] for name in series(figure)}
-    known = [head for head in dict.fromkeys(heads.values()) if head in arms or _family(head) in COLOURS]
-    if not known and not figure.dots:
+    drawn = [head for head in dict.fromkeys(heads.values()) if head in arms or _family(head) in COLOURS]
+    if not drawn and not figure.dots:
         return {}
-    own = styles(list(dict.fromkeys([*arms, *known, *heads.values()])))
-    found: dict[str, Look] = {}
-    for name in sorted(heads, key=lambda name: list(own).index(heads[name])):
-        colour, first = own[heads[name]]
-        used = [dash for other, (_, dash) in found.items() if heads[other] == heads[name]]
+    looks_of_arms = styles(list(dict.fromkeys([*arms, *drawn, *heads.values()])))
+    looks: dict[str, Look] = {}
+    for name in sorted(heads, key=lambda name: list(looks_of_arms).index(heads[name])):
+        colour, first = looks_of_arms[heads[name]]
+        used = [dash for other, (_, dash) in looks.items() if heads[other] == heads[name]]
         free = [dash for dash in (first, DOTTED, MIXED, DASHED, SOLID) if dash not in used]
-        found[name] = colour, (free or [first])[0]
-    return found
+        looks[name] = colour, (free or [first])[0]
+    return looks
 
 
 def draw(figure: Figure, looks: dict[str, Look], marks: Sequence[Point] = (), *, ratios: bool = False) -> Spec:
     """The Vega-Lite spec of a figure as wide as its box: bands, lines or dots, thresholds, crosses and labels.
 
-    `marks` are dots on its lines, each with its x written beside it; `ratios` says that no series is an arm's.
+    `marks` are dots on its lines, each with its x above it; `ratios` says that no series belongs to an arm.
     """
     import altair as alt
 
@@ -93,7 +123,7 @@ def draw(figure: Figure, looks: dict[str, Look], marks: Sequence[Point] = (), *,
 
 
 def png(spec: Spec) -> bytes:
-    """The figure as a picture for Markdown, on white, twice as fine as a screen."""
+    """The figure as a PNG for Markdown, on white, at twice a screen's resolution."""
     import vl_convert
 
     look = config(LIGHT, "sans-serif")
@@ -101,7 +131,7 @@ def png(spec: Spec) -> bytes:
 
 
 def javascript() -> str:
-    """Vega, Vega-Lite and vega-embed in one text, for a page that asks no network."""
+    """Vega, Vega-Lite and vega-embed as one text, for a page that asks no network."""
     import vl_convert
 
     return vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue] - its stub forgets the defaults
