@@ -15,8 +15,8 @@ from typing import Any
 from absl import flags
 
 import launch
+from suite import declarations, parts
 from suite import job as jobs
-from suite import parts
 from suite.job import Cell
 from suite.sweep import exit_codes, fault_injection, rendezvous, startup
 from suite.sweep.options import Options
@@ -96,7 +96,7 @@ def read_cells() -> tuple[list[Cell], rendezvous.Facts]:
         cells = [Cell(job, parts.short("suite.measures", spec), REPEAT.value) for spec in specs]
         asked = {f"--{name}": str(flags.FLAGS[name].value) for name in flags_of_job()}
     for cell in cells:
-        parts.knobs("suite.measures", cell.measure)
+        declarations.check(cell.measure)
     if FAULT.value:
         fault_injection.parse(FAULT.value)
     return cells, asked

@@ -48,7 +48,7 @@ LARGEST = 2**31 - 1  # of a knob whose file has no line for it in BOUNDS: beyond
 BESIDE = {
     "suite.mixers": (),
     "suite.tasks": (),
-    "suite.measures": ("check", "NEEDS", "PLACED", "RESUMES"),
+    "suite.measures": ("NEEDS", "PLACED", "RESUMES", "SECONDS", "CONDITIONS", "QUANTITIES"),
     "suite.claims": (),
 }
 # Constructor arguments that the suite fills in: never knobs of a spec.
@@ -102,7 +102,7 @@ def knobs(folder: str, spec: str) -> dict[str, Value]:
             raise LookupError(f"{name!r} has no knob {knob!r}; {_suggest(knob, known)}")
     values = {knob: _typed(name, knob, text, known[knob]) for knob, text in given.items()}
     path = source(folder, name)
-    bounds = _read_bounds(path, path.stat().st_mtime_ns)
+    bounds = _bounds(path, path.stat().st_mtime_ns)
     for knob, value in values.items():
         if value != known[knob]:
             _check_bounds(name, knob, value, bounds)
@@ -138,13 +138,27 @@ def with_knobs(folder: str, spec: str, changes: Mapping[str, Value]) -> str:
     return canonical(folder, _join(name, {**knobs(folder, spec), **changes}))
 
 
-def constant(folder: str, spec: str, constant: str) -> Value:
-    """A number or a flag that a part's file defines at its top, read without importing it."""
+def constant(folder: str, spec: str, constant: str) -> Any:
+    """A number, text or truth, or a tuple or dict of them, at the top of a part's file, which is read, not imported."""
     path = source(folder, split(spec)[0])
-    found = _read_constants(path, path.stat().st_mtime_ns)
-    if constant not in found:
-        raise LookupError(f"{path} defines no {constant}")
-    return found[constant]
+    value = _read_constants(path, path.stat().st_mtime_ns).get(constant)
+    if value is None:
+        raise LookupError(
+            f"{path} defines no {constant} that can be read without running the file; "
+            f"{folder.replace('.', '/')}/__init__.py says what it is"
+        )
+    return value
+
+
+def formula(text: str, names: Mapping[str, Value]) -> float:
+    """The value of an expression of numbers and names, as in `compilation + steps * max(step, 0.004)`."""
+    try:
+        value = _evaluate(ast.parse(text, mode="eval").body, names)
+    except SyntaxError:
+        value = None
+    if not isinstance(value, int | float):
+        raise ValueError(f"cannot compute {text!r}; wanted numbers, + - * / and max, and of names {', '.join(names)}")
+    return value
 
 
 def pattern(spec: str) -> list[str]:
@@ -400,12 +414,12 @@ def _read_defaults(path: pathlib.Path, _changed: int, entry: str) -> dict[str, V
     raise LookupError(f"{path} defines no {entry}")
 
 
-def _of_function(node: ast.FunctionDef, constants: Mapping[str, Value]) -> dict[str, Value]:
+def _of_function(node: ast.FunctionDef, constants: Mapping[str, Any]) -> dict[str, Value]:
     pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
     return _evaluated([(arg.arg, default) for arg, default in pairs if default is not None], constants)
 
 
-def _of_dataclass(node: ast.ClassDef, constants: Mapping[str, Value]) -> dict[str, Value]:
+def _of_dataclass(node: ast.ClassDef, constants: Mapping[str, Any]) -> dict[str, Value]:
     fields = [
         (item.target.id, item.value)
         for item in node.body
@@ -418,32 +432,36 @@ def _of_dataclass(node: ast.ClassDef, constants: Mapping[str, Value]) -> dict[st
     return _evaluated(fields, constants)
 
 
-def _evaluated(defaults: list[tuple[str, ast.expr]], constants: Mapping[str, Value]) -> dict[str, Value]:
+def _evaluated(defaults: list[tuple[str, ast.expr]], constants: Mapping[str, Any]) -> dict[str, Value]:
     """The knobs among arguments with defaults: of another default (None, a tuple, a call) it is left to Python."""
     values = {name: _evaluate(default, constants) for name, default in defaults}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if isinstance(value, Value)}
 
 
 @functools.cache
-def _read_constants(path: pathlib.Path, _changed: int) -> dict[str, Value]:
-    """The names that stand at the top of a file for a number, a text or a truth."""
-    found: dict[str, Value] = {}
+def _read_constants(path: pathlib.Path, _changed: int) -> dict[str, Any]:
+    """The names at the top of a file with their values; None for a value that takes running the file."""
+    constants: dict[str, Any] = {}
     for node in _tree(path).body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        value = _evaluate(node.value, found) if isinstance(node, ast.Assign | ast.AnnAssign) and node.value else None
-        for target in targets:
-            if isinstance(target, ast.Name):
-                found.pop(target.id, None)
-                if value is not None:
-                    found[target.id] = value
-    return found
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            value = _evaluate(node.value, constants) if node.value else None
+            constants.update({target.id: value for target in targets if isinstance(target, ast.Name)})
+    return constants
 
 
-def _evaluate(node: ast.expr, constants: Mapping[str, Value]) -> Value | None:
+def _evaluate(node: ast.expr, constants: Mapping[str, Any]) -> Any:
     """The value of a constant expression without running any code; None for whatever else stands there."""
     match node:
+        case ast.Tuple(items):
+            values = tuple(_evaluate(item, constants) for item in items)
+            return None if None in values else values
+        case ast.Dict(keys, items):
+            names, values = ([node and _evaluate(node, constants) for node in nodes] for nodes in (keys, items))
+            return None if None in (*names, *values) else dict(zip(names, values, strict=True))
+        case ast.Call(ast.Name("max"), items) if items:
+            values = [_evaluate(item, constants) for item in items]
+            return max(values) if all(isinstance(value, int | float) for value in values) else None
         case ast.Constant(bool() | int() | float() | str() as value):
             return value
         case ast.Name(name):
@@ -465,24 +483,17 @@ def _evaluate(node: ast.expr, constants: Mapping[str, Value]) -> Value | None:
     return None
 
 
-@functools.cache
-def _read_bounds(path: pathlib.Path, _changed: int) -> dict[str, tuple[float, float]]:
+def _bounds(path: pathlib.Path, changed: int) -> Mapping[str, tuple[float, float]]:
     """The least and the greatest value of each knob that a file's BOUNDS names."""
-    for node in _tree(path).body:
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["BOUNDS"]:
-            return _bounds(path, node.value, _read_constants(path, _changed))
-    return {}
+    bounds = {"BOUNDS": {}, **_read_constants(path, changed)}["BOUNDS"]
+    match bounds:
+        case dict() if all(_is_pair(pair) for pair in bounds.values()):
+            return bounds
+    raise ValueError(f"{path}: wanted BOUNDS as in {{'blocks': (1, 1000)}}")
 
 
-def _bounds(path: pathlib.Path, node: ast.expr, constants: Mapping[str, Value]) -> dict[str, tuple[float, float]]:
-    found = {}
-    for key, pair in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else [(None, node)]:
-        ends = [_evaluate(end, constants) for end in pair.elts] if isinstance(pair, ast.Tuple) else []
-        numbers = [end for end in ends if isinstance(end, int | float)]
-        if not (isinstance(key, ast.Constant) and len(ends) == len(numbers) == 2):
-            raise ValueError(f"{path}, line {pair.lineno}: wanted BOUNDS as in {{'blocks': (1, 1000)}}")
-        found[str(key.value)] = (numbers[0], numbers[1])
-    return found
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(end, int | float) for end in pair)
 
 
 def _check_bounds(name: str, knob: str, value: Value, bounds: Mapping[str, tuple[float, float]]) -> None:

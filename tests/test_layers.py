@@ -17,6 +17,7 @@ PLAIN = {"numpy", "scipy", "absl", "etils"}
 JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
     *("suite.job", "suite.parts", "suite.files", "suite.manifest", "suite.hardware", "suite.machine", "suite.scale"),
+    "suite.declarations",
     *("suite.learning_rates", "suite.spreadsheets", "suite.judging"),
     *("suite.sweep.cells", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),
     *("suite.sweep.options", "suite.sweep.provenance", "suite.sweep.prune", "suite.sweep.rendezvous"),

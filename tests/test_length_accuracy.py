@@ -53,13 +53,6 @@ def test_distances_share_out_all_targets(found: tuple[Row, list[Row]], length: i
     assert mean == pytest.approx(whole["accuracy"])
 
 
-def test_a_training_that_diverged_has_its_outcome_and_no_accuracy(tmp_path: pathlib.Path, devices: list) -> None:
-    run = store.open_run(tmp_path, JOB)
-    store.append(run, learning.KIND, {"phase": "train", "step": 3, "outcome": "diverged"})
-    [row] = length_accuracy.measure(rig.build(JOB, meshes.make(devices=devices[:1]), run=run))
-    assert row == {"phase": "length", "outcome": "diverged"}
-
-
 def test_a_remedy_is_a_knob_of_the_mixer_that_takes_effect_beyond_the_trained_length(
     tmp_path: pathlib.Path, devices: list
 ) -> None:

@@ -103,7 +103,7 @@ def test_a_value_takes_the_type_of_its_default(mine: str):
     assert parts.knobs("suite.mixers", f"{mine}:size=7,leaky=true,rate=2,kind=b") == {
         "size": 7,
         "leaky": True,
-        "learning_rate": 2.0,
+        "rate": 2.0,
         "kind": "b",
     }
     for spec, wanted in {"size=7.5": "int", "leaky=1": "true or false", "rate=fast": "float"}.items():
@@ -115,7 +115,7 @@ def test_a_users_own_file_is_a_part(mine: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(pathlib.Path(mine).parent)
     module, knobs = parts.load("suite.mixers", "./mine.py:size=5")
     assert module.Mixer.__name__ == "Mixer"
-    assert knobs == {"size": 5, "leaky": False, "learning_rate": 0.5, "kind": ""}
+    assert knobs == {"size": 5, "leaky": False, "rate": 0.5, "kind": ""}
     assert parts.short("suite.mixers", parts.canonical("suite.mixers", "./mine.py:size=5")) == "./mine.py:size=5"
 
 

@@ -70,10 +70,3 @@ def test_a_cut_context_is_the_model_on_the_last_tokens_alone(trained: rig.Rig, r
     wanted = np.asarray(nats_BT).reshape(6, 8, TARGETS).mean(axis=(1, 2))
     np.testing.assert_allclose(nats(rows, 16), wanted, rtol=1e-5)  # float32 sums in another order
     assert np.all(np.asarray(nats(rows, 16)) != np.asarray(nats(rows, 44)))
-
-
-def test_a_training_that_diverged_is_named_and_not_read(tmp_path: pathlib.Path, devices: list, data_dir: pathlib.Path):
-    run = store.open_run(tmp_path, JOB)
-    store.append(run, learning.KIND, {"phase": "train", "step": 3, "outcome": "diverged"})
-    built = rig.build(JOB, meshes.make(devices=devices), run=run, data_dir=str(data_dir))
-    assert list(truncated_context.measure(built)) == [{"phase": "context", "outcome": "diverged"}]

@@ -1,13 +1,22 @@
-"""Measures, one file each: raw facts about a job, as rows. What is divided by what is the report's affair.
+"""Measures, one file each: raw numbers of a job, as rows. What is divided by what is the report's affair.
 
 A file defines
 
-    check(job, task, *, knobs)                raises ValueError where nothing could be measured: before anything is run
-    measure(rig, *, knobs) -> Iterator[Row]   may stop between two rows and be interleaved with another's
-    NEEDS                                     measures that must be done before
+    measure(rig, *, knobs) -> Iterator[Row]   may stop between two rows and take turns with another measure
+    check(job, task, *, knobs)                optional: raises ValueError for a job that cannot be measured
+    NEEDS                                     the measures that must be done before
     PLACED                                    whether the rows depend on the place as well as on the job
     RESUMES                                   whether it goes on from its own rows; otherwise it starts afresh
+    SECONDS                                   its cost on two CPU cores: a number, or a formula of its knobs, the job's
+                                              numbers, and the seconds of a training `step` and of its `compilation`
+    CONDITIONS                                {column: unit} of what a row says of itself: {"context": "tokens"}; the
+                                              unit n marks over how many the quantities are a mean
+    QUANTITIES                                {phase: {column: unit}} of what was measured: {"test": {"loss": "nats"}}
 
-Rows are flat; who appends them adds the conditions: `rig.facts`, the measure, its repeat and group. A row has an
-`outcome` ("ok", "diverged", "oom", "did_not_compile", "crashed") and, where rows differ in kind, a `phase`.
+The last six are literals and are read without running the file. A quantity's unit may go on: `s per read` is divided
+by the condition `read` in results.csv, and `1 as norm_at_{distance}` is called norm_at_8 there instead of phase_column.
+
+Rows are flat. Each has an `outcome` ("ok", "diverged", "oom", "did_not_compile", "crashed"), a `phase` of QUANTITIES,
+columns that are declared and, where it repeats another, its `turn`. The worker adds `rig.facts`, the measure, its
+repeat and group. Where a measure of NEEDS ended without a number, one row with its outcome stands for all.
 """

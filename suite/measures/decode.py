@@ -22,13 +22,26 @@ from suite.training.rig import Rig
 NEEDS = ()
 PLACED = True
 RESUMES = False
-MOST = 2**28
+SECONDS = 8
+CONDITIONS = {
+    "context": "tokens",
+    "sequences": "sequences",
+    "read": "tokens",
+    "chunk": "tokens",
+    "capacity": "tokens",
+    "decoded": "tokens",
+}
+QUANTITIES = {
+    "prefill": {"prefill_seconds": "s per read as prefill_seconds_per_token"},
+    "memory": {"state_bytes": "bytes as decode_state_bytes"},
+    "decode": {"decode_seconds": "s per decoded as decode_seconds_per_token"},
+}
 BOUNDS = {
-    "shortest": (1, MOST),
-    "longest": (1, MOST),
+    "shortest": (1, 2**28),
+    "longest": (1, 2**28),
     "batch": (1, 2**20),
-    "read": (0, MOST),
-    "chunk": (1, MOST),
+    "read": (0, 2**28),
+    "chunk": (1, 2**28),
     "tokens": (1, 2**16),
     "blocks": (1, 10_000),
 }
@@ -85,27 +98,52 @@ def _at(
         state = jax.jit(lambda: built.start(batch, capacity, jnp.dtype(rig.job.dtype)))()
     piece = math.gcd(chunk, length)
     pieces = [jax.device_put(ids_BT[:, first : first + piece], device) for first in range(0, length, piece)]
-    token_B, state, seconds = _fill(make_read(static).lower(params, pieces[0], state).compile(), params, pieces, state)
-    at = {"context": context, "sequences": batch, "outcome": "ok"}
-    yield {"phase": "prefill", **at, "read": length, "chunk": piece, "prefill_seconds": seconds}
+    unread, token_B = iter(pieces), pieces[0][:, 0]
+    read = make_read(static).lower(params, pieces[0], state).compile()
+    decode = make_decode(static, tokens, capacity)
+
+    def call_read() -> Array:
+        nonlocal token_B, state
+        token_B, state = read(params, next(unread), state)
+        return token_B
+
+    def call_decode(bursts: Array) -> Array:
+        nonlocal token_B, state
+        token_B, _, state = decode(params, token_B, state, bursts)
+        return token_B
+
+    row = {"context": context, "sequences": batch, "outcome": "ok"}
+    seconds = clock.time_burst(call_read, len(pieces))
+    yield {"phase": "prefill", **row, "read": length, "chunk": piece, "prefill_seconds": seconds}
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    yield {"phase": "memory", **at, "capacity": capacity, "state_bytes": state_bytes}
-    call = _chained(make_decode(static, tokens, capacity), params, token_B, state)
-    del state  # consumed by the first call
-    calls = _calls(call)
+    yield {"phase": "memory", **row, "capacity": capacity, "state_bytes": state_bytes}
+    bursts = _bursts(call_decode)
     for turn in range(blocks):
-        [seconds] = clock.time_calls(call, jnp.int32(calls), warmup=0, repeats=1)
-        yield {"phase": "decode", **at, "turn": turn, "decoded": calls * tokens, "decode_seconds": seconds}
+        [seconds] = clock.time_calls(call_decode, jnp.int32(bursts), warmup=0, repeats=1)
+        yield {"phase": "decode", **row, "turn": turn, "decoded": bursts * tokens, "decode_seconds": seconds}
+
+
+def _bursts(call: Callable[[Array], Array]) -> int:
+    """How many bursts fill a block: tried, since one alone may be mostly dispatch."""
+    bursts = 1
+    clock.time_calls(call, jnp.int32(bursts), warmup=1, repeats=0)
+    while True:
+        [seconds] = clock.time_calls(call, jnp.int32(bursts), warmup=0, repeats=1)
+        if seconds >= BLOCK_SECONDS:
+            return bursts
+        bursts = math.ceil(1.2 * bursts * BLOCK_SECONDS / seconds)
 
 
 def on_one_device(rig: Rig) -> Model:
-    """The untrained model on the first device of this process, its blocks one after another."""
+    """The untrained model on the first device of this process, its blocks one after another.
+
+    A scan over the blocks would copy every cache out and back at each token.
+    """
     params = jax.tree.map(lambda leaf: leaf.addressable_data(0), rig.state.params)
-    return eqx.filter_jit(unstacked)(eqx.combine(params, rig.static))
+    return eqx.filter_jit(_unstacked)(eqx.combine(params, rig.static))
 
 
-def unstacked(built: Model) -> Model:
-    """The same blocks without a scan over them, which would copy every cache out and back at each token."""
+def _unstacked(built: Model) -> Model:
     if not built.pattern:
         return built
     repeats = jax.tree.leaves(built.pattern)[0].shape[0]
@@ -134,7 +172,7 @@ def make_decode(static: Model, tokens: int, capacity: int) -> Any:
 
     @functools.partial(jax.jit, donate_argnums=2)
     def decode(
-        params: Model, token_B: Int[Array, " B"], state: PyTree, calls: Int[Array, ""]
+        params: Model, token_B: Int[Array, " B"], state: PyTree, bursts: Int[Array, ""]
     ) -> tuple[Int[Array, " B"], Int[Array, "B T"], PyTree]:
         built = eqx.combine(params, static)
         growing = grows(built, capacity)
@@ -151,7 +189,7 @@ def make_decode(static: Model, tokens: int, capacity: int) -> Any:
             return token_B, tokens_TB.T, eqx.filter(state, growing)
 
         nothing_BT = jnp.zeros((token_B.shape[0], tokens), jnp.int32)
-        token_B, tokens_BT, cache = jax.lax.fori_loop(0, calls, burst, (token_B, nothing_BT, cache))
+        token_B, tokens_BT, cache = jax.lax.fori_loop(0, bursts, burst, (token_B, nothing_BT, cache))
         return token_B, tokens_BT, eqx.combine(cache, fixed)
 
     return decode
@@ -159,44 +197,8 @@ def make_decode(static: Model, tokens: int, capacity: int) -> Any:
 
 def grows(built: Model, length: int) -> PyTree:
     """Of each array of a state for `length` tokens, whether a token less would make it smaller."""
-    shapes = [
-        jax.eval_shape(lambda length=length: built.start(1, length, jnp.dtype(built.dtype)))
-        for length in (length - 1, length)
-    ]
-    return jax.tree.map(lambda shorter, longer: shorter.shape != longer.shape, *shapes)
 
+    def shapes(length: int) -> PyTree:
+        return jax.eval_shape(lambda: built.start(1, length, jnp.dtype(built.dtype)))
 
-def _fill(read: Any, params: Model, pieces: list[Array], state: PyTree) -> tuple[Array, PyTree, float]:
-    """Reads the pieces one after another; the likeliest next token, the state, and the seconds."""
-    left = iter(pieces)
-    token_B = pieces[0][:, 0]
-
-    def call() -> Array:
-        nonlocal token_B, state
-        token_B, state = read(params, next(left), state)
-        return token_B
-
-    seconds = clock.time_burst(call, len(pieces))
-    return token_B, state, seconds
-
-
-def _chained(decode: Any, params: Model, token_B: Array, state: PyTree) -> Callable[[Array], Array]:
-    """Decodes as many bursts as it is told, each from where the call before has left off."""
-
-    def call(calls: Array) -> Array:
-        nonlocal token_B, state
-        token_B, _, state = decode(params, token_B, state, calls)
-        return token_B
-
-    return call
-
-
-def _calls(call: Callable[[Array], Array]) -> int:
-    """How many bursts make a block: tried, since one alone may be mostly dispatch."""
-    calls = 1
-    clock.time_calls(call, jnp.int32(calls), warmup=1, repeats=0)
-    while True:
-        [seconds] = clock.time_calls(call, jnp.int32(calls), warmup=0, repeats=1)
-        if seconds >= BLOCK_SECONDS:
-            return calls
-        calls = math.ceil(1.2 * calls * BLOCK_SECONDS / seconds)
+    return jax.tree.map(lambda shorter, longer: shorter.shape != longer.shape, shapes(length - 1), shapes(length))

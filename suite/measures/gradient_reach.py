@@ -22,6 +22,9 @@ from suite.training.rig import Programs, Rig
 NEEDS = ()
 PLACED = False
 RESUMES = False
+SECONDS = "compilation"
+CONDITIONS = {"distance": "tokens"}
+QUANTITIES = {"reach": {"norm": "1 as jacobian_norm_at_{distance}"}}
 NEAR = 8  # the first distances, each measured
 FAR = 999  # the textbook's distance, measured in longer sequences too
 BOUNDS = {"probes": (1, 2**16)}

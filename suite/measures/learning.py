@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from suite.job import Job, differences
+from suite.job import differences
 from suite.sweep import exit_codes, processes, provenance, store
 from suite.sweep.store import Row
 from suite.training import checkpoint, clock
@@ -22,6 +22,19 @@ from suite.training.step import Metrics, State
 NEEDS = ()
 PLACED = False
 RESUMES = True
+SECONDS = "compilation + steps * max(step, 0.004)"
+CONDITIONS = {"step": "steps", "tokens": "tokens", "examples": "n", "fingerprint": "checksum"}
+HELD_OUT = {
+    "seconds": "s as train_seconds",
+    "loss": "nats/token as {phase}_loss_nats",
+    "accuracy": "fraction",
+    "final_accuracy": "fraction",
+}
+QUANTITIES = {
+    "train": {"seconds": "s", "loss": "nats/token as {phase}_loss_nats", "gradient_norm": "nats/token"},
+    "validation": HELD_OUT,
+    "test": HELD_OUT,
+}
 KIND = "learning"
 # What is known with a state before the first step: its step, the last one in a row of training, how many rows there
 # are, seconds, and the metrics of the steps that are in no row yet.
@@ -91,17 +104,6 @@ def measure(rig: Rig) -> Iterator[Row]:
             checkpoints.wait()
             raise
     checkpoint.save_final(run / "final", state.params)
-
-
-def check(job: Job, task: Any) -> None:
-    """Whatever can be trained has it."""
-    del job, task
-
-
-def outcome(rig: Rig) -> str:
-    """How the training of a rig ended: what measures of trained parameters ask first."""
-    assert rig.run is not None, "trained parameters lie in a run directory"
-    return store.rows(rig.run, KIND)[-1]["outcome"]
 
 
 def _keep_rows(rig: Rig, number: int, known: Mapping[str, Any]) -> tuple[int, bool]:

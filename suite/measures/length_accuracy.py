@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from suite.job import Job
-from suite.measures import learning
 from suite.sweep.store import Row
 from suite.training import rig as rigs
 from suite.training.rig import Rig
@@ -14,6 +13,19 @@ from suite.training.rig import Rig
 NEEDS = ("learning",)
 PLACED = False
 RESUMES = False
+SECONDS = "compilation"
+CONDITIONS = {
+    "eval_length": "tokens",
+    "remedy": "knob",
+    "low": "tokens",
+    "high": "tokens",
+    "examples": "n",
+    "targets": "n",
+}
+QUANTITIES = {
+    "length": {"accuracy": "fraction", "final_accuracy": "fraction"},
+    "distance": {"accuracy": "fraction as distance_accuracy_at_{low}_to_{high}"},
+}
 BOUNDS = {"longest": (1, 2**16), "growth": (2, 2**16)}
 
 
@@ -32,9 +44,6 @@ def measure(rig: Rig, *, longest: int = 4, growth: int = 4, remedy: str = "") ->
     `remedy` names a knob of the mixer that is set to that many times beyond the trained length, without training:
     `interpolation` or `ntk` for attention with rope.
     """
-    if learning.outcome(rig) != "ok":
-        yield {"phase": "length", "outcome": learning.outcome(rig)}
-        return
     for factor, changes in _factors(longest, growth, remedy):
         for row in _at(rig.at_length(factor * rig.job.length, changes), rig):
             yield {**row, "remedy": remedy}

@@ -18,6 +18,9 @@ from suite.training.rig import Rig
 NEEDS = ()
 PLACED = False
 RESUMES = False
+SECONDS = 2
+CONDITIONS = {"distance": "tokens", "reachable": "flag"}
+QUANTITIES = {"path": {"path": "operations as shortest_path_at_{distance}"}}
 FARTHEST = 999  # the distance at which the claim asks what can be learned
 
 

@@ -1,12 +1,10 @@
 """What this place can do at best: a large matrix product, a long copy, and a loop of dependent steps."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from suite.job import Job
 from suite.sweep.store import Row
 from suite.training import clock
 from suite.training.rig import Rig
@@ -14,13 +12,11 @@ from suite.training.rig import Rig
 NEEDS = ()
 PLACED = True
 RESUMES = False
+SECONDS = 2
+CONDITIONS = {}
+QUANTITIES = {"peak": {"flops_per_second": "FLOP/s", "bytes_per_second": "bytes/s", "step_seconds": "s"}}
 REPEATS = 20
 BOUNDS = {"size": (16, 65_536)}
-
-
-def check(job: Job, task: Any, *, size: int) -> None:
-    """Whatever can be trained has it."""
-    del job, task, size
 
 
 def measure(rig: Rig, *, size: int = 2048) -> Iterator[Row]:
@@ -44,7 +40,6 @@ def peaks(dtype: str, size: int = 2048) -> Row:
 
     dependent = min(clock.time_calls(jax.jit(loop), jnp.zeros((), jnp.float32), warmup=1, repeats=REPEATS))
     return {
-        "dtype": dtype,
         "flops_per_second": 2 * size**3 / product,
         "bytes_per_second": 2 * long.nbytes / copy,
         "step_seconds": dependent / loop_steps,

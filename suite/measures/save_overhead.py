@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 
-from suite.job import Job
 from suite.sweep.store import Row
 from suite.training import checkpoint, clock
 from suite.training.rig import Rig
@@ -13,12 +12,10 @@ from suite.training.rig import Rig
 NEEDS = ()
 PLACED = True
 RESUMES = False
+SECONDS = "compilation + 2 * blocks * steps * step"
+CONDITIONS = {"calls": "steps", "tokens": "tokens"}
+QUANTITIES = {"block": {"bare_seconds": "s", "saving_seconds": "s", "left_seconds": "s", "saved_bytes": "bytes"}}
 BOUNDS = {"blocks": (1, 10_000), "steps": (1, 1_000_000)}
-
-
-def check(job: Job, task: Any, *, blocks: int, steps: int) -> None:
-    """Whatever can be trained has it."""
-    del job, task, blocks, steps
 
 
 def measure(rig: Rig, *, blocks: int = 10, steps: int = 100) -> Iterator[Row]:

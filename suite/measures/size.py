@@ -17,6 +17,20 @@ from suite.training.rig import Rig
 NEEDS = ()
 PLACED = False
 RESUMES = False
+SECONDS = 2
+CONDITIONS = {"context": "tokens"}
+QUANTITIES = {
+    "model": {
+        "params_mismatch": "fraction as params_mismatch_fraction",
+        "mismatch": "fraction as mismatch_fraction",
+        "flops_per_token": "FLOP/token as flops_per_token",
+        "elementwise_per_token": "FLOP/token as elementwise_flops_per_token",
+        "flops_per_token_square": "FLOP/token as flops_per_token_square",
+        "sequential_depth": "operations as sequential_depth",
+        "sequential_depth_ran": "operations as sequential_depth_ran",
+    },
+    "state": {"state_bytes": "bytes as state_bytes"},
+}
 KERNELS = {implementation for _, implementation in implementations.SAME_CHAIN}
 CONTEXTS = (256, 1024, 2048, 4096, 8192, 16384)
 
@@ -34,6 +48,7 @@ def measure(rig: Rig) -> Iterator[Row]:
     elementwise = flops.sum_over_time(lambda tokens: matching.step_count(built, job, tokens).elementwise, job.length)
     yield {
         "phase": "model",
+        **{name: rig.facts[name] for name in ("params_mismatch", "mismatch") if name in rig.facts},
         "flops_per_token": matching.flops_per_token(built, job),
         "elementwise_per_token": elementwise / job.length,
         "flops_per_token_square": matching.step_count(built, job, job.length).matmul,

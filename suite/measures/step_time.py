@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from suite.job import Job
 from suite.sweep import processes
 from suite.sweep.store import Row
 from suite.training import clock
@@ -15,14 +14,22 @@ from suite.training.rig import Rig
 NEEDS = ()
 PLACED = True
 RESUMES = False
+SECONDS = "compilation + (12 + blocks) * step + blocks * max(step, 0.15)"
+CONDITIONS = {"cached": "flag", "calls": "steps", "tokens": "tokens"}
+QUANTITIES = {
+    "compile": {
+        "compile_seconds": "s",
+        "argument_bytes": "bytes",
+        "output_bytes": "bytes",
+        "alias_bytes": "bytes",
+        "temp_bytes": "bytes",
+    },
+    "block": {"fenced_seconds": "s", "burst_seconds": "s"},
+    "fed": {"fed_seconds": "s", "burst_seconds": "s"},
+}
 BLOCK_SECONDS = 0.1  # a block shorter than this times the scheduler of a busy machine
 LONGEST_BURST = 50
 BOUNDS = {"blocks": (1, 10_000), "warmup": (0, 10_000)}
-
-
-def check(job: Job, task: Any, *, blocks: int, warmup: int) -> None:
-    """Whatever can be trained has it."""
-    del job, task, blocks, warmup
 
 
 def measure(rig: Rig, *, blocks: int = 10, warmup: int = 5) -> Iterator[Row]:

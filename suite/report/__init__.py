@@ -31,6 +31,7 @@ def compose(comparison: Comparison) -> Document:
         *utilisation.failures(comparison),
         *trained.learning(comparison, groups),
         *utilisation.utilisation(comparison),
+        *results.plain_tables(comparison),
         *fairness.fairness(comparison, groups),
         *fairness.environment(comparison),
     ]

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from etils import epath
 
-from suite import claims, files, parts
+from suite import claims, declarations, files, parts
 from suite.claims import Finding
 from suite.job import Cell, Job
 from suite.report import words
@@ -229,8 +229,20 @@ def _readable(survey: store.Survey) -> tuple[dict[str, Job], list[Row], list[tup
             jobs[run.name] = job
     rows = [row for row in survey.rows if row["run_id"] in jobs]
     odd = {spec: _unreadable([("suite.measures", spec)]) for spec in sorted({row["measure"] for row in rows})}
+    for row in rows:
+        odd[row["measure"]] = odd[row["measure"]] or _without_numbers(row)
     problems += [(epath.Path(f"rows of {spec}"), f"{why}; left out") for spec, why in odd.items() if why]
     return jobs, [row for row in rows if not odd[row["measure"]]], problems
+
+
+def _without_numbers(row: Row) -> str:
+    """Why the numbers of a row cannot be read, or nothing."""
+    try:
+        if row["outcome"] == "ok":
+            declarations.columns_of(row).numbers(row)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _unreadable(specs: list[tuple[str, str]]) -> str:

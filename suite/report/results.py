@@ -1,145 +1,103 @@
-"""results.csv: every measured number in one tidy table, one metric a row, units in the metric's name."""
+"""results.csv, one metric of one row a line; and plain tables of measures that no other file of the report shows."""
 
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Iterator
 
-from suite import spreadsheets
-from suite.job import Job
+from suite import declarations, parts, spreadsheets
+from suite.declarations import Columns, Number
 from suite.report import words
+from suite.report.document import Block, Commands, Heading, Note, Table
+from suite.report.records import Comparison
 from suite.report.utilisation import Machine, Timing, timings
 from suite.sweep.store import Row
 
 COLUMNS = (
-    *(
-        "run_id",
-        "arm",
-        "task",
-        "block",
-        "short_conv",
-        "match",
-        "seed",
-        "learning_rate",
-        "params",
-        "flops_per_token",
-        "tokens",
-    ),
-    *(
-        "train_length",
-        "eval_length",
-        "batch",
-        "n_devices",
-        "device_kind",
-        "dtype",
-        "implementation",
-        "metric",
-        "value",
-        "n",
-    ),
-    "outcome",
+    *("run_id", "arm", "task", "block", "short_conv", "match", "seed", "learning_rate", "params", "flops_per_token"),
+    *("tokens", "train_length", "eval_length", "batch", "n_devices", "device_kind", "dtype", "implementation"),
+    *("metric", "value", "n", "outcome"),
 )
-
-# Fields of a row that are numbers and whose names say neither what was measured nor its unit.
-NAMES = {
-    ("train", "loss"): "train_loss_nats",
-    ("train", "seconds"): "train_seconds",
-    ("train", "gradient_norm"): "train_gradient_norm",
-    ("validation", "loss"): "validation_loss_nats",
-    ("validation", "seconds"): "train_seconds",
-    ("test", "loss"): "test_loss_nats",
-    ("test", "seconds"): "train_seconds",
-    ("model", "params_mismatch"): "params_mismatch_fraction",
-    ("model", "mismatch"): "mismatch_fraction",
-    ("model", "flops_per_token"): "flops_per_token",
-    ("model", "flops_per_token_square"): "flops_per_token_square",
-    ("model", "elementwise_per_token"): "elementwise_flops_per_token",
-    ("model", "sequential_depth"): "sequential_depth",
-    ("model", "sequential_depth_ran"): "sequential_depth_ran",
-    ("state", "state_bytes"): "state_bytes",
-    ("reach", "norm"): "jacobian_norm",
-    ("path", "path"): "shortest_path",
-    ("prefill", "prefill_seconds"): "prefill_seconds_per_token",
-    ("decode", "decode_seconds"): "decode_seconds_per_token",
-    ("memory", "state_bytes"): "decode_state_bytes",
-    ("context", "nats"): "context_nats",
+# Measures that claims, learning curves, utilisation and fairness show.
+SHOWN = {
+    *("learning", "size", "peak", "step_time", "decode", "gradient_reach", "path", "length_accuracy"),
+    "truncated_context",
 }
-# Over how many tokens these were taken.
-PER_TOKEN = {"prefill_seconds": "read", "decode_seconds": "decoded"}
-# What a row says of itself rather than what it found.
-CONDITIONS = {
-    *(
-        "arm",
-        "commit",
-        "context",
-        "corpus_sha256",
-        "error",
-        "examples",
-        "fingerprint",
-        "implementation",
-        "interleave_with",
-        "jax",
-        "measure",
-    ),
-    *(
-        "outcome",
-        "params",
-        "params_mismatch",
-        "mismatch",
-        "solved",
-        "phase",
-        "place",
-        "placed",
-        "platform",
-        "repeat",
-        "run_id",
-        "source",
-        "own_source",
-    ),
-    *("step", "tokens", "turn", "n_devices", "n_processes", "device_kind", "calls"),
-    *("distance", "sequences", "decoded", "windows", "eval_length", "low", "high", "targets", "remedy"),
-    *("read", "chunk", "capacity", "reference_width"),
-    *Job.__dataclass_fields__,
-}
+MOST = 200  # lines of a plain table
 
 
 def table(rows: list[Row]) -> list[Row]:
     """The tidy table. A cell without a number stands there with its outcome and an empty value."""
     machine = Machine(rows)
-    found: list[Row] = []
+    lines: list[Row] = []
     for row in rows:
         if row["outcome"] != "ok":
-            found.append(_line(machine, row, row["measure"].split(":")[0], None, 0, row["outcome"]))
+            lines.append(_line(machine, row, row["measure"].split(":")[0], None, 0, row["outcome"]))
         elif row["measure"].split(":")[0] != "step_time":
-            found += _plain(machine, row)
+            lines += _plain(machine, row)
     for timing in timings(rows):
-        found += _timed(machine, timing)
-    return found
+        lines += _timed(machine, timing)
+    return lines
 
 
 def text(rows: list[Row]) -> str:
     return spreadsheets.text(COLUMNS, ([line[name] for name in COLUMNS] for line in table(rows)))
 
 
+def plain_tables(comparison: Comparison) -> Iterator[Block]:
+    """For each measure a table of each phase: medians over the rows that share their conditions."""
+    measures: dict[str, list[Row]] = defaultdict(list)
+    for row in comparison.rows:
+        if row["outcome"] == "ok" and parts.split(row["measure"])[0] not in SHOWN:
+            measures[row["measure"]].append(row)
+    for measure, rows in sorted(measures.items()):
+        yield Heading(f"{measure} (not judged)")
+        columns = declarations.columns_of(rows[0])
+        for phase in columns.quantities:
+            yield from _plain_table(comparison, columns, phase, [row for row in rows if row["phase"] == phase])
+        yield Commands(tuple(comparison.commands(rows)))
+
+
+def _plain_table(comparison: Comparison, columns: Columns, phase: str, rows: list[Row]) -> Iterator[Block]:
+    """A line for each arm and set of conditions."""
+    quantities = columns.quantities[phase]
+    names = [name for name, unit in columns.conditions.items() if unit != "n" and any(name in row for row in rows)]
+    groups: dict[tuple[str, ...], list[dict[str, Number]]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: comparison.order(row["arm"])):
+        at = (row["arm"], row["length"], row["batch"], *({name: "", **row}[name] for name in names))
+        groups[tuple(_text(value) for value in at)].append(columns.numbers(row))
+    lines = [
+        (*at, *(_median(numbers, name) for name in quantities), str(len(numbers))) for at, numbers in groups.items()
+    ]
+    if lines:
+        heads = [_head(name, columns.conditions[name]) for name in names]
+        heads += [_head(name, f"{one.unit} / {one.per}" if one.per else one.unit) for name, one in quantities.items()]
+        yield Table(("arm", "length", "batch", *heads, "rows"), tuple(lines[:MOST]))
+    if len(lines) > MOST:
+        yield Note(f"{len(lines) - MOST:,} more lines are in results.csv.")
+
+
+def _head(name: str, unit: str) -> str:
+    return f"{name} ({unit})"
+
+
+def _text(value: object) -> str:
+    return words.number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _median(numbers: list[dict[str, Number]], name: str) -> str:
+    values = [row[name].value for row in numbers if name in row]
+    return words.number(statistics.median(values)) if values else ""
+
+
 def _plain(machine: Machine, row: Row) -> Iterator[Row]:
     """One line for each number that a row holds."""
-    phase = row.get("phase", row["measure"])
-    n = next((row[name] for name in ("examples", "targets", "windows") if name in row), 1)
-    for field, value in row.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or (field in CONDITIONS and (phase, field) not in NAMES):
-            continue
-        name = {(phase, field): f"{phase}_{field}", **NAMES}[phase, field] + _distance(row)
-        if field in PER_TOKEN:
-            value /= row[PER_TOKEN[field]]
-        yield _line(machine, row, name, value, n, "ok")
-        if field == "loss" and words.in_bits(row):
-            yield _line(machine, row, f"{phase}_bits_per_byte", value / math.log(2), n, "ok")
-
-
-def _distance(row: Row) -> str:
-    """How far back, for a metric that has no other column for it."""
-    if "low" in row and "high" in row:
-        return f"_at_{row['low']}_to_{row['high']}"
-    return f"_at_{row['distance']}" if "distance" in row else ""
+    columns = declarations.columns_of(row)
+    n = next((row[name] for name, unit in columns.conditions.items() if unit == "n" and name in row), 1)
+    for column, number in columns.numbers(row).items():
+        yield _line(machine, row, number.metric, number.value, n, "ok")
+        if column == "loss" and words.in_bits(row):
+            yield _line(machine, row, f"{row['phase']}_bits_per_byte", number.value / math.log(2), n, "ok")
 
 
 def _timed(machine: Machine, timing: Timing) -> Iterator[Row]:
@@ -172,5 +130,6 @@ def _line(machine: Machine, row: Row, metric: str, value: float | None, n: int, 
         "n": n,
         "outcome": outcome,
     }
-    known = {**dict.fromkeys(COLUMNS, ""), **row, **made}  # a cell whose process died did not get as far as its form
-    return {name: known[name] for name in COLUMNS}
+    # A cell whose process died has no implementation.
+    line = {**dict.fromkeys(COLUMNS, ""), **row, **made}
+    return {name: line[name] for name in COLUMNS}

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable
 
-from suite import learning_rates, parts
+from suite import declarations, learning_rates, parts
 from suite.job import Cell
 from suite.judging import pace
 from suite.scale import Scale, curve_cells
@@ -91,23 +91,10 @@ def shares(left: list[Cell], with_seconds: set[Cell], children: int) -> list[lis
 
 
 def estimate_seconds(cell: Cell) -> float:
-    """A rough cost of a cell on two CPU cores, for the time that is left: FLOPs at 15 GFLOP/s and a compilation."""
+    """A rough cost of a cell on two CPU cores, by its measure's SECONDS: FLOPs at 15 GFLOP/s and a compilation."""
     job = cell.job
     parameters = job.depth * 12 * job.width**2 + 256 * job.width
     tokens = job.batch * job.length
     step = 6 * tokens * (parameters + job.depth * job.width * job.length) / 15e9
-    name, knobs = parts.split(cell.measure)
     compilation = 6 if job.seed in (0, learning_rates.SEEDS[0]) and cell.repeat == 0 else 1
-    match name:
-        case "learning":
-            return compilation + job.steps * max(step, 0.004)
-        case "step_time":
-            turns = int(knobs.get("blocks", 10))
-            return compilation + 7 * step + turns * (step + max(step, 0.15)) + 5 * step
-        case "decode":
-            return 8
-        case "truncated_context":
-            return 15
-        case "length_accuracy" | "gradient_reach":
-            return compilation
-    return 2
+    return declarations.seconds(cell.measure, job, step=step, compilation=compilation)

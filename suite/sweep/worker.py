@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from suite import contract, files, parts
+from suite import contract, declarations, files, parts
 from suite import job as jobs
 from suite import mesh as meshes
 from suite.job import Cell
@@ -80,8 +80,9 @@ def check(options: Options, cells: list[Cell], mesh: Mesh) -> dict[str, str]:
         if (shape, cell.measure) not in checked:
             checked.add((shape, cell.measure))
             module, knobs = parts.load("suite.measures", cell.measure)
-            with parts.own_lines("suite.measures", cell.measure):
-                module.check(cell.job, tasks[shape], **knobs)
+            if "check" in vars(module):
+                with parts.own_lines("suite.measures", cell.measure):
+                    module.check(cell.job, tasks[shape], **knobs)
     return data
 
 
@@ -255,9 +256,15 @@ class Worker:
                 store.keep(run, stem, lambda row: False)
             files.ensure(run / "env.json", self.environment)
         built = self.build(cell)
+        columns = declarations.columns(cell.measure)
         conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts, "own_source": cell.own_files()}
+        if parts.is_own("suite.measures", cell.measure):
+            conditions["columns"] = declarations.literals(cell.measure)
+        outcome = self.outcome_of_needs(cell)
+        rows = module.measure(built, **knobs) if outcome == "ok" else [{"phase": columns.first, "outcome": outcome}]
         try:
-            for row in module.measure(built, **knobs):
+            for row in rows:
+                columns.check(row)
                 yield self.append(cell, row, conditions)
         except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
             refused = {"outcome": outcome_of(error), "error": str(error)[:500], **built.estimate()}
@@ -274,6 +281,13 @@ class Worker:
             states.release(self.leases, self.key(cell), exit_codes.DONE)
             if module.RESUMES:  # of what is done its final state is kept
                 checkpoint.forget(self.path(cell) / "checkpoints")
+
+    def outcome_of_needs(self, cell: Cell) -> str:
+        """How the measures ended that a cell needs: "ok", or the outcome of the first that gave no number."""
+        module, _ = parts.load("suite.measures", cell.measure)
+        needs = [Cell(cell.job, need) for need in module.NEEDS]
+        outcomes = [store.rows(self.path(need), self.stem(need))[-1]["outcome"] for need in needs]
+        return next((outcome for outcome in outcomes if outcome != "ok"), "ok")
 
     def mend(self, cell: Cell) -> None:
         """Puts the rows of a cell aside that was marked done with others: it was claimed because they do not fit."""
