@@ -155,7 +155,7 @@ def _all_rows(out: epath.Path) -> Iterator[store.Row]:
 
 
 def report(out: epath.Path) -> epath.Path:
-    from suite import report  # here, not above: Altair takes a second
+    from suite import report  # here, not above: --help answers at once
 
     found = rows(out)
     store.write(out / "environment.json", json.dumps(store.environment(), indent=1) + "\n")

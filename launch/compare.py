@@ -149,7 +149,7 @@ def asked() -> rendezvous.Facts:
 
 def report(comparison: Comparison, done: bool) -> None:
     """Draws the report of what there is, or writes the rates when all are known."""
-    from suite import report  # here, not above: Altair takes a second
+    from suite import report  # here, not above: --help answers at once
 
     if CHOOSE_RATES.value:
         if done:

@@ -152,7 +152,7 @@ def test_a_directory_of_another_job_shows_the_difference(tmp_path: pathlib.Path)
 
 
 def test_help_of_the_report_is_quick_and_needs_no_jax() -> None:
-    code = "import sys, launch.report; sys.exit(any(name in sys.modules for name in ('jax', 'altair', 'equinox')))"
+    code = "import sys, launch.report; sys.exit(any(name in sys.modules for name in ('jax', 'vl_convert', 'equinox')))"
     assert subprocess.run([sys.executable, "-c", code], env=environment(1)).returncode == 0
     began = time.perf_counter()
     assert "--out" in launch("report", "--help").stdout

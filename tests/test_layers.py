@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "suite/baselines/*": {"numpy", "suite.job"},  # the other library by its name, which need not be installed
     "suite/benchmark.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.training"},
     "suite/claims/*": PLAIN | ZERO | {"suite.claims"},
-    "suite/report/*": PLAIN | ZERO | {"altair", "vl_convert", "suite.claims", "suite.report"},
+    "suite/report/*": PLAIN | ZERO | {"vl_convert", "suite.claims", "suite.report"},
     "suite/machine.py": set(),
     "suite/spreadsheets.py": set(),
     "suite/*.py": PLAIN | ZERO,

@@ -169,7 +169,7 @@ from suite import parts
 from suite.job import Job
 Job(mixer="lstm+attention:window=4", task="text").flags()
 parts.load("suite.tasks", "recall")
-heavy = {"jax", "equinox", "tensorflow_datasets", "altair"} & set(sys.modules)
+heavy = {"jax", "equinox", "tensorflow_datasets", "vl_convert"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ import pytest
 from suite import claims, parts, report
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point, parallelism
 from suite.job import Job
-from suite.report import document, fairness, figures, frame, html, records, results, trainings, utilisation, verdicts
+from suite.report import document, fairness, figures, html, records, results, trainings, utilisation, verdicts
 from suite.sweep import store
 from suite.sweep.store import Row
 
@@ -662,11 +662,7 @@ def test_no_two_mixers_look_alike():
 
 def layers(spec: figures.Spec, **mark: Any) -> list[list[Row]]:
     """The data of the layers that are drawn with such a mark."""
-    return [
-        spec["datasets"][layer["data"]["name"]]
-        for layer in spec["layer"]
-        if mark.items() <= layer["mark"].items() and layer["data"]
-    ]
+    return [layer["data"]["values"] for layer in spec["layer"] if mark.items() <= layer["mark"].items()]
 
 
 def draw(figure: Figure, arms: list[str]) -> figures.Spec:
@@ -676,24 +672,24 @@ def draw(figure: Figure, arms: list[str]) -> figures.Spec:
 def test_labels_at_the_ends_of_lines_do_not_overlap():
     ends = tuple(Point(arm, x, 1.0 + 0.001 * place) for place, arm in enumerate("abcd") for x in (128.0, 1024.0))
     spec = draw(Figure("f", "t", "x", "y", ends, {"textbook": 10.0}), list("abcd"))
-    [labels] = [spec["datasets"][layer["data"]["name"]] for layer in spec["layer"] if "limit" in layer["mark"]]
-    [low, high] = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
-    pixels = [frame.HEIGHT * math.log(label["y"] / low) / math.log(high / low) for label in labels]
-    assert all(after - before >= frame.LABEL_GAP - 0.01 for before, after in itertools.pairwise(pixels))
+    [labels] = layers(spec, limit=figures.LABEL_WIDTH)
+    [low, high] = spec["encoding"]["y"]["scale"]["domain"]
+    pixels = [figures.HEIGHT * math.log(label["y"] / low) / math.log(high / low) for label in labels]
+    assert all(after - before >= figures.LABEL_GAP - 0.01 for before, after in itertools.pairwise(pixels))
 
 
 def test_thresholds_that_lie_close_share_a_label():
     close = {"looser": 0.03, "tolerance": 0.01, "much": 0.5}
     spec = draw(Figure("f", "t", "x", "y", points("lstm", {1: 0.0, 100: 1.0}), close, log_y=False), ["lstm"])
     assert len(layers(spec, type="rule")[0]) == 3
-    said = [row["label"] for rows in layers(spec, type="text") for row in rows if "label" in row]
+    said = [row["label"] for rows in layers(spec, type="text") for row in rows if "series" not in row]
     assert said == ["tolerance: 0.01, looser: 0.03", "much: 0.5"]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.098, 0.105), (0.7, 1.4), (0.3, 30.0), (1e-300, 1.0)])
 def test_an_axis_has_a_few_ticks_whatever_it_spans(low: float, high: float):
-    marked = frame.ticks(frame.Axis(low, high, True))
-    assert 3 <= len(marked) <= frame.MOST_TICKS
+    marked = figures.ticks(figures.Axis(low, high, True))
+    assert 3 <= len(marked) <= figures.MOST_TICKS
     assert all(low <= tick <= high for tick in marked)
 
 
@@ -716,9 +712,9 @@ def test_every_seed_is_a_dot_and_arms_stand_side_by_side():
         }
         assert max(places["attention"]) < at < min(places["lstm"])
     assert max(dot["x"] for dot in dots if dot["at"] == 8) < min(dot["x"] for dot in dots if dot["at"] == 64)
-    [low, high] = spec["layer"][0]["encoding"]["x"]["scale"]["domain"]
+    [low, high] = spec["encoding"]["x"]["scale"]["domain"]
     assert all(low < dot["x"] < high for dot in dots)
-    assert spec["layer"][0]["encoding"]["color"]["legend"]["orient"] == "top"
+    assert spec["encoding"]["color"]["legend"]["orient"] == "top"
     assert [[rule["label"] for rule in rules] for rules in layers(spec, type="rule")] == [["solved: 0.9"]]
     [[cross]] = layers(spec, type="point")
     assert cross["series"] == "lstm"
@@ -727,7 +723,7 @@ def test_every_seed_is_a_dot_and_arms_stand_side_by_side():
 @pytest.mark.parametrize(("log_x", "log_y"), [(True, True), (True, False), (False, True), (False, False)])
 def test_a_figure_says_which_of_its_axes_are_logarithmic(log_x: bool, log_y: bool):
     figure = Figure("f", "t", "x", "y", points("lstm", {1: 1, 1000: 2}), log_x=log_x, log_y=log_y)
-    encoding = draw(figure, ["lstm"])["layer"][-1]["encoding"]
+    encoding = draw(figure, ["lstm"])["encoding"]
     kinds = {True: "log", False: "linear"}
     assert [encoding[axis]["scale"]["type"] for axis in "xy"] == [kinds[log_x], kinds[log_y]]
 
@@ -768,7 +764,7 @@ def test_crossovers_are_dots_and_what_failed_is_a_cross_at_the_foot(tmp_path: pa
     assert {dot["series"] for dot in dots} == {"step time", "decode latency"}
     assert "step time at about 256 tokens" in chart.note
     [[cross]] = layers(chart.spec, type="point")
-    assert (cross["series"], cross["y"]) == ("step time", chart.spec["layer"][0]["encoding"]["y"]["scale"]["domain"][0])
+    assert (cross["series"], cross["y"]) == ("step time", chart.spec["encoding"]["y"]["scale"]["domain"][0])
 
 
 def test_what_no_claim_has_is_not_drawn(tmp_path: pathlib.Path):
@@ -977,8 +973,8 @@ def test_a_directory_without_records_is_refused_in_one_line(tmp_path: pathlib.Pa
         assert "no records in" in done.stderr
 
 
-def test_help_comes_without_jax_or_altair():
-    program = "import sys, launch.report; print({'jax', 'altair', 'scipy', 'vl_convert'} & set(sys.modules))"
+def test_help_comes_without_jax_or_vega():
+    program = "import sys, launch.report; print({'jax', 'scipy', 'vl_convert'} & set(sys.modules))"
     root = pathlib.Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "set()"

@@ -11,7 +11,7 @@ from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Po
 from suite.judging import statistics
 from suite.report import figures, words
 from suite.report.document import Banner, Block, Commands, Heading, Note, Table, Terms
-from suite.report.frame import DASHED, DOTTED, SOLID, Look
+from suite.report.figures import DASHED, DOTTED, SOLID, Look
 from suite.report.records import NO_SCALE, Comparison, Judged
 
 # A verdict in a sentence, of one claim and of more.
