@@ -104,7 +104,7 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
     from suite import benchmark
     from suite import mesh as meshes
     from suite.measures import peak
-    from suite.training import rig
+    from suite.training.conditions import device_kind, place
 
     mesh = meshes.make(devices=jax.devices()[:1])
     platform = mesh.devices.flat[0].platform
@@ -114,7 +114,7 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
     kind = f"process-{PROCESS.value}{'-graphs' if graphs else ''}"
     conditions = {
         **{"process": PROCESS.value, "graphs": graphs, "xla_flags": os.environ["XLA_FLAGS"]},
-        **{"platform": platform, "device_kind": rig.device_kind(mesh), "place": rig.place(mesh)},
+        **{"platform": platform, "device_kind": device_kind(mesh), "place": place(mesh)},
         **{"jax": jax.__version__, **store.provenance({})},
     }
     elsewhere = {row["place"] for row in rows(out)} - {conditions["place"]}

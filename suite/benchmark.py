@@ -25,7 +25,8 @@ from suite.model import backbone, matching
 from suite.ops import attention, delta, implementations, linear, matrix
 from suite.sweep.store import Row
 from suite.tasks import Batch
-from suite.training import clock, rig
+from suite.training import clock
+from suite.training.programs import Programs
 
 ONE_HEAD = ("lstm", "gru", "elman")
 LAYERS = (*ONE_HEAD, "lstm_heads")
@@ -308,7 +309,7 @@ def _trainings(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], tuple[C
         **{"dtype": benchmark.dtype, "learning_rate": 1e-3, "warmup": 0.0, "decay": "constant"},
     )
     tokens_BS = np.random.default_rng(0).integers(VOCAB, size=(job.batch, job.length + 1), dtype=np.int32)
-    programs = rig.Programs(job, meshes.make(devices=jax.devices()[:1]), VOCAB)
+    programs = Programs(job, meshes.make(devices=jax.devices()[:1]), VOCAB)
 
     def make() -> tuple[Call, Row]:
         compiled, state = programs.step, programs.start(job)

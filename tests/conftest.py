@@ -48,8 +48,8 @@ def _programs_of_one_file() -> Iterator[None]:
     yield
     import jax
 
-    from suite.training import rig
+    from suite.training import programs
 
-    rig._programs.cache_clear()
+    programs._shared.cache_clear()
     jax.clear_caches()
     gc.collect()

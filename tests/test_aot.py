@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from suite import mesh as meshes
 from suite import parts
 from suite.job import Job
-from suite.training import rig
+from suite.training import conditions
+from suite.training.programs import Programs
 
 pytestmark = [
     pytest.mark.aot,
@@ -69,12 +70,12 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str, top
     n_devices = TOPOLOGIES[topology]
     mesh = mesh_of(topology, n_devices)
     job = Job(mixer=name, width=256, depth=2, length=512, batch=4 * n_devices, dtype="bfloat16")
-    compiled = rig.Programs(job, mesh, 256).lowered_step.compile()
+    compiled = Programs(job, mesh, 256).lowered_step.compile()
     memory = compiled.memory_analysis()
     assert memory is not None
     assert memory.argument_size_in_bytes > 0
     assert memory.peak_memory_in_bytes > 0
-    assert ("tpu_custom_call" in text_of(compiled)) == (rig.implementation(job, mesh) in KERNELS)
+    assert ("tpu_custom_call" in text_of(compiled)) == (conditions.implementation(job, mesh) in KERNELS)
     assert_only_gradients_are_exchanged(compiled, job)
 
 
@@ -91,7 +92,7 @@ def test_a_chip_holds_and_exchanges_the_same_on_eight_as_on_sixty_four(name: str
     programs = []
     for topology, n_devices in (("v5e:2x4", 8), ("v5e:8x8", 64)):
         job = Job(mixer=name, width=512, depth=2, length=2048, batch=8 * n_devices, dtype="bfloat16")
-        programs.append(rig.Programs(job, mesh_of(topology, n_devices), VOCAB).lowered_step.compile())
+        programs.append(Programs(job, mesh_of(topology, n_devices), VOCAB).lowered_step.compile())
         assert_only_gradients_are_exchanged(programs[-1], job)
     few, many = (program.memory_analysis() for program in programs)
     assert few is not None

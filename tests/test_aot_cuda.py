@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from suite import mesh as meshes
 from suite import parts
 from suite.job import Job
-from suite.training import rig
+from suite.training import conditions
+from suite.training.programs import Programs
 
 pytestmark = [
     pytest.mark.aot,
@@ -78,8 +79,8 @@ def test_attention_is_cudnns(spec: str) -> None:
 @pytest.mark.parametrize("name", parts.names("suite.mixers"))
 def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str) -> None:
     job = Job(mixer=name, width=256, depth=2, length=512, batch=8, dtype="bfloat16")
-    compiled = rig.Programs(job, mesh_of(2), 256).lowered_step.compile()
+    compiled = Programs(job, mesh_of(2), 256).lowered_step.compile()
     memory = compiled.memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes > 0
-    assert (KERNELS["cudnn"] in text_of(compiled)) == (rig.implementation(job, mesh_of(2)) == "cudnn")
+    assert (KERNELS["cudnn"] in text_of(compiled)) == (conditions.implementation(job, mesh_of(2)) == "cudnn")

@@ -10,7 +10,7 @@ import pytest
 from suite import machine
 from suite import mesh as meshes
 from suite.job import slug
-from suite.training import rig
+from suite.training import conditions
 
 
 def x86(brand: str, family: int, model: int, stepping: int, cores: int = 2) -> str:
@@ -51,9 +51,9 @@ def test_where_nothing_is_said_the_architecture_is_the_name(text: str):
 
 def test_the_place_of_a_cpu_carries_its_model_and_its_cores():
     mesh = meshes.make(devices=jax.devices()[:2])
-    place = rig.place(mesh)
+    place = conditions.place(mesh)
     assert place == slug(f"{machine.cpu()} {machine.cores()} cores data2")
-    assert rig.device_kind(mesh) == machine.cpu()
+    assert conditions.device_kind(mesh) == machine.cpu()
     if "cpu family" in machine.CPUINFO.read_text():
         assert all(f"{word}-" in place for word in ("family", "model", "stepping"))
 

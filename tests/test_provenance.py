@@ -69,7 +69,7 @@ def training(out: pathlib.Path, devices: list) -> Generator[store.Row, None, Non
         store.append(
             run,
             learning.KIND,
-            row | built.facts | {"measure": "learning", "repeat": 0, "interleave_with": "", "placed": False},
+            row | built.conditions | {"measure": "learning", "repeat": 0, "interleave_with": "", "placed": False},
         )
         yield row
 

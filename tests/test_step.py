@@ -15,8 +15,10 @@ from suite import parts
 from suite.job import Job
 from suite.model import backbone
 from suite.tasks import Batch
+from suite.training import programs as shared
 from suite.training import rig
 from suite.training import step as steps
+from suite.training.programs import Programs, batch_shapes
 
 JOB = Job(task="recall:pairs=2,vocab=16", width=16, length=16, batch=16, steps=20, learning_rate=3e-3, test_examples=32)
 
@@ -60,7 +62,7 @@ def test_devices_exchange_nothing_but_sums_of_gradients_and_metrics(fields: dict
     for n_devices in (2, 8):
         job = JOB.replace(batch=4 * n_devices, **fields)
         job = job.replace(microbatch=job.microbatch * n_devices // 8)
-        compiled = rig.Programs(job, meshes.make(devices=devices[:n_devices]), VOCAB).lowered_step.compile()
+        compiled = Programs(job, meshes.make(devices=devices[:n_devices]), VOCAB).lowered_step.compile()
         found = exchanged(compiled)
         assert set(found) == {"all-reduce"}
         assert 0 < found["all-reduce"] - parameter_bytes(job) < 64  # each gradient once, and a few numbers
@@ -72,8 +74,8 @@ def test_devices_exchange_nothing_but_sums_of_gradients_and_metrics(fields: dict
 
 def test_evaluating_devices_exchange_nothing_but_what_is_asked(devices: list) -> None:
     job = JOB.replace(mixer="lstm+gla", depth=2)
-    programs = rig.Programs(job, meshes.make(devices=devices), VOCAB)
-    arguments = (backbone.shapes(job, VOCAB), rig.batch_shapes(job.batch, job.length))
+    programs = Programs(job, meshes.make(devices=devices), VOCAB)
+    arguments = (backbone.shapes(job, VOCAB), batch_shapes(job.batch, job.length))
     assert exchanged(programs.evaluate.lower(*arguments).compile()) == {"all-reduce": 5 * 4}
     # The answers to all targets, whole on every device: nats and correctness.
     assert exchanged(programs.answers.lower(*arguments).compile()) == {"all-gather": 2 * 4 * job.batch * job.length}
@@ -92,8 +94,7 @@ def test_a_microbatch_takes_less_memory(devices: list) -> None:
     job = JOB.replace(batch=64, length=256)
     mesh = meshes.make(devices=devices[:1])
     whole, pieces = (
-        rig.Programs(job.replace(microbatch=size), mesh, 256).lowered_step.compile().memory_analysis()
-        for size in (0, 8)
+        Programs(job.replace(microbatch=size), mesh, 256).lowered_step.compile().memory_analysis() for size in (0, 8)
     )
     assert whole is not None
     assert pieces is not None
@@ -107,9 +108,7 @@ def test_blocks_that_are_computed_again_train_alike_and_are_not_kept(devices: li
     np.testing.assert_allclose(again[0], kept[0], rtol=1e-5)  # XLA fuses the one program otherwise than the other
     mesh = meshes.make(devices=devices[:1])
     deep = JOB.replace(depth=8, length=256)
-    programs = [
-        rig.Programs(deep.replace(remat=remat), mesh, 256).lowered_step.compile() for remat in ("none", "block")
-    ]
+    programs = [Programs(deep.replace(remat=remat), mesh, 256).lowered_step.compile() for remat in ("none", "block")]
     kept, again = (program.memory_analysis() for program in programs)
     assert kept is not None
     assert again is not None
@@ -122,7 +121,7 @@ def test_blocks_that_are_computed_again_train_alike_and_are_not_kept(devices: li
 def test_a_step_over_very_many_tokens_fits(mixer: str, length: int, gigabytes: float, devices: list) -> None:
     """Under 2 and 4 GB with the half that a process takes before it has done anything."""
     job = Job(mixer=mixer, length=length, batch=1, remat="block")
-    memory = rig.Programs(job, meshes.make(devices=devices[:1]), 256).lowered_step.compile().memory_analysis()
+    memory = Programs(job, meshes.make(devices=devices[:1]), 256).lowered_step.compile().memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes + memory.argument_size_in_bytes < gigabytes * 1e9
 
@@ -141,12 +140,12 @@ def test_logits_are_never_whole_where_they_are_many(
     job = JOB.replace(task="text", length=37, depth=1, steps=5, batch=16)
     whole, _ = losses(job, devices[:1], data_dir)
     monkeypatch.setattr(steps, "LOGITS", 16 * 256 * 5 // n_devices)  # 5 tokens at a time
-    rig._programs.cache_clear()
+    shared._shared.cache_clear()
     chunked, _ = losses(job, devices[:n_devices], data_dir)
     np.testing.assert_allclose(chunked, whole, rtol=1e-5)
-    programs = rig.Programs(job, meshes.make(devices=devices[:n_devices]), 256)
+    programs = Programs(job, meshes.make(devices=devices[:n_devices]), 256)
     lowered = programs.lowered_step.as_text()
-    rig._programs.cache_clear()
+    shared._shared.cache_clear()
     assert f"tensor<{16 // n_devices}x37x256xf32>" not in lowered
     assert f"tensor<5x{16 // n_devices}x256xf32>" in lowered
 
@@ -172,7 +171,7 @@ def test_a_poisoned_state_is_seen_on_the_device(devices: list, data_dir: pathlib
     built = rig.build(JOB, meshes.make(devices=devices[:1]), data_dir=str(data_dir))
     state = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else leaf, built.state)
     _, metrics = built.step(state, built.resident_batch())
-    assert not steps.facts(metrics)["finite"]
+    assert not steps.as_numbers(metrics)["finite"]
 
 
 def test_the_state_is_donated(devices: list, data_dir: pathlib.Path) -> None:
@@ -226,7 +225,7 @@ def test_weights_of_zero_are_left_out_of_the_loss(devices: list, data_dir: pathl
     batch = built.resident_batch()
     half = Batch(batch.tokens_BT, batch.targets_BT, batch.weights_BT.at[:, ::2].set(0.0))
     other = Batch(batch.tokens_BT, batch.targets_BT.at[:, ::2].set(0), half.weights_BT)
-    losses_ = [steps.facts(built.step(built.state, chosen)[1])["loss"] for chosen in (batch, half, other)]
+    losses_ = [steps.as_numbers(built.step(built.state, chosen)[1])["loss"] for chosen in (batch, half, other)]
     assert losses_[0] != losses_[1] == losses_[2]
 
 

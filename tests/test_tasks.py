@@ -82,6 +82,22 @@ def test_no_target_needs_what_lies_before_the_first_token(spec: str, data_dir: p
     assert not np.any(distances_BT[weights_BT == 0])
 
 
+@pytest.mark.parametrize("name", [name for name in parts.names("suite.tasks") if name != "text"])
+def test_the_example_in_a_docstring_is_an_example(name: str) -> None:
+    module, _ = parts.load("suite.tasks", name)
+    text = module.Task.__doc__ or ""
+    head = re.search(r"example of (\d+) tokens(?: with (\S+))?;", text)
+    assert head, "wanted in the docstring: An example of N tokens with knobs; and two lines, tokens and targets"
+    length, knobs = head.groups()
+    shown = [line.split() for line in re.findall(r"(?:tokens|targets) +([\d. ]+)\n", text)]
+    task = module.Task(length=int(length), seed=0, **parts.knobs("suite.tasks", f"{name}:{knobs}" if knobs else name))
+    examples = []
+    for tokens_T, targets_T, weights_T in zip(*task.batch("train", np.arange(8)), strict=True):
+        due = [str(target) if weight else "." for target, weight in zip(targets_T, weights_T, strict=True)]
+        examples.append([list(map(str, tokens_T)), due])
+    assert shown in examples
+
+
 def test_draws_go_on_and_are_the_same_in_any_batch():
     draws = CounterGenerator(3, "test", IDS)
     first, second = draws.bits(5), draws.bits(7)
@@ -235,9 +251,7 @@ def test_parity_is_that_of_all_bits_so_far(tmp_path: pathlib.Path):
     np.testing.assert_array_equal(batch.weights_BT.sum(axis=0), [0] + [len(IDS)] * (LENGTH - 1))
 
 
-@pytest.mark.parametrize(
-    ("interleave_with", "size", "commutes"), [("A5", 60, False), ("S5", 120, False), ("Z60", 60, True)]
-)
+@pytest.mark.parametrize(("group", "size", "commutes"), [("A5", 60, False), ("S5", 120, False), ("Z60", 60, True)])
 def test_a_group_is_a_group(group: str, size: int, commutes: bool):
     table_EE = word_problem.products(group)
     every = np.arange(size)

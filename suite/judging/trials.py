@@ -16,7 +16,7 @@ SOLVED = 0.9  # accuracy at the final position
 SHOWN = (0.5, 0.9, 0.99)
 PROBES = (1 / 3, 3.0)  # of the rate
 COLUMNS = (
-    "learning_rate",
+    "learning rate",
     "accuracy of each seed",
     "median",
     *(f"solved at {at:g}" for at in SHOWN),

@@ -17,6 +17,6 @@ The last six are literals and are read without running the file. A quantity's un
 by the condition `read` in results.csv, and `1 as norm_at_{distance}` is called norm_at_8 there instead of phase_column.
 
 Rows are flat. Each has an `outcome` ("ok", "diverged", "oom", "did_not_compile", "crashed"), a `phase` of QUANTITIES,
-columns that are declared and, where it repeats another, its `turn`. The worker adds `rig.facts`, the measure, its
+columns that are declared and, where it repeats another, its `turn`. The worker adds `rig.conditions`, the measure, its
 repeat and group. Where a measure of NEEDS ended without a number, one row with its outcome stands for all.
 """

@@ -17,7 +17,8 @@ from suite.job import Job
 from suite.model import backbone, matching
 from suite.model.backbone import Model
 from suite.sweep.store import Row
-from suite.training.rig import Programs, Rig
+from suite.training.programs import Programs
+from suite.training.rig import Rig
 
 NEEDS = ()
 PLACED = False

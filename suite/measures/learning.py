@@ -63,7 +63,7 @@ def measure(rig: Rig) -> Iterator[Row]:
             with watch.paused():
                 if jax.process_index() == 0:
                     store.flush(run, KIND)  # a checkpoint that outlives its rows is none
-                pending = [steps.facts(metrics) for metrics in window]
+                pending = [steps.as_numbers(metrics) for metrics in window]
                 if all(fact["finite"] for fact in pending):  # of what has diverged a row comes, and no checkpoint
                     known = {"step": number, "recorded": number - len(window), "rows": n_rows}
                     known |= {"seconds": watch.spent, "window": pending, "rests_on": rests_on}
@@ -154,7 +154,7 @@ def _warm(rig: Rig, spent: float) -> Stopwatch:
 
 
 def _training_row(rig: Rig, number: int, seconds: float, window: list[Metrics]) -> Row:
-    facts = [steps.facts(metrics) for metrics in window]
+    facts = [steps.as_numbers(metrics) for metrics in window]
     row = {"phase": "train", "step": number, "tokens": number * rig.job.batch * rig.job.length, "seconds": seconds}
     bad = [index for index, fact in enumerate(facts) if not fact["finite"]]
     if bad:

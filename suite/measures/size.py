@@ -48,12 +48,12 @@ def measure(rig: Rig) -> Iterator[Row]:
     elementwise = flops.sum_over_time(lambda tokens: matching.step_count(built, job, tokens).elementwise, job.length)
     yield {
         "phase": "model",
-        **{name: rig.facts[name] for name in ("params_mismatch", "mismatch") if name in rig.facts},
+        **{name: rig.conditions[name] for name in ("params_mismatch", "mismatch") if name in rig.conditions},
         "flops_per_token": matching.flops_per_token(built, job),
         "elementwise_per_token": elementwise / job.length,
         "flops_per_token_square": matching.step_count(built, job, job.length).matmul,
         "sequential_depth": reference_depth(job, rig.task.vocab),
-        "sequential_depth_ran": ran_depth(job, rig.task.vocab, rig.facts["implementation"]),
+        "sequential_depth_ran": ran_depth(job, rig.task.vocab, rig.conditions["implementation"]),
         "outcome": "ok",
     }
     for context in sorted({job.length, *CONTEXTS}):

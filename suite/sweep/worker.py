@@ -24,8 +24,9 @@ from suite.sweep import cells as states
 from suite.sweep import events, exit_codes, fault_injection, leases, processes, provenance, startup, store
 from suite.sweep.options import Options
 from suite.sweep.watchdog import Watchdog
-from suite.training import checkpoint, rig
+from suite.training import checkpoint, programs, rig
 from suite.training.clock import Stopwatch
+from suite.training.conditions import device_kind, place
 from suite.training.rig import Rig
 
 WAIT_SECONDS = 1.0  # between two looks at cells that other workers have
@@ -68,7 +69,7 @@ def check(options: Options, cells: list[Cell], mesh: Mesh) -> dict[str, str]:
     checked: set[tuple[jobs.Job | str, str]] = set()
     for cell in cells:
         store.check_run(options.out, cell.job)
-        shape = cell.job.replace(**rig.NOT_IN_A_PROGRAM)
+        shape = cell.job.replace(**programs.NOT_IN_A_PROGRAM)
         if shape not in tasks:
             tasks[shape] = rig.open_task(cell.job, options.data_dir)
             facts = provenance.of_data(tasks[shape])
@@ -131,9 +132,9 @@ class Worker:
         self.watchdog = Watchdog(self.options.patience, mine, self.leases.check)
         device = mesh.devices.flat[0]
         self.place = {
-            "place": processes.agree(rig.place(mesh)),  # the hosts of a job need not have one kind of CPU
+            "place": processes.agree(place(mesh)),  # the hosts of a job need not have one kind of CPU
             "platform": device.platform,
-            "device_kind": rig.device_kind(mesh),
+            "device_kind": device_kind(mesh),
             "n_devices": mesh.size,
             "n_processes": jax.process_count(),
         }
@@ -257,7 +258,7 @@ class Worker:
             files.ensure(run / "env.json", self.environment)
         built = self.build(cell)
         columns = declarations.columns(cell.measure)
-        conditions = of_cell(cell) | {"placed": module.PLACED, **built.facts, "own_source": cell.own_files()}
+        conditions = of_cell(cell) | {"placed": module.PLACED, **built.conditions, "own_source": cell.own_files()}
         if parts.is_own("suite.measures", cell.measure):
             conditions["columns"] = declarations.literals(cell.measure)
         outcome = self.outcome_of_needs(cell)

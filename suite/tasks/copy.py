@@ -14,6 +14,11 @@ class Task:
     """Random symbols up to the middle, a separator, and the same symbols again, each due when the one before is read.
 
     Tokens: 0 is the separator, the rest are symbols. Every target lies as far from its source as the string is long.
+
+    An example of 8 tokens with vocab=5; a point where nothing is due:
+
+        tokens   3 4 3 4 0 3 4 3
+        targets  . . . . 3 4 3 4
     """
 
     length: int

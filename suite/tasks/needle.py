@@ -15,6 +15,11 @@ class Task:
 
     Depth 0 is the beginning, 1 the end, right before the question; -1 draws it anew for each example. Tokens: the lower
     quarter are keys, the next quarter values, the upper half hay.
+
+    An example of 9 tokens with vocab=16; a point where nothing is due:
+
+        tokens   10 11 12 11  8  9  1  5  1
+        targets   .  .  .  .  .  .  .  .  5
     """
 
     length: int

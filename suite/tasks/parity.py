@@ -15,6 +15,11 @@ class Task:
     """A start token, then random bits; at each the parity of all so far is due: a prefix is an example of its own.
 
     Without the start token attention could not tell 1 from 11: to a weighted mean, equal tokens are one.
+
+    An example of 8 tokens; a point where nothing is due:
+
+        tokens   2 1 0 0 1 0 1 0
+        targets  . 1 1 1 0 0 1 1
     """
 
     length: int

@@ -17,6 +17,11 @@ class Task:
     every second place after the pairs, drawn without replacement, so that the distance varies up to the whole length;
     otherwise each stands exactly `distance` tokens after its key, the whole at a random offset: the load stays as it is
     while the distance grows. `density` is the share of the filler that is noise, values that belong to no key.
+
+    An example of 14 tokens with vocab=9,pairs=3; a point where nothing is due:
+
+        tokens   2 7 3 8 1 6 3 0 2 0 1 0 0 0
+        targets  . . . . . . 8 . 7 . 6 . . .
     """
 
     length: int

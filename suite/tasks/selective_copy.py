@@ -14,6 +14,11 @@ class Task:
     """A few symbols at random places among blanks; at the marks that end the sequence they are due in their order.
 
     Tokens: 0 is blank, 1 the mark, the rest are symbols.
+
+    An example of 10 tokens with vocab=6,symbols=3; a point where nothing is due:
+
+        tokens   0 5 0 5 0 3 0 1 1 1
+        targets  . . . . . . . 5 5 3
     """
 
     length: int

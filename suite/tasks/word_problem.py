@@ -17,6 +17,11 @@ class Task:
 
     A5 and S5 (even and all permutations of five things) are not solvable, so no circuit of constant depth is known for
     them; Z60 (addition modulo 60) is as large as A5 and commutative.
+
+    An example of 6 tokens with group=Z60; a point where nothing is due:
+
+        tokens   60 16 16 28 35 26
+        targets   . 16 32  0 35  1
     """
 
     length: int

@@ -1,4 +1,7 @@
-"""build(job, mesh) -> Rig: all that a measure needs of a job, made in one way for every mixer."""
+"""The rig: a job on a mesh with its task, programs and state, the training loop and the evaluation.
+
+`Rig.train` is the one training loop; measures/learning.py writes its rows, validates and saves.
+"""
 
 import collections
 import concurrent.futures
@@ -15,25 +18,20 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from suite import machine, parts
 from suite import mesh as meshes
-from suite.job import Job, slug
+from suite import parts
+from suite.job import Job
 from suite.model import backbone, matching
 from suite.model.backbone import Model
-from suite.sweep import processes, provenance, store
+from suite.sweep import processes, provenance
 from suite.sweep.watchdog import Watchdog
 from suite.tasks import Batch, corpora
-from suite.training import checkpoint, clock
+from suite.training import checkpoint, conditions, programs
 from suite.training import step as steps
+from suite.training.programs import Programs, is_shape
 from suite.training.step import Metrics, State
 
 SAVE_SECONDS = 300.0  # between checkpoints, where validations are farther apart
-
-# Fields that reach no compiled program: jobs that differ in these alone share theirs.
-NOT_IN_A_PROGRAM = {
-    **{"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1},
-    **{"learning_rate": 1.0, "warmup": 0.0, "steps": 1},  # the course of the rate stands in the state
-}
 
 
 class Untrained(Exception):
@@ -42,7 +40,7 @@ class Untrained(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Rig:
-    """A job on a mesh. `run` is the directory of its records; `facts` are the conditions that go into every row.
+    """A job on a mesh. `run` is the directory of its records; `conditions` go into every row.
 
     Training saves its state at every validation, and where `save_seconds` have gone by since.
     """
@@ -52,8 +50,8 @@ class Rig:
     task: Any
     static: Model
     run: epath.Path | None
-    facts: dict[str, Any]
-    programs: "Programs"
+    conditions: dict[str, Any]
+    programs: Programs
     watchdog: Watchdog
     save_seconds: float
 
@@ -73,11 +71,11 @@ class Rig:
         """The parameters at the end of training from its last checkpoint, kept apart once more."""
         assert self.run is not None, "trained parameters lie in a run directory"
         with checkpoint.Checkpoints(self.run / "checkpoints") as checkpoints:
-            found = checkpoints.restore(self.state)
-        if found is None or int(found[0].step) != self.job.steps:
+            restored = checkpoints.restore(self.state)
+        if restored is None or int(restored[0].step) != self.job.steps:
             raise Untrained(f"no trained parameters are left in {self.run}")
-        checkpoint.save_final(self.run / "final", found[0].params)
-        return found[0].params
+        checkpoint.save_final(self.run / "final", restored[0].params)
+        return restored[0].params
 
     def estimate(self) -> dict[str, Any]:
         """Bytes that a training step holds on a device: of the compiled program, or where there is none of its shapes.
@@ -101,16 +99,16 @@ class Rig:
 
         LookupError where no mixer of the model has such a knob. A knob that changes a parameter's shape does not fit.
         """
-        there = dataclasses.replace(self, job=self.job.replace(length=length), task=_lengthened(self.task, length))
+        longer = dataclasses.replace(self, job=self.job.replace(length=length), task=_lengthened(self.task, length))
         if not changes:
-            return there
+            return longer
         solved = with_changes(self.programs.job, changes)
-        programs = _programs(solved, self.mesh, self.programs.vocab)
-        return dataclasses.replace(there, static=programs.static, programs=programs)
+        changed = programs.of_job(solved, self.mesh, self.programs.vocab)
+        return dataclasses.replace(longer, static=changed.static, programs=changed)
 
     def adopt(self, params: Model) -> Model:
         """Parameters of a model that differs from this one only in knobs without parameters, as this model's."""
-        shapes = eqx.filter(backbone.shapes(self.programs.job, self.programs.vocab), _is_shape)
+        shapes = eqx.filter(backbone.shapes(self.programs.job, self.programs.vocab), is_shape)
         return jax.tree.unflatten(jax.tree.structure(shapes), jax.tree.leaves(params))
 
     @property
@@ -125,7 +123,7 @@ class Rig:
         """
         size = self.job.batch
         sharding = meshes.over_batch(self.mesh)
-        shapes = batch_shapes(size, self.job.length)
+        shapes = programs.batch_shapes(size, self.job.length)
 
         def make(number: int) -> Batch:
             cache: dict[tuple[int, int], Batch] = {}
@@ -180,7 +178,7 @@ class Rig:
         sums: collections.Counter[str] = collections.Counter()
         for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / self.job.batch), end=examples)):
             self.watchdog.beat(long=number == 0)
-            sums.update(steps.facts(self.programs.evaluate(params, batch)))
+            sums.update(steps.as_numbers(self.programs.evaluate(params, batch)))
         return {
             "loss": sums["nats"] / sums["weights"],
             "accuracy": sums["correct"] / sums["weights"],
@@ -206,67 +204,6 @@ class Rig:
         return Batch(*(jax.make_array_from_callback(shape, sharding, lambda index, a=a: a[index]) for a in parts_))
 
 
-@dataclasses.dataclass(frozen=True)
-class Programs:
-    """What is compiled for a job, whatever its seed and rate: they are arguments."""
-
-    job: Job
-    mesh: Mesh
-    vocab: int
-
-    @functools.cached_property
-    def static(self) -> Model:
-        return eqx.partition(backbone.shapes(self.job, self.vocab), _is_shape)[1]
-
-    @functools.cached_property
-    def optimizer(self) -> Any:
-        return steps.make_optimizer(self.job, backbone.matrices(backbone.shapes(self.job, self.vocab)))
-
-    @functools.cached_property
-    def initialise(self) -> Any:
-        @jax.jit
-        def initialise(seed: jax.Array, schedule: steps.Schedule) -> State:
-            built = backbone.build(self.job, self.vocab, key=jax.random.key(seed))
-            matrices = backbone.matrices(backbone.shapes(self.job, self.vocab))
-            optimizer = steps.make_optimizer(self.job, matrices, schedule)
-            return steps.start(eqx.filter(built, eqx.is_array), optimizer)
-
-        return initialise
-
-    def start(self, job: Job) -> State:
-        """The state before the first step, made on one device of each process and copied to its others.
-
-        As a program over all devices it does not end on CPU hosts: the threads of the orthogonal matrices' QR and the
-        devices wait for each other.
-        """
-        with jax.default_device(self.mesh.local_devices[0]):
-            seed = jnp.asarray(job.seed, jnp.int32)
-            return meshes.replicate(self.initialise(seed, steps.Schedule.of(job)), self.mesh)
-
-    @functools.cached_property
-    def lowered_step(self) -> jax.stages.Lowered:
-        jitted = steps.make_step(self.static, self.optimizer, self.mesh, self.job.microbatch)
-        state = jax.eval_shape(self.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.job))
-        return jitted.lower(state, batch_shapes(self.job.batch, self.job.length))
-
-    @functools.cached_property
-    def compiled_step(self) -> tuple[jax.stages.Compiled, float, bool]:
-        """The program, the seconds its compilation took, and whether it came from the persistent cache."""
-        return clock.time_compile(self.lowered_step)
-
-    @property
-    def step(self) -> jax.stages.Compiled:
-        return self.compiled_step[0]
-
-    @functools.cached_property
-    def evaluate(self) -> Any:
-        return steps.make_evaluate(self.static, self.mesh)
-
-    @functools.cached_property
-    def answers(self) -> Any:
-        return steps.make_answers(self.static, self.mesh)
-
-
 def build(
     job: Job,
     mesh: Mesh,
@@ -280,9 +217,9 @@ def build(
     task = open_task(job, data_dir)
     check(job, mesh, task.vocab)
     solved = matching.solve(job, task.vocab)
-    programs = _programs(solved.replace(**NOT_IN_A_PROGRAM), mesh, task.vocab)
-    facts = _facts(job, solved, mesh, task)
-    return Rig(job, mesh, task, programs.static, run, facts, programs, watchdog or Watchdog(), save_seconds)
+    shared = programs.of_job(solved, mesh, task.vocab)
+    fields = conditions.of_row(job, solved, mesh, task)
+    return Rig(job, mesh, task, shared.static, run, fields, shared, watchdog or Watchdog(), save_seconds)
 
 
 def check(job: Job, mesh: Mesh, vocab: int) -> None:
@@ -331,81 +268,12 @@ def open_task(job: Job, data_dir: str) -> Any:
     return make() if task is None else task
 
 
-def place(mesh: Mesh) -> str:
-    """A name for where it runs: device kind, devices, mesh. Of a CPU also the cores that may be used."""
-    kind = device_kind(mesh)
-    if mesh.devices.flat[0].platform == "cpu":
-        kind = f"{kind} {machine.cores()} cores"
-    axes = " ".join(f"{axis}{size}" for axis, size in mesh.shape.items())
-    return slug(f"{kind} {axes}")
-
-
-def device_kind(mesh: Mesh) -> str:
-    """The kind under which suite/hardware.py knows a device; for a CPU its brand and model."""
-    device = mesh.devices.flat[0]
-    return machine.cpu() if device.platform == "cpu" else device.device_kind
-
-
-def batch_shapes(size: int, length: int) -> Batch:
-    tokens = jax.ShapeDtypeStruct((size, length), jnp.int32)
-    return Batch(tokens, tokens, jax.ShapeDtypeStruct((size, length), jnp.float32))
-
-
 def _cut(batch: Batch, kept_B: np.ndarray) -> Batch:
     """The batch with weight 0 for the examples that are not kept."""
     return batch._replace(weights_BT=batch.weights_BT * kept_B[:, None].astype(np.float32))
 
 
-def implementation(job: Job, mesh: Mesh) -> str:
-    """The forms that the mixers of a job run on a mesh, one a part of its pattern."""
-    ran = []
-    for spec in parts.pattern(job.mixer):
-        module, knobs = parts.load("suite.mixers", spec)
-        if "implementation" in knobs:
-            shape = eqx.filter_eval_shape(lambda m=module, k=knobs: m.Mixer(job.width, key=jax.random.key(0), **k))
-            with meshes.ambient(mesh):
-                ran.append(shape.ran(jnp.dtype(job.dtype)))
-        else:
-            ran.append("reference")
-    return "+".join(ran)
-
-
-@functools.lru_cache(maxsize=32)
-def _programs(job: Job, mesh: Mesh, vocab: int) -> Programs:
-    return Programs(job, mesh, vocab)
-
-
-def _facts(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
-    """The conditions under which a row was taken."""
-    params = backbone.count_parameters(backbone.shapes(solved, task.vocab))
-    wanted = matching.reference(job) if job.match_to and job.match != "none" else solved
-    target = backbone.count_parameters(backbone.shapes(wanted, task.vocab))
-    return {
-        "run_id": job.id,
-        "arm": job.arm,
-        "width": solved.width,
-        "params": params,
-        "params_mismatch": params / target - 1,
-        **({"mismatch": matching.mismatch(job, task.vocab)} if job.match_to and job.match in matching.SOLVED else {}),
-        "solved": parts.short("suite.mixers", solved.mixer),
-        "implementation": implementation(solved, mesh),
-        "place": place(mesh),
-        "device_kind": device_kind(mesh),
-        "platform": mesh.devices.flat[0].platform,
-        "n_devices": mesh.size,
-        "n_processes": jax.process_count(),
-        "jax": jax.__version__,
-        **store.provenance(job.own_files()),
-        **provenance.of_data(task),
-    }
-
-
 def _changed(spec: str, changes: Mapping[str, parts.Value]) -> str:
     """The part of a pattern with those of the changes that it has a knob for."""
-    known = parts.knobs("suite.mixers", spec)
-    own = {knob: value for knob, value in changes.items() if knob in known}
-    return parts.with_knobs("suite.mixers", spec, own)
-
-
-def _is_shape(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)
+    knobs = parts.knobs("suite.mixers", spec)
+    return parts.with_knobs("suite.mixers", spec, {knob: changes[knob] for knob in changes.keys() & knobs.keys()})

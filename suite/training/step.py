@@ -36,7 +36,7 @@ def start(params: Model, optimizer: optax.GradientTransformation) -> State:
 
 
 class Schedule(NamedTuple):
-    """The course of the rate, as arrays of the state: jobs that differ in it alone share their programs."""
+    """The schedule of the learning rate, as arrays of the state: jobs that differ in it alone share their programs."""
 
     count: Int[Array, ""]
     learning_rate: Float[Array, ""]
@@ -49,7 +49,7 @@ class Schedule(NamedTuple):
         return cls(jnp.zeros((), jnp.int32), *(jnp.asarray(number, jnp.float32) for number in numbers))
 
     def now(self, decay: str) -> Float[Array, ""]:
-        """The rate of the next step. Step 1 of the warmup already moves: at 0 it would be a step that only costs."""
+        """The learning rate of the next step. The first step of the warmup has one above 0, or it would only cost."""
         count = self.count.astype(jnp.float32)
         rise = (count + 1) / (self.warmup + 1)
         share = jnp.clip((count - self.warmup) / jnp.maximum(self.steps - self.warmup, 1), 0, 1)
@@ -58,9 +58,9 @@ class Schedule(NamedTuple):
 
 
 def make_optimizer(job: Job, matrices: PyTree, schedule: Schedule | None = None) -> optax.GradientTransformation:
-    """Clipping, the update rule, warmup and decay of the rate, as the job says; only `matrices` decay.
+    """Clipping, the update rule, warmup and decay of the learning rate, as the job says; only `matrices` decay.
 
-    The rate's course stands in the state from `init` on, by default the job's own.
+    The schedule, by default the job's own, stands in the state from `init` on.
     """
     rules: dict[str, Callable[[], optax.GradientTransformation]] = {
         "adamw": lambda: optax.adamw(1.0, b2=0.95, weight_decay=job.weight_decay, mask=matrices),
@@ -141,13 +141,13 @@ def make_answers(static: Model, mesh: Mesh) -> Callable[[Model, Batch], tuple[Ar
 
 
 def _answers(static: Model, params: Model, batch: Batch, mesh: Mesh) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Each device those of its own examples."""
+    """As make_answers; each device computes those of its own examples."""
 
-    def own(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    def of_device(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
         return answer(eqx.combine(params, static), batch)
 
     with meshes.ambient(mesh):
-        return meshes.sharded(own, (None, 0), 0)(params, batch)
+        return meshes.sharded(of_device, (None, 0), 0)(params, batch)
 
 
 def _add_up(
@@ -243,6 +243,6 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return x ^ (x >> 16)
 
 
-def facts(metrics: Metrics) -> dict[str, Any]:
+def as_numbers(metrics: Metrics) -> dict[str, Any]:
     """Metrics as Python numbers; waits for the device."""
     return {name: value.item() for name, value in jax.device_get(metrics).items()}
