@@ -26,6 +26,7 @@ ZERO = {
 ONE = {"suite.mesh", "suite.counting", "suite.training.clock", "suite.ops"}
 ONE |= {"suite.sweep.processes", "suite.sweep.watchdog"}
 TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.training.step", "suite.training.checkpoint"}
+TWO |= {"suite.training.programs", "suite.training.conditions"}
 
 # The first pattern that fits a file says what it may import besides the standard library, inside functions too.
 MAY_IMPORT = {
@@ -40,7 +41,6 @@ MAY_IMPORT = {
     "suite/sweep/*": PLAIN | ZERO,
     "suite/judging/*": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
-    "suite/counting/flops.py": JAX | ZERO,
     "suite/counting/*": JAX | {"suite.counting"},
     "suite/training/clock.py": JAX | ZERO,
     "suite/training/step.py": JAX | {"optax"} | ZERO | ONE | {"suite.model", "suite.tasks"},
