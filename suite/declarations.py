@@ -30,7 +30,6 @@ class Number:
     """One measured number of a row, as results.csv has it."""
 
     metric: str
-    unit: str
     value: float
 
 
@@ -63,11 +62,12 @@ class Columns:
         """The measured numbers of a row by their columns; ValueError where a condition that they rest on is missing."""
         numbers: dict[str, Number] = {}
         try:
-            for column, quantity in {row["phase"]: {}, **self.quantities}[row["phase"]].items():
-                if column in row and isinstance(row[column], int | float) and not isinstance(row[column], bool):
+            quantities = {row["phase"]: {}, **self.quantities}[row["phase"]]
+            for column, value in row.items():
+                if column in quantities and isinstance(value, int | float) and not isinstance(value, bool):
+                    quantity = quantities[column]
                     metric = PLACEHOLDER.sub(lambda match: str(row[match[1]]), quantity.metric)
-                    value = row[column] / row[quantity.per] if quantity.per else row[column]
-                    numbers[column] = Number(metric, quantity.unit, value)
+                    numbers[column] = Number(metric, value / row[quantity.per] if quantity.per else value)
         except (KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(f"a row lacks a condition: {error}") from error
         return numbers
