@@ -150,6 +150,12 @@ def constant(folder: str, spec: str, constant: str) -> Any:
     return value
 
 
+def about(folder: str, spec: str) -> str:
+    """The first line of a part's docstring, read without importing it."""
+    docstring = ast.get_docstring(_tree(source(folder, split(spec)[0])))
+    return docstring.partition("\n")[0] if docstring else ""
+
+
 def formula(text: str, names: Mapping[str, Value]) -> float:
     """The value of an expression of numbers and names, as in `compilation + steps * max(step, 0.004)`."""
     try:

@@ -448,13 +448,20 @@ def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
     assert len(table.columns) == len(table.rows) == 7
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(cells) == [name.replace("_", " ") for name in claims.ORDER]
-    assert cells["parallelism"]["textbook"] == parallelism.SAID
+    assert cells["parallelism"]["the textbook says"] == parallelism.SAID
     assert cells["parallelism"]["measured here"].count("0.500x (95 % 0.400 to 0.600)") == 2
     assert cells["path length"]["verdict"] == "holds: a reason"
     assert cells["inference memory"]["crossover"] == "at 2,048"
     assert cells["context length"]["scope"] == "up to 512 tokens"
     others = [cells[name]["other arms"] for name in ("path length", "state tracking", "parallelism")]
     assert others == ["like the LSTM: gru, elman", "like the LSTM: gru; like attention: mingru", ""]
+
+
+def test_the_first_screen_says_what_the_words_of_this_project_mean(tmp_path: pathlib.Path):
+    blocks = report.compose(gathered(tmp_path, **seven())).blocks
+    before = " ".join(map(str, blocks[: blocks.index(document.Heading("Claims"))]))
+    for meaning in ("its mixer, the layer", "is an arm", "A claim is", "the judged pair", "The scale, how much is run"):
+        assert meaning in before
 
 
 def test_p_values_are_corrected_over_all_claims_of_the_textbook(tmp_path: pathlib.Path):
@@ -485,8 +492,8 @@ def test_a_claims_tables_and_other_arms_stand_in_its_section(tmp_path: pathlib.P
     assert document.Table(("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5"))) in blocks
     facts = [pair for block in blocks if isinstance(block, document.Terms) for pair in block.pairs]
     assert ("Other arms", "like the LSTM: gru, elman") in facts
-    assert ("Extends", "to gru and elman") in facts
-    assert [said for term, said in facts if term == "Extends"] == ["to gru and elman"], (
+    assert ("Verdict extends", "to gru and elman") in facts
+    assert [said for term, said in facts if term == "Verdict extends"] == ["to gru and elman"], (
         "an open verdict extends to none"
     )
 
@@ -558,7 +565,7 @@ def test_markdown_shows_the_pictures(drawn: pathlib.Path):
 def test_equal_fingerprints_and_the_rate_are_said(drawn: pathlib.Path):
     text = (drawn / "report.md").read_text()
     assert "The fingerprints are equal" in text
-    assert "One rate for all arms" in text
+    assert "All arms have one learning rate" in text
 
 
 def test_a_comparison_that_has_just_begun_has_a_report(tmp_path: pathlib.Path):

@@ -24,6 +24,7 @@ def compose(comparison: Comparison) -> Document:
     groups = trained.trainings(comparison)
     blocks = [
         *verdicts.warnings(comparison),
+        *verdicts.introduction(comparison),
         *verdicts.claims_table(comparison),
         *verdicts.one_chart(comparison),
         *trained.every_arm(comparison, groups),

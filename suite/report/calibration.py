@@ -13,7 +13,7 @@ from suite.report import words
 from suite.report.document import Block, Commands, Document, Heading, Note, Prose, Table, Terms
 from suite.sweep.store import Row
 
-TITLE = "Our forms against each other and against other libraries"
+TITLE = "Our implementations against each other and against other libraries"
 BASELINES = ("fla", "pytorch")  # the denominator of the ratios, where one of them took part
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # two sums of the same numbers lie no further apart
 SIZES = ("flops", "argument_bytes", "output_bytes", "temp_bytes", "version")
@@ -34,10 +34,11 @@ def document(rows: Sequence[Row], environment: Row, command: str) -> Document:
     blocks = [block for benchmark in benchmarks for block in _benchmark(benchmark)]
     where = words.place({**rows[0], "n_devices": 1}, environment) if rows else words.place({}, environment)
     about = Prose(
-        "Value and gradient, or a whole training step. Contenders take turns in a process and processes are fresh; a "
-        "ratio is that of medians of the same process, with a 95 % interval over processes. Of attainable: the longest "
-        "of three times that no program can undercut, over the measured one: products at the peak, arguments and "
-        "results once through memory, and steps that wait for one another where their latency is known."
+        "Each contender, one implementation of an operation, computes value and gradient, or a whole training step. "
+        "Contenders take turns in a process and processes are fresh; a ratio is that of medians of the same process, "
+        "with a 95 % interval over processes. Of attainable: the longest of three times that no program can undercut, "
+        "over the measured one: products at the peak, arguments and results once through memory, and steps that wait "
+        "for one another where their latency is known."
     )
     versions = {"jax": rows[0]["jax"], "commit": rows[0]["commit"]} if rows else {}
     versions |= {row["contender"]: row["version"] for row in rows if "version" in row}
@@ -129,11 +130,10 @@ def _headline(benchmarks: Sequence[dict[str, Any]]) -> str:
         if benchmark["against"] in BASELINES and chosen.get("ratio"):
             ratios.append(chosen["ratio"]["value"])
     if not ratios:
-        return "No other library took part; our forms are set against the one that is chosen."
-    return (
-        f"The chosen forms take {words.number(min(ratios))} to {words.number(max(ratios))} times the time of other "
-        f"libraries over {words.counted(len(ratios), 'benchmark')}."
-    )
+        return "No other library took part; our implementations are compared with the chosen one."
+    span = f"{words.number(min(ratios))} to {words.number(max(ratios))} times"
+    benchmarks_timed = words.counted(len(ratios), "benchmark")
+    return f"The chosen implementations take {span} the time of other libraries over {benchmarks_timed}."
 
 
 def _benchmark(benchmark: dict[str, Any]) -> Iterator[Block]:
@@ -157,7 +157,8 @@ def _benchmark(benchmark: dict[str, Any]) -> Iterator[Block]:
                 _values(result, benchmark["dtype"]),
             )
         )
-    columns = ("contender", "time", f"ratio to {benchmark['against']}", "of attainable", "products", "kept", "value")
+    ratio = f"ratio to {benchmark['against']}"
+    columns = ("contender", "time", ratio, "of attainable", "FLOPs", "temporary memory", "value")
     yield Table(columns, tuple(lines), tuple(notes))
     if family not in ("lstm", "gru", "elman", "train_attention", "train_lstm"):
         yield Note(f"Heads of {benchmark['head_size']} channels.")

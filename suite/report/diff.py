@@ -13,7 +13,7 @@ TITLE = "Two comparisons side by side"
 # Claims whose numbers come from losses on text: of two corpora they are not compared.
 ON_TEXT = ("context_length", "compute_scaling")
 NOT_JUDGED = "not judged there"
-COLUMNS = ("reason", "verdict A", "verdict B", "quantity", "measured A", "measured B", "B / A")
+COLUMNS = ("claim", "verdict A", "verdict B", "quantity", "measured A", "measured B", "B / A")
 
 
 def document(first: Comparison, second: Comparison) -> Document:
@@ -83,7 +83,7 @@ def _changes(first: Comparison, second: Comparison) -> Iterator[Block]:
     """A line for each condition that differs."""
     one, other = _conditions(first), _conditions(second)
     lines = [
-        (name, ", ".join(one.get(name, ["not there"])), ", ".join(other.get(name, ["not there"])))
+        (name, ", ".join(one.get(name, ["none"])), ", ".join(other.get(name, ["none"])))
         for name in one | other
         if one.get(name) != other.get(name)
     ]
@@ -103,7 +103,7 @@ def _conditions(comparison: Comparison) -> dict[str, list[str]]:
         "scale": [comparison.scale or "single jobs"],
         "arms": list(comparison.arms),
         "source of the rows": sorted({row["source"] for row in rows if "source" in row}),
-        "own files": sorted(users),
+        "users' files": sorted(users),
         "corpus, sha256": comparison.corpora,
     }
     if env:

@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Callable, Iterator
 
-from suite import learning_rates
+from suite import learning_rates, parts
 from suite.claims import MATCHES
 from suite.job import Job
 from suite.judging import pace
@@ -44,7 +44,7 @@ def _fairness(comparison: Comparison, groups: list[Trainings], title: str) -> It
     def of_rows(name: str, rows: list[Row], show: Callable[[Row], str]) -> tuple[str, ...]:
         """The values of each arm's rows, each value once."""
         values = [dict.fromkeys(show(row) for row in rows if row["arm"] == arm) for arm in models]
-        return name, *(", ".join(texts) or "not there yet" for texts in values)
+        return name, *(", ".join(texts) or "not measured yet" for texts in values)
 
     ends = {row["arm"]: row for row in learnt if "fingerprint" in row}
     matched = {row["match"] for row in models.values() if row["match_to"]} or {"params"}
@@ -52,32 +52,33 @@ def _fairness(comparison: Comparison, groups: list[Trainings], title: str) -> It
     lines = [
         of_models("width", lambda row: words.number(row["width"])),
         of_models("parameters", lambda row: words.number(row["params"])),
-        of_models("off the reference", lambda row: _mismatch(row["params_mismatch"])),
+        of_models("parameters off the reference", lambda row: _mismatch(row["params_mismatch"])),
         *(
             of_models(f"off the reference in {MATCHES[match]}", lambda row, m=match: _mismatch_in(comparison, row, m))
             for match in sorted(matched - {"params", "none"})
         ),
-        *([of_models("mixer as it was solved", lambda row: row["solved"])] if solved else []),
-        of_models(f"FLOPs a token, forward, T={longest:,}", lambda row: words.si(row["flops_per_token"], "FLOP")),
-        of_models("the same, full square", lambda row: words.si(row["flops_per_token_square"], "FLOP")),
+        *([of_models("mixer, with the knob that the matching chose", lambda row: row["solved"])] if solved else []),
+        of_models(f"FLOPs a token, forward, {longest:,} tokens", lambda row: words.si(row["flops_per_token"], "FLOP")),
+        of_models("the same over the full square", lambda row: words.si(row["flops_per_token_square"], "FLOP")),
         *(
             of_models(f"state at {context:,} tokens", lambda row, at=context: _state(comparison, row, at))
             for context in CONTEXTS
         ),
         of_models(
-            f"sequential depth, reference form, T={longest:,}", lambda row: words.number(row["sequential_depth"])
+            f"sequential depth, reference implementation, {longest:,} tokens",
+            lambda row: words.number(row["sequential_depth"]),
         ),
         of_models(
-            f"sequential depth, form that ran, T={longest:,}", lambda row: words.number(row["sequential_depth_ran"])
+            f"sequential depth, as it ran, {longest:,} tokens", lambda row: words.number(row["sequential_depth_ran"])
         ),
-        of_rows("form that ran", sizes, lambda row: row["implementation"]),
+        of_rows("implementation that ran", sizes, lambda row: row["implementation"]),
         of_rows("tokens seen in training", list(ends.values()), lambda row: words.number(row["tokens"])),
         of_rows("fingerprint of the data", list(ends.values()), lambda row: f"{row['fingerprint']:08x}"),
         of_rows("optimiser", learnt, lambda row: row["optimizer"]),
-        of_rows("learning_rate", learnt, lambda row: f"{row['learning_rate']:g}"),
+        of_rows("learning rate", learnt, lambda row: f"{row['learning_rate']:g}"),
         of_rows("how the rate was chosen", learnt, _provenance),
         of_rows("seeds of the learning curves", learnt, lambda row: str(row["seed"])),
-        of_models("fresh processes of the timings", lambda row: str(processes[row["arm"]])),
+        of_models("processes that timed it", lambda row: str(processes[row["arm"]])),
         of_rows("precision of the products", sizes, lambda row: row["dtype"]),
         of_rows("devices", [*sizes, *timed], lambda row: f"{row['n_devices']} x {row['device_kind']}"),
     ]
@@ -90,6 +91,9 @@ def _fairness(comparison: Comparison, groups: list[Trainings], title: str) -> It
 def _sentences(
     comparison: Comparison, models: dict[str, Row], matched: set[str], ends: dict[str, Row], learnt: list[Row]
 ) -> Iterator[str]:
+    references = sorted({parts.short("suite.mixers", row["match_to"]) for row in models.values() if row["match_to"]})
+    if references:
+        yield f"The reference is {words.listed(references)}, to which the other arms are matched."
     for match in sorted(matched - {"none"}):
         off = [arm for arm, row in models.items() if FLAG in _mismatch_in(comparison, row, match)]
         if off:
@@ -104,16 +108,16 @@ def _sentences(
             yield "The arms have not seen equally many tokens yet, so their fingerprints cannot be compared."
     rates = {row["learning_rate"] for row in learnt}
     if len(rates) == 1:
-        yield "One rate for all arms."
+        yield "All arms have one learning rate."
     elif rates:
-        yield "The arms have rates of their own."
+        yield "Each arm has its own learning rate."
 
 
 def environment(comparison: Comparison) -> Iterator[Block]:
     """The devices, the packages, the peaks, the corpora and the flags."""
     pairs = [("Device", comparison.where)]
     if comparison.place:
-        pairs.append(("Place", comparison.place["place"]))
+        pairs.append(("Place of the rows", comparison.place["place"]))
     if env := comparison.environment:
         memory = words.si(float(env["memory_bytes"]), "B")
         variables = ", ".join(f"{name}={value}" for name, value in sorted(env["variables"].items()))
@@ -122,7 +126,7 @@ def environment(comparison: Comparison) -> Iterator[Block]:
             ("System", f"{env['platform']}, Python {env['python']}"),
             ("Packages", ", ".join(f"{name} {version}" for name, version in env["packages"].items())),
             ("Commit", f"{env['commit']}, sources {env['source']}"),
-            ("variables", variables or "none set"),
+            ("Variables", variables or "none set"),
         ]
     pairs += [("Peak", text) for text in _peaks(comparison)]
     pairs += [("Corpus, sha256", text) for text in comparison.corpora]
@@ -159,7 +163,7 @@ def _mismatch(value: float) -> str:
 def _state(comparison: Comparison, model: Row, context: int) -> str:
     rows = [row for row in comparison.rows if row.get("phase") == "state" and row["run_id"] == model["run_id"]]
     sizes = [row["state_bytes"] for row in rows if row["context"] == context]
-    return words.si(sizes[0], "B") if sizes else "not there yet"
+    return words.si(sizes[0], "B") if sizes else "not measured yet"
 
 
 def _peaks(comparison: Comparison) -> Iterator[str]:

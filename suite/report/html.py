@@ -118,7 +118,8 @@ def _block(block: Block, numbers: dict[int, int]) -> Iterator[str]:
             yield f"<figure><figcaption>{_text(title)}</figcaption>{drawn}{read}</figure>"
         case Commands(lines, summary):
             text = f"<pre>{_text(chr(10).join(lines))}</pre>"
-            yield f'<details class="again"><summary>{_text(summary or "make this again")}</summary>{text}</details>'
+            title = _text(summary or "the command that makes this again")
+            yield f'<details class="again"><summary>{title}</summary>{text}</details>'
         case Table(columns, rows, notes, cards):
             yield _table(columns, rows, "cards" if cards else "scroll")
             yield from (f'<p class="notes">[{number}] {_text(note)}</p>' for number, note in enumerate(notes, 1))

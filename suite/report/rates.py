@@ -11,7 +11,7 @@ from suite.report import figures, words
 from suite.report.document import Block, Commands, Document, Heading, Prose, Table
 
 TITLE = "Learning rates, chosen on validation"
-COLUMNS = ("arm", "learning_rate", "score there", "median score at each rate", "edge")
+COLUMNS = ("arm", "learning rate", "its score", "median score at each rate", "at an edge of the grid")
 
 
 def document(curves: Sequence[Curve], command: str) -> Document:
@@ -23,7 +23,7 @@ def document(curves: Sequence[Curve], command: str) -> Document:
     arms = sorted({curve.job.arm for curve in curves})
     blocks = [block for _, group in sorted(groups.items()) for block in _section(group, arms)]
     trainings = sum(len(curve.rows) + len(curve.failed) for curve in curves)
-    chosen = f"{words.counted(trainings, 'training')} chose {words.counted(len(curves), 'learning_rate')}"
+    chosen = f"{words.counted(trainings, 'training')} chose {words.counted(len(curves), 'learning rate')}"
     return Document(TITLE, f"{chosen}, each on seeds that no comparison uses.", (*blocks, Commands((command,))))
 
 

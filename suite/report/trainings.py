@@ -168,7 +168,11 @@ def every_arm(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block
     if arms:
         columns = ("arm", *(_conditions(group, groups) for group in groups))
         yield Table(columns, tuple((arm, *(_result(group, arm) for group in groups)) for arm in arms))
-        yield Note("Median accuracy over seeds at the final position and how many reach 0.9; on text the test loss.")
+        yield Note(
+            "Median accuracy over seeds at the final position, and the seeds that reach 0.9; on text the test loss."
+        )
+        specs = sorted({parts.split(group.task)[0] for group in groups if not parts.is_own("suite.tasks", group.task)})
+        yield Note(" ".join(f"{spec}: {parts.about('suite.tasks', spec)}" for spec in specs))
     if judged:
         behaviours = [dict(one.finding.arms) for one in judged]
         others = sorted({arm for of_claim in behaviours for arm in of_claim}, key=comparison.order)
@@ -183,7 +187,7 @@ def _result(group: Trainings, arm: str) -> str:
         return ""
     by_arm = trials.gather([row for row in group.rows if row["arm"] == arm])
     if arm not in by_arm:
-        return "not there yet"
+        return "not measured yet"
     seeds = by_arm[arm]
     if not group.on_text:
         return f"{seeds.median:.2f} ({seeds})"
@@ -202,7 +206,7 @@ def learning(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block]
     on_text = [group for group in groups if group not in drawn and group.on_text and not comparison.scale]
     others = [group for group in groups if group not in drawn and not group.on_text]
     others.sort(key=lambda group: (_in_numbers(group.task), group.job.length))
-    title = "Answers after training (judged in their claims)"
+    title = "Accuracy after training (judged under its claim)"
     yield from _seeds_table(comparison, title, others, ACCURACIES, _accuracies)
     yield from _seeds_table(comparison, "Other trainings on text", on_text, LOSSES, _losses)
 
@@ -231,7 +235,7 @@ def _curves(comparison: Comparison, group: Trainings, number: int) -> Iterator[B
             )
             for row in tests
         ]
-        yield Table(("arm", "seed", "learning_rate", f"test loss ({group.unit})", *TESTS), tuple(lines))
+        yield Table(("arm", "seed", "learning rate", f"test loss ({group.unit})", *TESTS), tuple(lines))
     for row in group.rows:
         if row["outcome"] != "ok":
             at_step = f" at step {row['step']:,}" if "step" in row else ""
@@ -252,7 +256,7 @@ def _sentences(comparison: Comparison, group: Trainings) -> Iterator[str]:
         yield f"At equal seconds: by {words.seconds(limit)} the last validation had {at_limit} {group.unit}."
     elsewhere = sorted({row["place"] for row in group.rows} - {comparison.place["place"]})
     if elsewhere:
-        yield f"Trained, and the seconds taken, at another place: {words.listed(elsewhere)}."
+        yield f"Trained, and the seconds taken, on other devices: {words.listed(elsewhere)}."
 
 
 def _seeds_table(
@@ -274,7 +278,7 @@ def _seeds_table(
             lines.append((_conditions(group, groups), arm, f"{rate:g}", str(len(rows)), *cells(rows)))
     if lines:
         yield Heading(title)
-        yield Table(("trained on", "arm", "learning_rate", "seeds", *columns), tuple(lines))
+        yield Table(("trained on", "arm", "learning rate", "seeds", *columns), tuple(lines))
         every = [row for group in groups for row in [*group.rows, *group.probes]]
         yield Commands(tuple(comparison.commands(every)), "each training by itself")
 

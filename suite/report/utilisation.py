@@ -195,10 +195,11 @@ def utilisation(comparison: Comparison) -> Iterator[Block]:
     lines = tuple(_line(machine, timing, notes) for timing in timed)
     yield Heading("Utilisation of a training step")
     yield Prose(
-        "Medians over fresh processes. MFU counts the model's causal FLOPs, three forward passes a step. Bandwidth "
-        "counts each argument and result of a step once, so it is a lower bound. Attainable is the longest of three "
-        "times that no step can undercut: its FLOPs at the peak, those bytes at full bandwidth, and its steps that "
-        "wait for one another. Input wait is what real batches add to resident ones."
+        "Medians over fresh processes. MFU, model FLOPs utilisation, is the model's causal FLOPs a second, of three "
+        "forward passes a step, over the peak of the devices. Bandwidth counts each argument and result of a step "
+        "once, so it is a lower bound. Attainable is the longest of three times that no step can undercut: its FLOPs "
+        "at the peak, those bytes at full bandwidth, and its steps that wait for one another; the column has it over "
+        "the measured time. Input wait is what real batches add to resident ones."
     )
     yield Table(COLUMNS, lines, tuple(notes))
     if comparison.command:
@@ -238,8 +239,10 @@ def failures(comparison: Comparison) -> Iterator[Block]:
     failed = [row for row in comparison.rows if row["outcome"] != "ok"]
     if not failed:
         return
-    yield Heading("Without a number")
-    yield Prose("These are results too: what this machine could not hold, compile or train.")
+    yield Heading("Cells without a number")
+    yield Prose(
+        "A cell is one measure of one model. These are results too: this machine could not hold, compile or train them."
+    )
     yield Table(FAILURE_COLUMNS, tuple(map(_failure, failed)))
     yield Commands(tuple(comparison.commands(failed)), "each cell by itself")
 

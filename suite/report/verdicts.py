@@ -10,7 +10,7 @@ from suite import claims
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Point
 from suite.judging import statistics
 from suite.report import figures, words
-from suite.report.document import Banner, Block, Commands, Heading, Note, Table, Terms
+from suite.report.document import Banner, Block, Commands, Heading, Note, Prose, Table, Terms
 from suite.report.figures import DASHED, DOTTED, SOLID, Look
 from suite.report.records import NO_SCALE, Comparison, Judged
 
@@ -21,8 +21,21 @@ PREDICATES = {
     "undecided": ("is undecided", "are undecided"),
     "untested": ("cannot be tested at this scale", "cannot be tested at this scale"),
 }
-COLUMNS = ("reason", "textbook", "measured here", "verdict", "scope", "crossover", "other arms")
+COLUMNS = ("claim", "the textbook says", "measured here", "verdict", "scope", "crossover", "other arms")
 MOST_PROBLEMS = 20
+
+
+# The words of this project that a report cannot do without.
+MODELS = (
+    "The models compared here are one network and differ only in its mixer, the layer that carries information from "
+    "token to token: attention, or a recurrence such as the LSTM. A model with its mixer is an arm; training it again "
+    "with other random numbers is another seed."
+)
+CLAIMS = (
+    "A claim is a statement of the textbook on attention and recurrence. A rule, written before any data, judges it "
+    "for attention and the LSTM, the judged pair: it holds, fails, is undecided, or is untested where these runs "
+    "cannot decide it. Other arms are like the one, like the other, or neither."
+)
 
 
 def headline(comparison: Comparison) -> str:
@@ -76,6 +89,13 @@ def problems(comparison: Comparison, name: str) -> Iterator[Block]:
         yield Table(("what", "why"), (*rows, *([(f"{more:,} more", "report.json lists them")] if more > 0 else [])))
 
 
+def introduction(comparison: Comparison) -> Iterator[Block]:
+    """The words that a stranger needs for the headline and the table of claims."""
+    yield Prose(MODELS)
+    scale = f" The scale, how much is run, is {comparison.scale}: {comparison.about}." if comparison.scale else ""
+    yield Prose(CLAIMS + scale)
+
+
 def claims_table(comparison: Comparison) -> Iterator[Block]:
     """A line for each claim, and p-values that are corrected over all claims."""
     rows = []
@@ -114,24 +134,24 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
     pairs = [
         ("Question", judged.question),
         ("Textbook", judged.textbook),
-        ("Rule", f"{judged.rule} (hash {judged.rule_hash})"),
-        ("Found", f"{finding.sentence[:1].upper()}{finding.sentence[1:]}."),
+        ("Rule", f"{judged.rule} (The hash of the rule: {judged.rule_hash}.)"),
+        ("Result", f"{finding.sentence[:1].upper()}{finding.sentence[1:]}."),
         ("Verdict", ", ".join(filter(None, (verdict, judged.marked)))),
         ("This scale", untested),
         ("Scope", finding.scope),
         ("Crossover", finding.crossover),
         ("Other arms", resemblance(finding)),
-        ("Extends", extent(finding)),
+        ("Verdict extends", extent(finding)),
     ]
     yield Terms(tuple((term, text) for term, text in pairs if text))
     if finding.numbers:
         rows = [(number.name, words.measured(number), str(number.n)) for number in finding.numbers]
-        yield Table(("quantity", "value, 95 % interval", "n"), tuple(rows))
+        yield Table(("quantity", "value, 95 % interval", "measurements"), tuple(rows))
         by_hand = tuple(dict.fromkeys(number.command for number in finding.numbers))
         yield Commands((comparison.command,) if comparison.command else by_hand)
     if finding.controls:
         rows = [(control.name, "yes" if control.met else "no", control.found) for control in finding.controls]
-        yield Table(("control", "met?", "found"), tuple(rows))
+        yield Table(("control", "met?", "measured"), tuple(rows))
     for table in finding.tables:
         yield Heading(table.title, 3)
         yield Table(table.columns, table.rows)
