@@ -129,8 +129,6 @@ def chosen_scale() -> Scale:
         changes["reference"] = parts.short("suite.mixers", job.match_to)
     if "length" in given:
         changes["lengths"] = (job.length,)
-    if "batch" in given:
-        changes["batches"] = (job.batch,)
     return dataclasses.replace(scale.without(given), **changes)
 
 
@@ -169,9 +167,8 @@ def print_plan(plan: Plan, cells: list[Cell]) -> None:
     """The cells known so far: what a claim asks for after a first look is not among them yet."""
     scale = plan.scale
     print(f"scale {scale.name}: {scale.about}")
-    for claim in plan.claims:
-        if claim in scale.untested:
-            print(f"  {claim} cannot be decided at this scale: {scale.untested[claim]}")
+    for claim, reason in plan.untested.items():
+        print(f"  {claim} cannot be decided at this scale: {reason}")
     for cell in cells:
         print(f"  {estimate_seconds(cell):6.0f} s  {cell.label}")
     minutes = sum(map(estimate_seconds, cells)) / 60

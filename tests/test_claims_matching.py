@@ -8,7 +8,7 @@ import pytest
 from suite import claims, parts
 from suite.claims import Finding
 from suite.model import backbone, matching
-from suite.scale import SCALES, Scale
+from suite.scale import SCALES, Scale, claim_cells
 from suite.sweep import schedule
 from suite.sweep.store import Row
 
@@ -28,7 +28,7 @@ def judged(**verdicts: str) -> Finding:
         return Finding(own["verdict"], "measured", f"least {least}", "its reason")
 
     claim = types.ModuleType("claim")
-    vars(claim)["judge"] = judge
+    vars(claim).update(judge=judge, tell=lambda rows, judged, *, least: judged)
     rows = [row("params", "", "attention"), *(row(match, verdict) for match, verdict in verdicts.items())]
     return claims.judge(claim, rows, {"least": 2.0})
 
@@ -80,7 +80,7 @@ SLOW = ("flops",)  # every width that is tried is counted
 )
 def test_every_cell_that_a_claim_asks_for_can_be_built(match: str):
     scale = scale_of(match)
-    jobs = {cell.job for claim in CLAIMS for cell in parts.load("suite.claims", claim)[0].cells(scale, [])}
+    jobs = {cell.job for claim in CLAIMS for cell in claim_cells(parts.load("suite.claims", claim)[0], scale, [])}
     alike = {"task": "text", "steps": 1, "batch": 1, "seed": 0, "learning_rate": 0.0}
     alike |= {"validate_every": 1, "validation_examples": 1, "test_examples": 1}
     alike |= {} if match == "state_bytes" else {"length": 64}  # nothing else depends on it but slowly

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import planted
 import pytest
 
 from suite import claims, parts
@@ -90,7 +91,7 @@ def all_sizes(*others: str, **changes: Any) -> list[Row]:
 
 
 def test_bytes_as_the_formula_has_them_hold():
-    finding = inference_memory.judge(all_sizes() + decoded())
+    finding = planted.finding(inference_memory, all_sizes() + decoded())
     assert (finding.verdict, finding.basis) == ("holds", "construction")
     assert "exactly 1,024" in finding.reason
     assert finding.controls[0].met
@@ -98,7 +99,7 @@ def test_bytes_as_the_formula_has_them_hold():
 
 @pytest.mark.parametrize("changes", [{"lstm": (1, 896)}, {"attention": (1023, 8)}])
 def test_a_byte_more_or_less_a_token_fails(changes: dict[str, Any]):
-    finding = inference_memory.judge(all_sizes(**changes) + decoded(**changes))
+    finding = planted.finding(inference_memory, all_sizes(**changes) + decoded(**changes))
     assert (finding.verdict, finding.controls[0].met) == ("fails", True)
     assert "bytes a token from 1,024 to 2,048 tokens" in finding.reason
 
@@ -107,7 +108,7 @@ def test_one_step_that_is_off_fails_though_the_ends_are_right():
     rows = all_sizes() + decoded()
     [middle] = [row for row in rows if row.get("phase") == "state" and row["arm"] == "lstm" and row["context"] == 4096]
     middle["state_bytes"] += 4
-    finding = inference_memory.judge(rows)
+    finding = planted.finding(inference_memory, rows)
     assert finding.verdict == "fails"
     assert "from 2,048 to 4,096" in finding.reason
 
@@ -116,50 +117,54 @@ def test_bfloat16_halves_a_cache_and_shared_keys_divide_it():
     halved = sizes("attention", attention=(512, 8))
     for found in halved:
         found["dtype"] = "bfloat16"
-    assert inference_memory.judge(halved + sizes("lstm") + decoded()).reason.startswith("the LSTM's state grows by 0")
-    shared = inference_memory.judge(sizes(SHARED) + sizes("lstm"))
+    assert planted.finding(inference_memory, halved + sizes("lstm") + decoded()).reason.startswith(
+        "the LSTM's state grows by 0"
+    )
+    shared = planted.finding(inference_memory, sizes(SHARED) + sizes("lstm"))
     assert "exactly 288" in shared.reason  # where it is the only attention: 2 x 2 layers x 1 head x 18 x 4
 
 
 def test_the_pair_and_the_range_must_be_there():
-    assert inference_memory.judge([]).verdict == "untested"
-    assert inference_memory.judge(sizes("attention") + decoded()).verdict == "untested"
+    assert planted.finding(inference_memory, []).verdict == "untested"
+    assert planted.finding(inference_memory, sizes("attention") + decoded()).verdict == "untested"
     short = [found for mixer in ("attention", "lstm") for found in sizes(mixer, contexts=(256, 1024, 4096))]
-    finding = inference_memory.judge(short + decoded())
+    finding = planted.finding(inference_memory, short + decoded())
     assert finding.verdict == "untested"
     assert "16,384" in finding.reason
-    assert inference_memory.judge(short + decoded(), highest=4096).verdict == "holds"
+    assert planted.finding(inference_memory, short + decoded(), highest=4096).verdict == "holds"
 
 
 def test_a_report_may_be_drawn_while_sizes_are_written():
-    assert inference_memory.judge(sizes("attention", contexts=(256,)) + sizes("lstm")).verdict == "untested"
+    assert planted.finding(inference_memory, sizes("attention", contexts=(256,)) + sizes("lstm")).verdict == "untested"
 
 
 def test_a_run_of_another_size_does_not_mix_in():
     other = decoding("lstm", dict.fromkeys(CONTEXTS, 1.0), live=0.1)
     for found in other:
         found["run_id"] = "zzz-by-hand"
-    assert inference_memory.judge(all_sizes() + decoded() + other) == inference_memory.judge(all_sizes() + decoded())
+    assert planted.finding(inference_memory, all_sizes() + decoded() + other) == planted.finding(
+        inference_memory, all_sizes() + decoded()
+    )
 
 
 def test_live_bytes_that_differ_leave_it_undecided():
-    finding = inference_memory.judge(all_sizes() + decoded(live=0.5))
+    finding = planted.finding(inference_memory, all_sizes() + decoded(live=0.5))
     assert (finding.verdict, finding.controls[0].met) == ("undecided", False)
     assert "bytes live" in finding.reason
-    assert inference_memory.judge(all_sizes()).verdict == "undecided"  # not decoded at all
+    assert planted.finding(inference_memory, all_sizes()).verdict == "undecided"  # not decoded at all
 
 
 def test_sequences_may_share_a_counter_and_nothing_else():
-    assert inference_memory.judge(all_sizes() + decoded(batch=8)).controls[0].met
+    assert planted.finding(inference_memory, all_sizes() + decoded(batch=8)).controls[0].met
     rows = all_sizes() + decoded(batch=8)
     for found in rows:
         if found.get("phase") == "memory" and found["arm"] == "lstm":
             found["state_bytes"] //= 8
-    assert not inference_memory.judge(rows).controls[0].met
+    assert not planted.finding(inference_memory, rows).controls[0].met
 
 
 def test_latency_crosses_between_the_contexts_that_bracket_it():
-    finding = inference_memory.judge(all_sizes() + decoded() + decoded(batch=8))
+    finding = planted.finding(inference_memory, all_sizes() + decoded() + decoded(batch=8))
     # Seconds go with the context: from half to twice the LSTM's between 1,024 and 4,096 tokens.
     lines = {line[:2]: line[2:] for line in finding.tables[0].rows}
     assert lines["attention", "1"][0] == "0.867"  # (896 - 8) / 1,024
@@ -188,7 +193,7 @@ def test_ratios_are_of_turns_taken_side_by_side():
     """Both arms become slower from turn to turn: the ratio must not."""
     rows = all_sizes() + decoded(noise=0.0)
     lone = [found for found in rows if found.get("turn") == 2 and found["arm"] == "lstm" and found["repeat"] == 0]
-    finding = inference_memory.judge([found for found in rows if found not in lone])
+    finding = planted.finding(inference_memory, [found for found in rows if found not in lone])
     values = [
         number.value for number in finding.numbers if number.name.startswith("seconds a decoded token, attention /")
     ]
@@ -196,7 +201,7 @@ def test_ratios_are_of_turns_taken_side_by_side():
 
 
 def test_one_process_gives_points_without_an_interval():
-    finding = inference_memory.judge(all_sizes() + decoded(processes=1, noise=0.0))
+    finding = planted.finding(inference_memory, all_sizes() + decoded(processes=1, noise=0.0))
     assert all(number.low is None for number in finding.numbers)
     assert dict((line[:2], line[3]) for line in finding.tables[0].rows)["attention", "1"] == "2,048"
 
@@ -205,7 +210,7 @@ def test_what_the_machine_refused_is_a_cross():
     times = dict(zip(CONTEXTS[:2], SLOW["attention"], strict=False))
     rows = decoding("attention", times) + decoding("lstm", dict(zip(CONTEXTS, SLOW["lstm"], strict=True)))
     rows.append(row(arm("attention"), "decode:batch=1", interleave_with="decode B=1", outcome="oom"))
-    finding = inference_memory.judge(all_sizes() + rows + decoding(SHARED, dict.fromkeys(CONTEXTS, 1e-5)))
+    finding = planted.finding(inference_memory, all_sizes() + rows + decoding(SHARED, dict.fromkeys(CONTEXTS, 1e-5)))
     figures = {figure.name: figure for figure in finding.figures}
     assert figures["decode_latency"].failed == (("attention", 16384),)
     assert [at for _, at in figures["decode_latency_ratio"].failed] == [16384]
@@ -214,7 +219,7 @@ def test_what_the_machine_refused_is_a_cross():
 
 
 def test_other_arms_are_like_the_one_or_the_other():
-    finding = inference_memory.judge(all_sizes("mingru", "attention:window=64") + decoded())
+    finding = planted.finding(inference_memory, all_sizes("mingru", "attention:window=64") + decoded())
     assert dict(finding.arms) == {
         SHARED: claims.LIKE_ATTENTION,
         "mingru": claims.LIKE_LSTM,
@@ -227,8 +232,9 @@ def test_cells_of_memory_are_named_as_people_type_them():
     cells = inference_memory.cells(scale, [])
     assert all(cell.measure == parts.short("suite.measures", cell.measure) for cell in cells)
     decode = [cell for cell in cells if cell.measure.startswith("decode")]
-    assert len(decode) == len({*scale.arms, SHARED}) * len(scale.decode_batches) * scale.processes
-    assert {cell.interleave_with for cell in decode} == {f"decode B={batch}" for batch in scale.decode_batches}
+    batches = inference_memory.SIZES["quick"].batches
+    assert len(decode) == len({*scale.arms, SHARED}) * len(batches) * scale.processes
+    assert {cell.interleave_with for cell in decode} == {f"decode B={batch}" for batch in batches}
     whole = [cell for cell in decode if parts.knobs("suite.measures", cell.measure)["read"] == 0]
     assert {(cell.repeat, cell.job.arm) for cell in whole} == {(0, mixer) for mixer in scale.arms}
     assert {cell.job.arm for cell in cells if cell.measure == "size"} == {*scale.arms, SHARED}
@@ -269,7 +275,7 @@ def curve(
 
 
 def judge(attention: list[Row], lstm: list[Row], **thresholds: Any) -> Finding:
-    return context_length.judge(attention + lstm, **thresholds)
+    return planted.finding(context_length, attention + lstm, **thresholds)
 
 
 def test_a_short_lstm_and_attention_that_reads_further_hold():
@@ -337,7 +343,7 @@ def test_the_longest_length_that_the_pair_has_is_judged():
     short = [*curve("attention", 64, length=512), *curve("lstm", 256, length=512)]
     rows = [*short, *curve("attention", 2048), *curve("lstm", 256)]
     assert context_length.judge(rows).verdict == "holds"
-    assert "512" in context_length.judge([*short, *curve("attention", 2048)]).scope
+    assert "512" in planted.finding(context_length, [*short, *curve("attention", 2048)]).scope
 
 
 def test_other_tasks_do_not_count():
@@ -386,7 +392,7 @@ def test_other_arms_are_likened_by_their_context():
 def test_cells_of_context_train_every_arm_by_every_seed():
     scale = SCALES["quick"]
     cells = context_length.cells(scale, [])
-    assert len(cells) == 2 * len(scale.arms) * scale.curve_seeds
+    assert len(cells) == 2 * len(scale.arms) * context_length.SIZES["quick"].seeds
     assert {cell.measure for cell in cells} == {"learning", "truncated_context"}
     assert {cell.job.length for cell in cells} == {scale.curves["length"]}
 

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import planted
 import pytest
 
 from suite import mesh as meshes
@@ -337,7 +338,7 @@ def put_all(root: pathlib.Path, **decays: float) -> None:
 
 
 def judge(root: pathlib.Path, **thresholds: Any) -> Finding:
-    finding = gradient_flow.judge(store.load(root), **thresholds)
+    finding = planted.finding(gradient_flow, store.load(root), **thresholds)
     json.dumps(dataclasses.asdict(finding), allow_nan=False)
     return finding
 

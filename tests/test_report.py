@@ -14,6 +14,7 @@ from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
+import planted
 import pytest
 
 from suite import claims, parts, report
@@ -208,7 +209,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def judge(rows: list[Row]) -> Finding:
-    return parallelism.judge(rows)
+    return planted.finding(parallelism, rows)
 
 
 # The claim `parallelism`, on made-up timings.
@@ -476,7 +477,9 @@ def test_claims_stand_in_the_textbooks_order_and_others_after_them(tmp_path: pat
     own = tmp_path / "aaa.py"
     own.write_text(
         "from suite.claims import Finding\n\nQUESTION = TEXTBOOK = SAID = RULE = 'own'\n\n\n"
-        "def judge(rows, *, least=2):\n    return Finding('untested', 'measured', f'least {least}', 'own')\n"
+        "SIZES = {}\n\n\ndef cells(scale, rows):\n    return []\n\n\n"
+        "def judge(rows, *, least=2):\n    return Finding('untested', 'measured', f'least {least}', 'own')\n\n\n"
+        "def tell(rows, judged, *, least):\n    return judged\n"
     )
     describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
     facts = json.loads((tmp_path / "compare.json").read_text()) | {"claims": [str(own), "parallelism"]}

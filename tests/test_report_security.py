@@ -36,6 +36,7 @@ PART = """
 import pathlib
 pathlib.Path({mark!r}).write_text("it ran")
 QUESTION = TEXTBOOK = RULE = SAID = "mine"
+SIZES = {{}}
 class Mixer:
     def __init__(self, width, *, key, size: int = 3): ...
 class Task:
@@ -45,6 +46,7 @@ def cells(scale, rows): return []
 def judge(rows, *, bar: float = 0.5):
     from suite.claims import Finding
     return Finding("holds", "measured", "mine was judged", f"above {{bar}}")
+def tell(rows, judged, *, bar): return judged
 """
 
 

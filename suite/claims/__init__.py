@@ -1,17 +1,21 @@
-"""Claims of the textbook, one file each, each with the rule by which it is judged.
+"""Claims of the textbook, one file each, each with its sizes and the rule by which it is judged.
 
 A file defines
 
-    QUESTION, TEXTBOOK, RULE        what is asked, what is said, and the rule in words; fixed before any data
-    SAID                            the textbook's number in a few words, for a table
-    cells(scale, rows)              the cells it still needs, given the rows there are; pure, called until none is new
-    judge(rows, *, thresholds)      a Finding; the thresholds are knobs, so a reader may try others
+    QUESTION, TEXTBOOK, RULE        the question, the textbook's answer, and the rule in words; fixed before any data
+    CLAIMED                         the textbook's number in a few words, for a table
+    SIZES                           its own sizes at each scale, by the scale's name; `untested` in one of them is the
+                                    reason why the claim cannot be decided at that scale
+    cells(scale, rows)              the cells that it still needs, given the rows; pure, called until none is new
+    judge(rows, *, thresholds)      a Finding with verdict, reason, numbers and controls; the thresholds are knobs, so a
+                                    reader may try others
+    tell(rows, judged, *, thresholds)   the same Finding with its sentence, headline, figures, tables and scope
+
+The hash of a rule (suite/judging/rule.py) covers everything that `cells`, `judge` and SIZES reach, and not `tell`.
 """
 
 import dataclasses
-import hashlib
-import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from suite.parts import Value
@@ -89,13 +93,13 @@ class Finding:
 
     verdict: str
     basis: str  # "construction" or "measured"
-    sentence: str
-    reason: str
+    sentence: str = ""
+    reason: str = ""
     numbers: tuple[Number, ...] = ()
     controls: tuple[Control, ...] = ()
     figures: tuple[Figure, ...] = ()
-    headline: str = ""  # a clause for the report's first sentence; empty where there is nothing to say
-    scope: str = ""  # what was run: lengths, sizes, seeds
+    headline: str = ""  # a clause for the report's first sentence; empty where nothing is worth one
+    scope: str = ""  # the lengths, sizes and seeds that were run
     crossover: str = ""  # where one arm crosses the other
     arms: tuple[tuple[str, str], ...] = ()  # (arm that is not judged, "like attention", "like the LSTM" or "neither")
     p_value: float | None = None  # the least of the claim's own tests, not corrected
@@ -109,32 +113,28 @@ ATTENTION, LSTM = "attention", "lstm"  # the judged pair
 LIKE_ATTENTION, LIKE_LSTM, NEITHER = "like attention", "like the LSTM", "neither"
 
 
-def rule_hash(module_file: str) -> str:
-    """Hash of a claim's file: a rule that was changed after the data shows."""
-    return hashlib.sha256(pathlib.Path(module_file).read_bytes()).hexdigest()[:12]
-
-
 MATCHES = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "bytes of state", "step_time": "step time"}
 
 
 def judge(claim: ModuleType, rows: list[Row], thresholds: dict[str, Value]) -> Finding:
     """The claim's finding; where arms were matched in several ways, undecided if its verdict turns between them."""
-    findings = {match: claim.judge(of_match(rows, match), **thresholds) for match in matches(rows)}
-    (first, finding), *others = findings.items()
-    turned = {match: found for match, found in others if found.verdict not in (finding.verdict, "untested")}
-    if finding.verdict in ("holds", "fails") and turned:
-        said = [f"{finding.verdict} with equal {MATCHES[first]}"]
-        said += [f"{found.verdict} with equal {MATCHES[match]}" for match, found in turned.items()]
-        return dataclasses.replace(
-            finding, verdict="undecided", reason=f"it turns with the matching: {', '.join(said)}"
-        )
+    first, *others = matches(rows)
+    rows_of_first = of_match(rows, first)
+    judged = claim.judge(rows_of_first, **thresholds)
+    finding = claim.tell(rows_of_first, judged, **thresholds)
+    verdicts = {match: claim.judge(of_match(rows, match), **thresholds).verdict for match in others}
+    turned = {match: verdict for match, verdict in verdicts.items() if verdict not in (judged.verdict, "untested")}
+    if judged.verdict in ("holds", "fails") and turned:
+        each = {first: judged.verdict, **turned}.items()
+        reason = ", ".join(f"{verdict} with equal {MATCHES[match]}" for match, verdict in each)
+        return dataclasses.replace(finding, verdict="undecided", reason=f"it turns with the matching: {reason}")
     return finding
 
 
 def matches(rows: Iterable[Row]) -> list[str]:
     """What the arms of these rows hold equal, in the order of MATCHES; parameters where nothing is matched."""
-    found = {row["match"] for row in rows if row["match_to"]}
-    return [match for match in MATCHES if match in found] or ["params"]
+    quantities = {row["match"] for row in rows if row["match_to"]}
+    return [match for match in MATCHES if match in quantities] or ["params"]
 
 
 def held_equal(rows: Iterable[Row]) -> str:
@@ -147,3 +147,13 @@ def held_equal(rows: Iterable[Row]) -> str:
 def of_match(rows: Iterable[Row], match: str) -> list[Row]:
     """The rows of arms that are matched in this, or in nothing."""
     return [row for row in rows if not row["match_to"] or row["match"] in (match, "none")]
+
+
+def likeness(values: Mapping[str, float], judged: Sequence[str] = (ATTENTION, LSTM)) -> Iterator[tuple[str, str]]:
+    """Of every arm that is not judged, to which of the two that are its value is nearer."""
+    if not set(judged) <= values.keys():
+        return
+    for arm, value in values.items():
+        if arm not in judged:
+            near, far = (abs(value - values[name]) for name in judged)
+            yield arm, NEITHER if near == far else LIKE_ATTENTION if near < far else LIKE_LSTM

@@ -1,28 +1,17 @@
 """Smooth scaling: does attention turn compute into lower loss predictably, and does recurrence level off earlier?"""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 
 import numpy as np
 
-from suite.claims import (
-    ATTENTION,
-    LIKE_ATTENTION,
-    LIKE_LSTM,
-    LSTM,
-    NEITHER,
-    Control,
-    Figure,
-    Finding,
-    Number,
-    Point,
-    Table,
-)
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness
 from suite.job import Cell, Job
 from suite.judging import isoflop
 from suite.judging.isoflop import TRAINING, Curve
 from suite.judging.statistics import Interval
-from suite.scale import Scale
+from suite.scale import INSTALLATION, Changes, Scale
 from suite.sweep.store import Row, job_of
 
 QUESTION = "Does more compute lower attention's loss predictably, and the LSTM's less and less?"
@@ -47,8 +36,52 @@ RULE = (
 COMMAND = "python -m launch.compare --claims=compute_scaling"
 REPEATED = 3  # seeds of every width at the least budget: their spread is the noise of all
 LONGER = 4
-LOOKS = (2, 4, 8)
+BELOW = (2, 4, 8)  # times below the top budget, from where it is predicted
 RESAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is trained at each budget."""
+
+    training: Changes  # on text
+    widths: tuple[int, ...]  # of the models trained at each budget
+    budgets: tuple[float, ...]  # FLOPs of a training
+    untested: str = ""
+
+
+_QUICK = Sizes(
+    training={"length": 128, "batch": 2, "validate_every": 100_000, "test_examples": 256},
+    widths=(16, 32, 64),
+    budgets=(7e8, 2e9, 6e9),
+    untested="three budgets over one decade; the rule wants five over two and a half",
+)
+_LAPTOP = Sizes(
+    training={"length": 128, "batch": 4, "validate_every": 1_000_000, "test_examples": 512},
+    widths=(16, 32, 64),
+    budgets=(1e9, 4e9, 1.8e10, 7.5e10, 3.2e11),
+)
+_GPU = Sizes(
+    training={**_LAPTOP.training, "length": 1024, "batch": 32, "test_examples": 2048},
+    widths=(128, 256, 384, 512, 768),
+    budgets=(1e15, 4e15, 1.6e16, 6.4e16, 2.56e17, 1.024e18),
+)
+SIZES = {
+    "smoke": Sizes(
+        training={**{"length": 32, "batch": 4, "validate_every": 1000, "validation_examples": 16, "test_examples": 32}},
+        widths=(16,),
+        budgets=(1e8, 2e8),
+        untested=INSTALLATION,
+    ),
+    "quick": _QUICK,
+    "laptop": _LAPTOP,
+    "gpu": _GPU,
+    "pod": Sizes(
+        training={**_GPU.training, "length": 2048, "batch": 2, "test_examples": 4096},
+        widths=(256, 384, 512, 768, 1024),
+        budgets=(1e16, 4e16, 1.6e17, 6.4e17, 2.56e18, 1.024e19),
+    ),
+}
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
@@ -58,28 +91,28 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """
     if scale.match != scale.matches[0]:
         return []
+    sizes = SIZES[scale.name]
     text = scale.job.task if isoflop.is_text(scale.job.task) else "text"  # another corpus is welcome, another task not
-    sizes = {
-        (mixer, width): Cell(scale.arm(mixer, **{**scale.scaling, "task": text, "width": width}), "size")
+    models = {
+        (mixer, width): Cell(scale.arm(mixer, sizes.training, task=text, width=width), "size")
         for mixer in scale.arms
-        for width in scale.widths
+        for width in sizes.widths
     }
-    known = {row["run_id"]: row["flops_per_token"] for row in rows if row.get("phase") == "model"}
-    if any(cell.job.id not in known for cell in sizes.values()):
-        return list(sizes.values())
-    found = list(sizes.values())
-    for (mixer, _), cell in sizes.items():
-        judged = mixer in (ATTENTION, LSTM)
-        for budget in scale.budgets:
-            seeds = REPEATED if judged and budget == scale.budgets[0] else 1
-            job = at_budget(cell.job, budget, known[cell.job.id])
-            found += [Cell(job.replace(seed=seed), "learning") for seed in range(seeds)]
+    flops = {row["run_id"]: row["flops_per_token"] for row in rows if row.get("phase") == "model"}
+    if any(cell.job.id not in flops for cell in models.values()):
+        return list(models.values())
+    trainings = []
+    for (mixer, _), cell in models.items():
+        for budget in sizes.budgets:
+            seeds = REPEATED if mixer in (ATTENTION, LSTM) and budget == sizes.budgets[0] else 1
+            job = at_budget(cell.job, budget, flops[cell.job.id])
+            trainings += [job.replace(seed=seed) for seed in range(seeds)]
     # At equal tokens, sequences four times as long: the middle width and budget.
     for mixer in scale.arms:
-        cell = sizes[mixer, scale.widths[len(scale.widths) // 2]]
-        job = at_budget(cell.job, scale.budgets[len(scale.budgets) // 2], known[cell.job.id])
-        found.append(Cell(with_longer_sequences(job), "learning"))
-    return found
+        job = models[mixer, sizes.widths[len(sizes.widths) // 2]].job
+        job = at_budget(job, sizes.budgets[len(sizes.budgets) // 2], flops[job.id])
+        trainings.append(with_longer_sequences(job))
+    return [*models.values(), *(Cell(job, "learning") for job in trainings)]
 
 
 def at_budget(job: Job, budget: float, flops_per_token: float) -> Job:
@@ -98,34 +131,45 @@ def with_longer_sequences(job: Job) -> Job:
 def judge(rows: list[Row], *, decades: float = 2.5, budgets: int = 5, deviations: float = 2.0) -> Finding:
     """The finding over all budgets that both arms of the pair have."""
     curves = isoflop.gather(rows)
-    longer = _longer(rows, curves)
-    shared = {
-        "basis": "measured",
-        "figures": _figures(curves),
-        "tables": _tables(curves, longer),
-        "arms": tuple(_likeness(curves)),
-    }
     if not {ATTENTION, LSTM} <= curves.keys():
-        sentence = "attention and the LSTM were not trained at fixed budgets"
-        return Finding("untested", sentence=sentence, reason="the judged pair is not there", **shared)
+        return Finding("untested", "measured", reason="the judged pair is not there")
     attention, lstm = curves[ATTENTION], curves[LSTM]
-    common = sorted(set(attention.budgets) & set(lstm.budgets))
+    common = _common_budgets(attention, lstm)
     if len(common) < 2:
-        sentence = "attention and the LSTM share fewer than two budgets"
-        return Finding("untested", sentence=sentence, reason="no slope from fewer than two budgets", **shared)
+        return Finding("untested", "measured", reason="no slope from fewer than two budgets")
     control = _control(attention, lstm)
     wanted = {"decades": decades, "budgets": budgets, "deviations": deviations}
     verdict, reason = _verdict(common, attention, lstm, control, **wanted)
-    return Finding(
-        verdict=verdict,
-        reason=reason,
+    numbers = tuple(_numbers(attention, lstm, _longer(rows, curves)))
+    return Finding(verdict, "measured", reason=reason, numbers=numbers, controls=(control,))
+
+
+def tell(rows: list[Row], judged: Finding, *, decades: float, budgets: int, deviations: float) -> Finding:
+    """The finding with its sentence, tables and the curves of all arms."""
+    del decades, budgets, deviations  # in no picture
+    curves = isoflop.gather(rows)
+    told = dataclasses.replace(
+        judged,
+        figures=_figures(curves),
+        tables=_tables(curves, _longer(rows, curves)),
+        arms=tuple(likeness({arm: curve.exponent() for arm, curve in curves.items() if len(curve.budgets) > 1})),
+    )
+    if not {ATTENTION, LSTM} <= curves.keys():
+        return dataclasses.replace(told, sentence="attention and the LSTM were not trained at fixed budgets")
+    attention, lstm = curves[ATTENTION], curves[LSTM]
+    common = _common_budgets(attention, lstm)
+    if len(common) < 2:
+        return dataclasses.replace(told, sentence="attention and the LSTM share fewer than two budgets")
+    return dataclasses.replace(
+        told,
         sentence=_sentence(attention, lstm),
-        numbers=tuple(_numbers(attention, lstm, longer)),
-        controls=(control,),
         scope=f"{len(common)} budgets, {common[0]:.2g} to {common[-1]:.2g} FLOPs, text at {_length(attention)} tokens",
         crossover=_crossover(attention, lstm),
-        **shared,
     )
+
+
+def _common_budgets(attention: Curve, lstm: Curve) -> list[float]:
+    return sorted(set(attention.budgets) & set(lstm.budgets))
 
 
 def _verdict(
@@ -164,7 +208,7 @@ def _verdict(
 
 
 def _errors(curve: Curve) -> dict[int, float | None]:
-    return {times: curve.error(times) for times in LOOKS}
+    return {times: curve.error(times) for times in BELOW}
 
 
 def _ratio(attention: Curve, lstm: Curve) -> Interval:
@@ -196,22 +240,21 @@ def _bounds(drawn_R: np.ndarray) -> tuple[float, float]:
 
 def _longer(rows: list[Row], curves: dict[str, Curve]) -> dict[str, float]:
     """G of each arm: loss at LONGER times the length less that at the length, at equal width and tokens."""
-    found = {}
+    tests = {row["run_id"]: row["loss"] for row in rows if row.get("phase") == "test"}
+    gaps = {}
     for arm, curve in curves.items():
         for training in curve.trainings:
-            wanted = with_longer_sequences(job_of(training.row)).id
-            tests = [row for row in rows if row["run_id"] == wanted and row.get("phase") == "test"]
-            if tests:
-                found[arm] = tests[0]["loss"] - training.loss
-    return found
+            longer = with_longer_sequences(job_of(training.row)).id
+            if longer in tests:
+                gaps[arm] = tests[longer] - training.loss
+    return gaps
 
 
 def _control(attention: Curve, lstm: Curve) -> Control:
     ends = {curve.arm: (curve.optima()[0], curve.optima()[-1]) for curve in (attention, lstm)}
-    said = ", ".join(f"{arm} from {first:.3g} to {last:.3g} nats" for arm, (first, last) in ends.items())
-    return Control(
-        "loss falls from the least to the top budget", all(bool(first > last) for first, last in ends.values()), said
-    )
+    losses = ", ".join(f"{arm} from {first:.3g} to {last:.3g} nats" for arm, (first, last) in ends.items())
+    met = all(bool(first > last) for first, last in ends.values())
+    return Control("loss falls from the least to the top budget", met, losses)
 
 
 def _numbers(attention: Curve, lstm: Curve, longer: dict[str, float]) -> Iterable[Number]:
@@ -230,21 +273,21 @@ def _numbers(attention: Curve, lstm: Curve, longer: dict[str, float]) -> Iterabl
 
 def _tables(curves: dict[str, Curve], longer: dict[str, float]) -> tuple[Table, ...]:
     lines = [
-        (f"{arm}, {budget:.2g} FLOPs", f"{loss:.3f}", ", ".join(_sizes(curve, budget)), _text(curve.noise))
+        (f"{arm}, {budget:.2g} FLOPs", f"{loss:.3f}", ", ".join(_losses(curve, budget)), _text(curve.noise))
         for arm, curve in curves.items()
         for budget, loss in zip(curve.budgets, curve.optima(), strict=True)
     ]
     columns = ("arm", "optimum (nats)", "loss at each size (parameters)", "s.d. of seeds")
-    found = [Table("Loss at fixed compute", columns, tuple(lines))] if lines else []
+    tables = [Table("Loss at fixed compute", columns, tuple(lines))] if lines else []
     if longer:
         gaps = tuple((arm, f"{gap:+.3f}") for arm, gap in longer.items())
-        found.append(Table("Four times the length at equal tokens", ("arm", "loss(4T) - loss(T), nats"), gaps))
-    return tuple(found)
+        tables.append(Table("Four times the length at equal tokens", ("arm", "loss(4T) - loss(T), nats"), gaps))
+    return tuple(tables)
 
 
-def _sizes(curve: Curve, budget: float) -> list[str]:
-    own = sorted((training.params, training.loss) for training in curve.trainings if training.budget == budget)
-    return [f"{loss:.3f} ({params:,})" for params, loss in own]
+def _losses(curve: Curve, budget: float) -> list[str]:
+    at = sorted((training.params, training.loss) for training in curve.trainings if training.budget == budget)
+    return [f"{loss:.3f} ({params:,})" for params, loss in at]
 
 
 def _figures(curves: dict[str, Curve]) -> tuple[Figure, ...]:
@@ -259,20 +302,9 @@ def _figures(curves: dict[str, Curve]) -> tuple[Figure, ...]:
     return (Figure("compute_scaling", title, "training compute (FLOPs)", "nats a token", points),)
 
 
-def _likeness(curves: dict[str, Curve]) -> Iterable[tuple[str, str]]:
-    """By the slope: nearer to attention's or to the LSTM's."""
-    slopes = {arm: curve.exponent() for arm, curve in curves.items() if len(curve.budgets) > 1}
-    if not {ATTENTION, LSTM} <= slopes.keys():
-        return
-    for arm, own in slopes.items():
-        if arm not in (ATTENTION, LSTM):
-            near, far = abs(own - slopes[ATTENTION]), abs(own - slopes[LSTM])
-            yield arm, NEITHER if near == far else LIKE_ATTENTION if near < far else LIKE_LSTM
-
-
 def _crossover(attention: Curve, lstm: Curve) -> str:
     """The first budget from which the arm that is behind at the least one is ahead."""
-    common = [budget for budget in attention.budgets if budget in lstm.budgets]
+    common = _common_budgets(attention, lstm)
     losses = {curve.arm: dict(zip(curve.budgets, curve.optima(), strict=True)) for curve in (attention, lstm)}
     gaps = [losses[ATTENTION][budget] - losses[LSTM][budget] for budget in common]
     for budget, gap in zip(common, gaps, strict=True):

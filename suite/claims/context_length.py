@@ -25,7 +25,7 @@ from suite.claims import (
 )
 from suite.job import Cell, Job
 from suite.judging.statistics import Interval, bootstrap, percentile_interval
-from suite.scale import Scale
+from suite.scale import INSTALLATION, Scale
 from suite.sweep.store import Row
 
 QUESTION = "Does attention use a longer context than an LSTM that was trained as long?"
@@ -85,10 +85,28 @@ def _effective(loss_RC: np.ndarray, contexts_C: np.ndarray, tolerance: float) ->
     return contexts_C[np.argmax(loss_RC - loss_RC[:, -1:] <= tolerance, axis=1)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How often every arm is trained on the text of the learning curves."""
+
+    seeds: int = 1
+    untested: str = ""
+
+
+SIZES = {
+    "smoke": Sizes(untested=INSTALLATION),
+    "quick": Sizes(untested="windows of 256 tokens; the rule wants 4,096"),
+    "laptop": Sizes(untested="windows of 512 tokens; the rule wants 4,096"),
+    "gpu": Sizes(seeds=2),
+    "pod": Sizes(seeds=2),
+}
+
+
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """Every arm trained on text by several seeds, then read with less and less context."""
     del rows
-    jobs = [scale.arm(mixer, seed=seed, **scale.curves) for mixer in scale.arms for seed in range(scale.curve_seeds)]
+    seeds = range(SIZES[scale.name].seeds)
+    jobs = [scale.arm(mixer, scale.curves, seed=seed) for mixer in scale.arms for seed in seeds]
     return [cell for job in jobs for cell in (Cell(job, "learning"), Cell(job, "truncated_context"))]
 
 
@@ -99,26 +117,35 @@ def judge(
     trained = _longest(rows)
     curves = _curves(trained)
     left_out = _left_out(trained, curves)
-    tolerances = (tolerance, STRICTER * tolerance, LOOSER * tolerance)
-    shown = {"basis": "measured", "figures": _figures(curves, tolerances), "tables": _tables(curves, tolerances)}
     if not {ATTENTION, LSTM} <= curves.keys():
-        sentence = f"contexts were cut for {', '.join(curves) or 'no arm'}"
-        reason = _with_left_out("the judged pair is not there", left_out)
-        return Finding("untested", sentence=sentence, reason=reason, **shown)
+        return Finding("untested", "measured", reason=_with_left_out("the judged pair is not there", left_out))
     attention, lstm = curves[ATTENTION], curves[LSTM]
+    tolerances = _tolerances(tolerance)
     verdicts = {nats: _at(attention, lstm, nats, cap, factor) for nats in tolerances}
     controls = (_learnt(trained, attention, lstm), _helps(attention))
     verdict, reason = _verdict(attention, lstm, verdicts, controls, shortest)
-    return Finding(
-        verdict=verdict,
-        reason=_with_left_out(reason, left_out),
+    numbers = tuple(_numbers(attention, lstm, tolerances))
+    return Finding(verdict, "measured", reason=_with_left_out(reason, left_out), numbers=numbers, controls=controls)
+
+
+def tell(rows: list[Row], judged: Finding, *, tolerance: float, shortest: int, cap: int, factor: float) -> Finding:
+    """The finding with its sentence and the loss of every arm over the context."""
+    del shortest, cap
+    curves, tolerances = _curves(_longest(rows)), _tolerances(tolerance)
+    told = dataclasses.replace(judged, figures=_figures(curves, tolerances), tables=_tables(curves, tolerances))
+    if not {ATTENTION, LSTM} <= curves.keys():
+        return dataclasses.replace(told, sentence=f"contexts were cut for {', '.join(curves) or 'no arm'}")
+    attention, lstm = curves[ATTENTION], curves[LSTM]
+    return dataclasses.replace(
+        told,
         sentence=_sentence(attention, lstm, tolerance),
-        numbers=tuple(_numbers(attention, lstm, tolerances)),
-        controls=controls,
         scope=f"trained at {attention.length:,} tokens; {_seeds(attention)} of attention, {_seeds(lstm)} of the LSTM",
         arms=tuple(_likeness(curves, tolerance, factor)),
-        **shown,
     )
+
+
+def _tolerances(tolerance: float) -> tuple[float, ...]:
+    return tolerance, STRICTER * tolerance, LOOSER * tolerance
 
 
 def _verdict(
@@ -130,30 +157,30 @@ def _verdict(
 ) -> tuple[str, str]:
     (tolerance, (verdict, reason)), *_ = verdicts.items()
     if attention.length < shortest:
-        there = f"at {attention.length:,} {_ordering(attention, lstm, tolerance)}"
-        return "untested", f"{shortest:,} tokens were not reached; {there}"
+        ordering = f"at {attention.length:,} {_ordering(attention, lstm, tolerance)}"
+        return "untested", f"{shortest:,} tokens were not reached; {ordering}"
     few = [curve.arm for curve in (attention, lstm) if len(curve.members) < 2]
     if few:
         return "untested", f"fewer than two seeds give no interval ({', '.join(few)})"
     broken = [control.name for control in controls if not control.met]
     if broken:
         return "undecided", f"{reason}; but a control failed: {'; '.join(broken)}"
-    if len({found for found, _ in verdicts.values()}) > 1:
-        said = ", ".join(f"{found} at {nats:g}" for nats, (found, _) in sorted(verdicts.items()))
-        return "undecided", f"it turns with the tolerance in nats: {said}"
+    if len({at_nats for at_nats, _ in verdicts.values()}) > 1:
+        each = ", ".join(f"{at_nats} at {nats:g}" for nats, (at_nats, _) in sorted(verdicts.items()))
+        return "undecided", f"it turns with the tolerance in nats: {each}"
     return verdict, reason
 
 
 def _at(attention: Curve, lstm: Curve, tolerance: float, cap: int, factor: float) -> tuple[str, str]:
     """The verdict at one tolerance."""
-    own, ratio = lstm.effective(tolerance), _ratio(attention, lstm, tolerance)
-    if own.low > cap:
+    context, ratio = lstm.effective(tolerance), _ratio(attention, lstm, tolerance)
+    if context.low > cap:
         return "fails", f"the LSTM's effective context lies above {cap:,} tokens"
     if ratio.high <= 1:
         return "fails", "attention's effective context is not longer than the LSTM's"
-    if own.high <= cap and ratio.low >= factor:
+    if context.high <= cap and ratio.low >= factor:
         return "holds", f"the LSTM's effective context is at most {cap:,} tokens, attention's {factor:g}x that or more"
-    if own.high > cap:
+    if context.high > cap:
         return "undecided", f"the LSTM's interval straddles {cap:,} tokens"
     return "undecided", f"the interval of attention / LSTM does not clear 1 or {factor:g}"
 
@@ -180,20 +207,17 @@ def _learnt(trained: list[Row], attention: Curve, lstm: Curve) -> Control:
     name = f"both are below {BITS_A_BYTE:g} bits a byte on the test, where byte frequencies alone are not"
     if not all(tests.values()):
         return Control(name, False, "not tested yet")
-    worst = {arm: max(found) for arm, found in tests.items()}
-    return Control(
-        name, max(worst.values()) < BITS_A_BYTE, ", ".join(f"{arm} {bits:.3g}" for arm, bits in worst.items())
-    )
+    worst = {arm: max(bits) for arm, bits in tests.items()}
+    listed = ", ".join(f"{arm} {bits:.3g}" for arm, bits in worst.items())
+    return Control(name, max(worst.values()) < BITS_A_BYTE, listed)
 
 
 def _helps(attention: Curve) -> Control:
     name = "more context helps attention at all"
     gained = attention.resampled[:, 0] - attention.resampled[:, -1]
     value, low, high = percentile_interval(float(attention.loss[0] - attention.loss[-1]), gained)
-    found = (
-        f"{value:.3g} nats from {attention.contexts[0]} tokens to {attention.length:,} (95 % {low:.3g} to {high:.3g})"
-    )
-    return Control(name, low > 0, found)
+    contexts = f"{attention.contexts[0]} tokens to {attention.length:,}"
+    return Control(name, low > 0, f"{value:.3g} nats from {contexts} (95 % {low:.3g} to {high:.3g})")
 
 
 def _longest(rows: list[Row]) -> list[Row]:
@@ -203,9 +227,9 @@ def _longest(rows: list[Row]) -> list[Row]:
         if parts.split(row["task"])[0] == "text" and row["measure"] in ("learning", "truncated_context"):
             groups[tuple(row[name] for name in SAME)].append(row)
 
-    def rank(own: list[Row]) -> tuple[bool, int, int]:
-        cut = {row["arm"] for row in own if row.get("phase") == "context"}
-        return {ATTENTION, LSTM} <= cut, own[0]["length"], len(own)
+    def rank(group: list[Row]) -> tuple[bool, int, int]:
+        cut = {row["arm"] for row in group if row.get("phase") == "context"}
+        return {ATTENTION, LSTM} <= cut, group[0]["length"], len(group)
 
     return max(groups.values(), key=rank, default=[])
 
@@ -217,23 +241,23 @@ def _curves(trained: list[Row]) -> dict[str, Curve]:
         if row.get("phase") == "context" and row["outcome"] == "ok":
             losses[row["arm"], row["seed"]][row["turn"]][row["context"]] = row["nats"]
     contexts = sorted({context for groups in losses.values() for group in groups.values() for context in group})
-    found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    members: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     for (arm, seed), groups in sorted(losses.items()):
         whole = [[group[at] for at in contexts] for _, group in sorted(groups.items()) if len(group) == len(contexts)]
         if whole:
-            found[arm][seed] = np.asarray(whole)
+            members[arm][seed] = np.asarray(whole)
     counted = np.asarray([*contexts[:-1], *(trained[0]["length"] for _ in contexts[-1:])])
-    return {arm: Curve(arm, counted, members) for arm, members in found.items()}
+    return {arm: Curve(arm, counted, of_arm) for arm, of_arm in members.items()}
 
 
 def _left_out(trained: list[Row], curves: dict[str, Curve]) -> list[str]:
     """Seeds of the pair that any arm has and that are not in its curve, each with the reason."""
-    found = []
+    left_out = []
     for arm, seed in itertools.product((ATTENTION, LSTM), sorted({row["seed"] for row in trained})):
         if arm not in curves or seed not in curves[arm].members:
-            own = {row["outcome"] for row in trained if (row["arm"], row["seed"]) == (arm, seed)} - {"ok"}
-            found.append(f"{arm} seed {seed} ({', '.join(sorted(own)) or 'missing'})")
-    return found
+            outcomes = {row["outcome"] for row in trained if (row["arm"], row["seed"]) == (arm, seed)} - {"ok"}
+            left_out.append(f"{arm} seed {seed} ({', '.join(sorted(outcomes)) or 'missing'})")
+    return left_out
 
 
 def _with_left_out(reason: str, left_out: list[str]) -> str:
@@ -244,8 +268,8 @@ def _likeness(curves: dict[str, Curve], tolerance: float, factor: float) -> Iter
     lstm = curves[LSTM].effective(tolerance).value
     for arm, curve in curves.items():
         if arm not in (ATTENTION, LSTM):
-            own = curve.effective(tolerance).value
-            yield arm, LIKE_ATTENTION if own >= factor * lstm else LIKE_LSTM if own <= lstm else NEITHER
+            context = curve.effective(tolerance).value
+            yield arm, LIKE_ATTENTION if context >= factor * lstm else LIKE_LSTM if context <= lstm else NEITHER
 
 
 def _sentence(attention: Curve, lstm: Curve, tolerance: float) -> str:
@@ -300,5 +324,5 @@ def _seeds(curve: Curve) -> str:
     return f"{count} seed{'s' if count > 1 else ''}"
 
 
-def _text(found: Interval) -> str:
-    return f"{found.value:,.0f} (95 % {found.low:,.0f} to {found.high:,.0f})"
+def _text(context: Interval) -> str:
+    return f"{context.value:,.0f} (95 % {context.low:,.0f} to {context.high:,.0f})"

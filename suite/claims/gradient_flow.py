@@ -1,10 +1,12 @@
 """Gradient flow: does the gradient vanish or explode over a long recurrence, and are residuals the cure?"""
 
+import dataclasses
 import math
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from suite import parts
 from suite.claims import (
@@ -22,7 +24,7 @@ from suite.claims import (
 )
 from suite.job import Cell
 from suite.judging.statistics import Interval, t_interval
-from suite.scale import Scale
+from suite.scale import INSTALLATION, Scale
 from suite.sweep.store import Row
 
 QUESTION = "Does the gradient vanish or explode over a thousand recurrent steps, and is it stable in attention?"
@@ -54,11 +56,38 @@ Key = tuple[str, str]  # arm and block
 Profiles = dict[Key, dict[int, dict[int, float]]]  # J_k by seed and k
 
 
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How far back gradients are followed."""
+
+    reach: int = 1000  # tokens
+    untested: str = ""
+
+
+SIZES = {"smoke": Sizes(reach=64, untested=INSTALLATION)} | dict.fromkeys(("quick", "laptop", "gpu", "pod"), Sizes())
+
+
+class Reach(NamedTuple):
+    """The norms at one length, the distance that D is taken at, and D of each seed by arm and block."""
+
+    length: int
+    rows: list[Row]
+    far: int
+    profiles: Profiles
+    decays: dict[Key, list[float]]
+
+    @property
+    def bounded(self) -> set[Key]:
+        """Those of which a norm is 0 in float64 at the end: D is at least what stands there."""
+        return {key for key in self.decays if any(norms[self.far] == 0 for norms in self.profiles[key].values())}
+
+
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """Both blocks, all seeds of the judged three and one of every other arm."""
-    del rows  # nothing hangs on what was found
+    del rows  # no cell depends on another
+    reach = SIZES[scale.name].reach
     return [
-        Cell(scale.arm(mixer, length=scale.reach, block=block, seed=seed), MEASURE)
+        Cell(scale.arm(mixer, length=reach, block=block, seed=seed), MEASURE)
         for mixer in dict.fromkeys((*JUDGED, *scale.arms))
         for block in (RESIDUAL, PLAIN)
         for seed in range(scale.seeds if mixer in JUDGED else 1)
@@ -67,44 +96,56 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
 
 def judge(rows: list[Row], *, threshold: float = 2.4, stable: float = 1.0, length: int = 1000) -> Finding:
     """The finding for `length` tokens, or, where that was not reached, for the longest sequence there is."""
-    reach = [row for row in rows if parts.split(row["measure"])[0] == MEASURE]
-    if not reach:
-        return Finding("untested", "measured", "no gradient was followed back", "nothing was measured yet")
-    at = _length(reach, length)
-    here = [row for row in reach if row["length"] == at]
-    far = _far(here, length - 1)
-    profiles = _profiles(here, far)
-    found = _decays(profiles, far)
-    bounded = {key for key in found if any(norms[far] == 0 for norms in profiles[key].values())}
-    failed = _failed(here)
-    control = _control(profiles, failed)
-    measured = {*profiles, *((arm, block) for arm, block, _ in failed)}
+    reach = _reach(rows, length)
+    if reach is None:
+        return Finding("untested", "measured", reason="nothing was measured yet")
+    failed = _failed(reach.rows)
+    control = _control(reach.profiles, failed)
+    measured = {*reach.profiles, *((arm, block) for arm, block, _ in failed)}
     missing = [arm for arm in JUDGED if (arm, RESIDUAL) not in measured]
-    if at < length:
-        verdict, reason = "untested", f"{length:,} tokens were not reached, {at:,} were"
+    if reach.length < length:
+        verdict, reason = "untested", f"{length:,} tokens were not reached, {reach.length:,} were"
     elif missing:
         verdict, reason = "untested", f"not measured in the residual block: {', '.join(missing)}"
     elif not control.met:
         verdict, reason = "undecided", f"the control is not met: {control.found}"
     else:
-        verdict, reason = _verdict({arm: found[arm, RESIDUAL] for arm in JUDGED}, threshold, stable)
-    if (ATTENTION, PLAIN) in found:
-        reason += f"; {_cause(found[ATTENTION, PLAIN], stable)}"
-    unsaid = [said for said in failed.values() if said not in reason]
-    if unsaid:
-        reason += f"; failed: {', '.join(unsaid)}"
-    return Finding(
-        verdict=verdict,
-        basis="measured",
-        sentence=_sentence(found, bounded, far),
-        reason=reason,
-        numbers=tuple(_number(*key, values, key in bounded) for key, values in found.items()),
-        controls=(control,),
-        figures=tuple(_figure(profiles, block) for block in (RESIDUAL, PLAIN) if any(block in key for key in profiles)),
-        scope=_scope(here, found, at),
-        arms=tuple(_likeness(found, threshold, stable)),
-        tables=(_table(found, bounded, far),) if found else (),
+        verdict, reason = _verdict({arm: reach.decays[arm, RESIDUAL] for arm in JUDGED}, threshold, stable)
+    if (ATTENTION, PLAIN) in reach.decays:
+        reason += f"; {_cause(reach.decays[ATTENTION, PLAIN], stable)}"
+    unmentioned = [cell for cell in failed.values() if cell not in reason]
+    if unmentioned:
+        reason += f"; failed: {', '.join(unmentioned)}"
+    numbers = tuple(_number(*key, values, key in reach.bounded) for key, values in reach.decays.items())
+    return Finding(verdict, "measured", reason=reason, numbers=numbers, controls=(control,))
+
+
+def tell(rows: list[Row], judged: Finding, *, threshold: float, stable: float, length: int) -> Finding:
+    """The finding with its sentence, a table of D and the norms of both blocks."""
+    reach = _reach(rows, length)
+    if reach is None:
+        return dataclasses.replace(judged, sentence="no gradient was followed back")
+    blocks = [block for block in (RESIDUAL, PLAIN) if any(block in key for key in reach.profiles)]
+    return dataclasses.replace(
+        judged,
+        sentence=_sentence(reach),
+        figures=tuple(_figure(reach.profiles, block) for block in blocks),
+        scope=_scope(reach),
+        arms=tuple(_likeness(reach.decays, threshold, stable)),
+        tables=(_table(reach),) if reach.decays else (),
     )
+
+
+def _reach(rows: list[Row], length: int) -> Reach | None:
+    """The norms at `length` tokens or what is nearest to it; None where none was measured."""
+    followed = [row for row in rows if parts.split(row["measure"])[0] == MEASURE]
+    if not followed:
+        return None
+    at = _length(followed, length)
+    of_length = [row for row in followed if row["length"] == at]
+    far = _far(of_length, length - 1)
+    profiles = _profiles(of_length, far)
+    return Reach(at, of_length, far, profiles, _decays(profiles, far))
 
 
 def magnitude(values: list[float]) -> Interval:
@@ -115,25 +156,25 @@ def magnitude(values: list[float]) -> Interval:
     return Interval(abs(value), *sorted((abs(low), abs(high))))
 
 
-def _length(reach: list[Row], length: int) -> int:
+def _length(followed: list[Row], length: int) -> int:
     """The shortest sequence of at least `length`, else the longest; first among those that have the judged three."""
     arms: dict[int, set[str]] = defaultdict(set)
-    for row in reach:
+    for row in followed:
         arms[row["length"]].add(row["arm"])
-    whole = [at for at, there in arms.items() if there >= set(JUDGED)] or list(arms)
+    whole = [at for at, measured in arms.items() if measured >= set(JUDGED)] or list(arms)
     return min((at for at in whole if at >= length), default=max(whole))
 
 
-def _far(here: list[Row], wanted: int) -> int:
+def _far(rows: list[Row], wanted: int) -> int:
     """The first distance of at least `wanted` among those that were measured, else the last of them."""
-    measured = {row["distance"] for row in here if "norm" in row}
+    measured = {row["distance"] for row in rows if "norm" in row}
     return min((k for k in measured if k >= wanted), default=max(measured, default=wanted))
 
 
-def _profiles(here: list[Row], far: int) -> Profiles:
-    """J_k of what is there whole, the judged three first: a cell that is still written has no D yet."""
+def _profiles(rows: list[Row], far: int) -> Profiles:
+    """J_k of whole cells, the judged three first: a cell that is still written has no D yet."""
     profiles: Profiles = defaultdict(lambda: defaultdict(dict))
-    for row in here:
+    for row in rows:
         if "norm" in row:
             profiles[row["arm"], row["block"]][row["seed"]][row["distance"]] = row["norm"]
     whole = {
@@ -146,30 +187,27 @@ def _profiles(here: list[Row], far: int) -> Profiles:
 
 def _decays(profiles: Profiles, far: int) -> dict[Key, list[float]]:
     """D of each seed. A norm of 0 at the end counts as the least number there is, and D is at least this."""
-    found = {
+    decays = {
         key: [_decay([norms[k] for k in NEAR], norms[far]) for norms in seeds.values() if any(norms[k] for k in NEAR)]
         for key, seeds in profiles.items()
     }
-    return {key: values for key, values in found.items() if values}
+    return {key: values for key, values in decays.items() if values}
 
 
 def _decay(near: list[float], far: float) -> float:
     return math.log10(statistics.fmean(near)) - math.log10(max(far, LEAST))
 
 
-def _failed(here: list[Row]) -> dict[tuple[str, str, int], str]:
-    """Cells of which a row has no number, by arm, block and seed, and how each is said."""
-    return {
-        (row["arm"], row["block"], row["seed"]): f"{row['arm']}, {row['block']}, seed {row['seed']} ({row['outcome']})"
-        for row in here
-        if row["outcome"] != "ok"
-    }
+def _failed(rows: list[Row]) -> dict[tuple[str, str, int], str]:
+    """Cells of which a row has no number, by arm, block and seed: the words for each."""
+    cells = sorted((row["arm"], row["block"], row["seed"], row["outcome"]) for row in rows if row["outcome"] != "ok")
+    return {(arm, block, seed): f"{arm}, {block}, seed {seed} ({outcome})" for arm, block, seed, outcome in cells}
 
 
 def _control(profiles: Profiles, failed: dict[tuple[str, str, int], str]) -> Control:
     """That the instrument works where it is judged."""
     name = "J_1 to J_8 are positive and finite in every judged cell"
-    broken = [said for (arm, block, _), said in failed.items() if arm in JUDGED and block == RESIDUAL]
+    broken = [cell for (arm, block, _), cell in failed.items() if arm in JUDGED and block == RESIDUAL]
     seen = [(arm, seed, norms) for arm in JUDGED for seed, norms in profiles.get((arm, RESIDUAL), {}).items()]
     broken += [f"{arm}, seed {seed} (a norm of 0)" for arm, seed, norms in seen if not all(norms[k] for k in NEAR)]
     if broken:
@@ -211,8 +249,8 @@ def _cause(values: list[float], stable: float) -> str:
     return f"whether residuals are the cause is undecided: in the plain block attention's |D| is {_text(size)}"
 
 
-def _likeness(found: dict[Key, list[float]], threshold: float, stable: float) -> Iterator[tuple[str, str]]:
-    for (arm, block), values in found.items():
+def _likeness(decays: dict[Key, list[float]], threshold: float, stable: float) -> Iterator[tuple[str, str]]:
+    for (arm, block), values in decays.items():
         if block == RESIDUAL and arm not in (ATTENTION, LSTM):
             size = abs(statistics.fmean(values))
             yield arm, LIKE_ATTENTION if size < stable else LIKE_LSTM if size > threshold else NEITHER
@@ -227,7 +265,7 @@ def _number(arm: str, block: str, values: list[float], bounded: bool) -> Number:
 def _figure(profiles: Profiles, block: str) -> Figure:
     """Medians over seeds, with the least and the greatest. A logarithmic axis has no 0: these points are left out."""
     points = []
-    for arm, seeds in ((arm, seeds) for (arm, own), seeds in profiles.items() if own == block):
+    for arm, seeds in ((arm, seeds) for (arm, of_block), seeds in profiles.items() if of_block == block):
         for k in sorted(set.intersection(*map(set, seeds.values()))):
             norms = [seed[k] for seed in seeds.values()]
             bounds = (min(norms), max(norms)) if len(norms) > 1 else ()
@@ -242,35 +280,37 @@ def _figure(profiles: Profiles, block: str) -> Figure:
     )
 
 
-def _table(found: dict[Key, list[float]], bounded: set[Key], far: int) -> Table:
+def _table(reach: Reach) -> Table:
     def cell(key: Key) -> str:
-        if key not in found:
+        if key not in reach.decays:
             return "not measured"
-        values = found[key]
+        values = reach.decays[key]
         text = _text(t_interval(values)) if len(values) > 1 else f"{values[0]:.3g} (one seed)"
-        return f"at least {text}" if key in bounded else text
+        return f"at least {text}" if key in reach.bounded else text
 
-    rows = tuple((arm, cell((arm, RESIDUAL)), cell((arm, PLAIN))) for arm in dict.fromkeys(arm for arm, _ in found))
-    return Table(f"D, decades from the mean of J_1 to J_8 to J_{far}", ("mixer", "residual block", "plain block"), rows)
+    arms = dict.fromkeys(arm for arm, _ in reach.decays)
+    rows = tuple((arm, cell((arm, RESIDUAL)), cell((arm, PLAIN))) for arm in arms)
+    title = f"D, decades from the mean of J_1 to J_8 to J_{reach.far}"
+    return Table(title, ("mixer", "residual block", "plain block"), rows)
 
 
-def _sentence(found: dict[Key, list[float]], bounded: set[Key], far: int) -> str:
-    said = [
-        f"{'at least ' if (arm, RESIDUAL) in bounded else ''}10^{statistics.fmean(found[arm, RESIDUAL]):.3g} in {name}"
-        for arm, name in NAMES.items()
-        if (arm, RESIDUAL) in found
-    ]
-    if not said:
+def _sentence(reach: Reach) -> str:
+    factors = []
+    for arm, name in NAMES.items():
+        if values := reach.decays.get((arm, RESIDUAL)):
+            least = "at least " if (arm, RESIDUAL) in reach.bounded else ""
+            factors.append(f"{least}10^{statistics.fmean(values):.3g} in {name}")
+    if not factors:
         return "no gradient of the judged three was followed back"
-    listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
-    return f"over {far:,} tokens the gradient shrinks by a factor of {listed} (residual block, before training)"
+    listed = " and ".join([", ".join(factors[:-1]), factors[-1]] if len(factors) > 1 else factors)
+    return f"over {reach.far:,} tokens the gradient shrinks by a factor of {listed} (residual block, before training)"
 
 
-def _scope(here: list[Row], found: dict[Key, list[float]], at: int) -> str:
-    row = here[0]
-    seeds = sorted({len(found[arm, RESIDUAL]) for arm in JUDGED if (arm, RESIDUAL) in found})
+def _scope(reach: Reach) -> str:
+    row = reach.rows[0]
+    seeds = sorted({len(reach.decays[arm, RESIDUAL]) for arm in JUDGED if (arm, RESIDUAL) in reach.decays})
     counts = f", {' to '.join(map(str, seeds))} seeds" if seeds else ""
-    return f"{at:,} tokens, width {row['reference_width']}, depth {row['depth']}{counts}, before training"
+    return f"{reach.length:,} tokens, width {row['reference_width']}, depth {row['depth']}{counts}, before training"
 
 
 def _text(size: Interval) -> str:

@@ -1,5 +1,6 @@
 """Memory at inference: a recurrent state of fixed size against a cache that grows, and what decoding makes of it."""
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -44,11 +45,29 @@ RULE = (
 )
 
 SHARED = "attention:kv_heads=1"  # one key head for all queries
-PART = 128  # tokens read into a cache where its context is not read whole
+READ_IN_PART = 128  # tokens read into a cache where its context is not read whole
 COUNTER = 4  # bytes of a cache's count of tokens
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 REFUSED = ("oom", "did_not_compile", "crashed")
 COMMAND = "python -m launch.compare --claims=inference_memory"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The contexts and the numbers of sequences at which decoding is timed."""
+
+    contexts: tuple[int, int] = (64, 256)  # tokens read before decoding is timed: the least and the most
+    batches: tuple[int, ...] = (1,)  # sequences decoded at once
+    untested: str = ""
+
+
+SIZES = {
+    "smoke": Sizes(),
+    "quick": Sizes(),
+    "laptop": Sizes(contexts=(64, 4096), batches=(1, 8)),
+    "gpu": Sizes(contexts=(1024, 65536), batches=(1, 16, 128)),
+    "pod": Sizes(contexts=(1024, 65536), batches=(1, 8, 32)),
+}
 
 
 class Sized(NamedTuple):
@@ -75,57 +94,82 @@ Turns = dict[tuple[int, int], float]  # logarithm of seconds a decoded token, by
 Timings = dict[tuple[str, int], dict[int, Turns]]  # by arm and number of sequences, then by context
 
 
+class Memory(NamedTuple):
+    """The bytes of every arm, the timings of decoding of the same models, and the arms that are caches."""
+
+    sized: dict[str, Sized]
+    decoding: list[Row]
+    timings: Timings
+    caches: list[str]
+
+    @property
+    def attention(self) -> str:
+        """The plainest of the caches."""
+        return min(self.caches, key=len)
+
+    @property
+    def has_pair(self) -> bool:
+        return bool(self.caches) and LSTM in self.sized
+
+
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """Sizes of the arms and of a cache of shared keys, and their decoding, all arms in turns."""
     del rows
+    sizes = SIZES[scale.name]
     arms = list(dict.fromkeys([*scale.arms, SHARED]))
-    sizes = [
+    wanted = [
         Cell(scale.arm(mixer), "size", interleave_with="" if mixer in scale.arms else "cache types") for mixer in arms
     ]
-    timings = []
+    shortest, longest = sizes.contexts
     for repeat in range(scale.processes):
-        for batch in scale.decode_batches:
+        for batch in sizes.batches:
             for mixer in arms:
-                whole = repeat == 0 and batch == scale.decode_batches[0] and mixer in scale.arms
-                range_ = f"longest={scale.contexts[-1]},shortest={scale.contexts[0]}"
-                spec = f"decode:{range_},batch={batch},read={0 if whole else PART}"
+                whole = repeat == 0 and batch == sizes.batches[0] and mixer in scale.arms
+                read = 0 if whole else READ_IN_PART
+                spec = f"decode:longest={longest},shortest={shortest},batch={batch},read={read}"
                 measure = parts.short("suite.measures", spec)
-                timings.append(Cell(scale.arm(mixer), measure, repeat, f"decode B={batch}"))
-    return [*sizes, *timings]
+                wanted.append(Cell(scale.arm(mixer), measure, repeat, f"decode B={batch}"))
+    return wanted
 
 
 def judge(rows: list[Row], *, lowest: int = 1024, highest: int = 16384) -> Finding:
     """The finding from `lowest` to `highest` tokens of context."""
-    decoding = [row for row in rows if parts.split(row["measure"])[0] == "decode"]
-    sized = _sizes(rows, {row["run_id"] for row in decoding})
-    runs = {found.row["run_id"] for found in sized.values()}
-    decoding = [row for row in decoding if row["run_id"] in runs]
-    timings = _timings(decoding)
-    caches = [arm for arm, found in sized.items() if _is_cache(found.row)]
-    figures = _figures(sized, timings, caches, _failed(decoding), held_equal(rows))
-    if not caches or LSTM not in sized:
-        sentence = f"bytes of state are there for {', '.join(sized) or 'no arm'}"
-        return Finding("untested", "construction", sentence, "the judged pair is not there", figures=figures)
-    attention = min(caches, key=len)  # the plainest
-    pair = sized[attention], sized[LSTM]
-    control = _control(decoding, {arm: sized[arm] for arm in (*caches, LSTM)})
-    verdict, reason = _verdict(pair, lowest, highest)
+    memory = _memory(rows)
+    if not memory.has_pair:
+        return Finding("untested", "construction", reason="the judged pair is not there")
+    sized = memory.sized
+    control = _control(memory.decoding, {arm: sized[arm] for arm in (*memory.caches, LSTM)})
+    verdict, reason = _verdict((sized[memory.attention], sized[LSTM]), lowest, highest)
     if verdict != "untested" and not control.met:
         verdict, reason = "undecided", f"{reason}; but the control failed: {control.found}"
-    crossings = _crossings(sized, timings, caches)
-    return Finding(
-        verdict=verdict,
-        basis="construction",
-        sentence=_sentence(*pair),
-        reason=reason,
-        numbers=tuple(_numbers(sized, timings, caches)),
-        controls=(control,),
-        figures=figures,
-        scope=_scope(timings, lowest, highest),
-        crossover=_crossover(crossings, attention),
-        arms=tuple(_likeness(sized, (attention, LSTM), lowest, highest)),
+    return Finding(verdict, "construction", reason=reason, numbers=tuple(_numbers(memory)), controls=(control,))
+
+
+def tell(rows: list[Row], judged: Finding, *, lowest: int, highest: int) -> Finding:
+    """The finding with its sentence, the contexts where bytes and seconds cross, and both over the context."""
+    memory = _memory(rows)
+    sized = memory.sized
+    told = dataclasses.replace(judged, figures=_figures(memory, held_equal(rows)))
+    if not memory.has_pair:
+        return dataclasses.replace(told, sentence=f"bytes of state are known of {', '.join(sized) or 'no arm'}")
+    crossings = _crossings(memory)
+    return dataclasses.replace(
+        told,
+        sentence=_sentence(sized[memory.attention], sized[LSTM]),
+        scope=_scope(memory.timings, lowest, highest),
+        crossover=_crossover(crossings, memory.attention),
+        arms=tuple(_likeness(sized, (memory.attention, LSTM), lowest, highest)),
         tables=_tables(crossings),
     )
+
+
+def _memory(rows: list[Row]) -> Memory:
+    decoding = [row for row in rows if parts.split(row["measure"])[0] == "decode"]
+    sized = _sizes(rows, {row["run_id"] for row in decoding})
+    runs = {own.row["run_id"] for own in sized.values()}
+    decoding = [row for row in decoding if row["run_id"] in runs]
+    caches = [arm for arm, own in sized.items() if _is_cache(own.row)]
+    return Memory(sized, decoding, _timings(decoding), caches)
 
 
 def _verdict(pair: tuple[Sized, Sized], lowest: int, highest: int) -> tuple[str, str]:
@@ -135,10 +179,10 @@ def _verdict(pair: tuple[Sized, Sized], lowest: int, highest: int) -> tuple[str,
         return "untested", f"no bytes of both at {' and '.join(f'{context:,}' for context in missing)} tokens"
     wanted = _bytes_a_token(attention.row)
     wrong = [
-        f"{name}'s state grows by {found.grows(low, high):g} bytes a token from {low:,} to {high:,} tokens, not {right}"
-        for name, found, right in (("attention", attention, wanted), ("the LSTM", lstm, 0))
-        for low, high in itertools.pairwise(sorted(at for at in found.at if lowest <= at <= highest))
-        if found.at[high] - found.at[low] != right * (high - low)
+        f"{name}'s state grows by {own.grows(low, high):g} bytes a token from {low:,} to {high:,} tokens, not {right}"
+        for name, own, right in (("attention", attention, wanted), ("the LSTM", lstm, 0))
+        for low, high in itertools.pairwise(sorted(at for at in own.at if lowest <= at <= highest))
+        if own.at[high] - own.at[low] != right * (high - low)
     ]
     if wrong:
         return "fails", "; ".join(wrong)
@@ -166,20 +210,20 @@ def _sizes(rows: list[Row], decoded: set[str]) -> dict[str, Sized]:
     for row in rows:
         if row.get("phase") == "state" and row["outcome"] == "ok":
             runs[row["arm"]][row["run_id"]].append(row)
-    found = {}
-    for arm, own in sorted(runs.items()):
-        run = min(own, key=lambda run: (run not in decoded, run))
-        found[arm] = Sized(own[run][0], {row["context"]: row["state_bytes"] for row in own[run]})
-    return {arm: sized for arm, sized in found.items() if len(sized.at) > 1}  # one context shows no growth
+    sized = {}
+    for arm, of_arm in sorted(runs.items()):
+        run = of_arm[min(of_arm, key=lambda run: (run not in decoded, run))]
+        sized[arm] = Sized(run[0], {row["context"]: row["state_bytes"] for row in run})
+    return {arm: own for arm, own in sized.items() if len(own.at) > 1}  # one context shows no growth
 
 
 def _timings(decoding: list[Row]) -> Timings:
-    found: Timings = defaultdict(dict)
+    timings: Timings = defaultdict(dict)
     for row in decoding:
         if row.get("phase") == "decode" and row["outcome"] == "ok":
-            turns = found[row["arm"], row["sequences"]].setdefault(row["context"], {})
+            turns = timings[row["arm"], row["sequences"]].setdefault(row["context"], {})
             turns[row["repeat"], row["turn"]] = math.log(row["decode_seconds"] / row["decoded"])
-    return {key: dict(sorted(found[key].items())) for key in sorted(found)}
+    return {key: dict(sorted(timings[key].items())) for key in sorted(timings)}
 
 
 def _medians(turns: Turns) -> list[float]:
@@ -193,27 +237,27 @@ def _medians(turns: Turns) -> list[float]:
 def _ratios(timings: Timings, arm: str, batch: int) -> dict[int, list[float]]:
     """Log of seconds a token, arm over LSTM, of each process by turns taken side by side; by context."""
     above, below = timings.get((arm, batch), {}), timings.get((LSTM, batch), {})
-    found = {
+    medians = {
         at: _medians({turn: turns[turn] - below[at][turn] for turn in turns if turn in below[at]})
         for at, turns in above.items()
         if at in below
     }
-    return {at: logs for at, logs in found.items() if logs}
+    return {at: logs for at, logs in medians.items() if logs}
 
 
-def _crossings(sized: dict[str, Sized], timings: Timings, caches: list[str]) -> dict[tuple[str, int], tuple[str, str]]:
+def _crossings(memory: Memory) -> dict[tuple[str, int], tuple[str, str]]:
     """Of each type of cache and batch the contexts from which on it is the larger, and the slower, of the two."""
-    batches = sorted({batch for _, batch in timings})
+    sized, timings = memory.sized, memory.timings
     return {
         (arm, batch): (_crossing_of_bytes(sized[arm], sized[LSTM]), _crossing_of_latency(_ratios(timings, arm, batch)))
-        for arm in caches
-        for batch in batches
+        for arm in memory.caches
+        for batch in sorted({batch for _, batch in timings})
     }
 
 
 def _crossing_of_bytes(cache: Sized, lstm: Sized) -> str:
     """Where the two lines meet; a fraction of a token where the first one outweighs the whole recurrent state."""
-    slopes = [found.grows(min(found.at), max(found.at)) for found in (cache, lstm)]
+    slopes = [own.grows(min(own.at), max(own.at)) for own in (cache, lstm)]
     return f"{(lstm.line(0) - cache.line(0)) / (slopes[0] - slopes[1]):.3g}" if slopes[0] > slopes[1] else "nowhere"
 
 
@@ -226,7 +270,7 @@ def _crossing_of_latency(ratios: dict[int, list[float]]) -> str:
         return at
     processes = min(len(logs) for logs in ratios.values())
     each = [crossing(contexts, [ratios[context][index] for context in contexts]) for index in range(processes)]
-    inside = [math.log(found) for found in each if not isinstance(found, str)]
+    inside = [math.log(context) for context in each if not isinstance(context, str)]
     if len(inside) < max(2, processes):
         return f"{at:,.0f}"
     _, low, high = ratio_interval(inside)
@@ -252,11 +296,12 @@ def _control(decoding: list[Row], sized: dict[str, Sized]) -> Control:
     live = [row for row in decoding if row.get("phase") == "memory" and row["arm"] in sized]
     wrong = []
     for row in live:
-        found, sequences = sized[row["arm"]], row["sequences"]
-        missing = sequences * found.line(row["capacity"]) - row["state_bytes"]
-        if not 0 <= missing <= (sequences - 1) * COUNTER * row["depth"]:
-            computed = f"{sequences * found.line(row['capacity']):,.0f} computed"
-            wrong.append(f"{row['arm']} at {row['context']:,}: {row['state_bytes']:,} bytes live, {computed}")
+        sequences = row["sequences"]
+        computed = sequences * sized[row["arm"]].line(row["capacity"])
+        if not 0 <= computed - row["state_bytes"] <= (sequences - 1) * COUNTER * row["depth"]:
+            wrong.append(
+                f"{row['arm']} at {row['context']:,}: {row['state_bytes']:,} bytes live, {computed:,.0f} computed"
+            )
     lacking = sorted(sized.keys() - {row["arm"] for row in live})
     if lacking:
         return Control(name, False, f"not measured for {', '.join(lacking)}")
@@ -264,9 +309,9 @@ def _control(decoding: list[Row], sized: dict[str, Sized]) -> Control:
 
 
 def _likeness(sized: dict[str, Sized], pair: tuple[str, str], lowest: int, highest: int) -> Iterable[tuple[str, str]]:
-    for arm, found in sized.items():
-        if arm not in pair and {lowest, highest} <= found.at.keys():
-            yield arm, LIKE_ATTENTION if found.grows(lowest, highest) > 0 else LIKE_LSTM
+    for arm, own in sized.items():
+        if arm not in pair and {lowest, highest} <= own.at.keys():
+            yield arm, LIKE_ATTENTION if own.grows(lowest, highest) > 0 else LIKE_LSTM
 
 
 def _sentence(attention: Sized, lstm: Sized) -> str:
@@ -275,22 +320,23 @@ def _sentence(attention: Sized, lstm: Sized) -> str:
 
 
 def _crossover(crossings: dict[tuple[str, int], tuple[str, str]], attention: str) -> str:
-    own = {batch: found for (arm, batch), found in crossings.items() if arm == attention}
-    if not own:
+    of_batch = {batch: crossing for (arm, batch), crossing in crossings.items() if arm == attention}
+    if not of_batch:
         return ""
-    in_bytes = next(iter(own.values()))[0]
-    latencies = ", ".join(f"{latency} ({_counted(batch)})" for batch, (_, latency) in own.items())
+    in_bytes = next(iter(of_batch.values()))[0]
+    latencies = ", ".join(f"{latency} ({_counted(batch)})" for batch, (_, latency) in of_batch.items())
     return f"state bytes at {in_bytes} tokens; seconds a decoded token, in tokens: {latencies}"
 
 
 def _scope(timings: Timings, lowest: int, highest: int) -> str:
-    processes = {repeat for found in timings.values() for turns in found.values() for repeat, _ in turns}
+    processes = {repeat for by_context in timings.values() for turns in by_context.values() for repeat, _ in turns}
     batches = " and ".join(map(_counted, sorted({batch for _, batch in timings}))) or "nothing"
     decoded = f"{batches} decoded at once, {len(processes)} processes"
     return f"contexts of {lowest:,} to {highest:,} tokens; {decoded}"
 
 
-def _numbers(sized: dict[str, Sized], timings: Timings, caches: list[str]) -> Iterable[Number]:
+def _numbers(memory: Memory) -> Iterable[Number]:
+    sized, timings, caches = memory.sized, memory.timings, memory.caches
     for arm in (*caches, LSTM):
         low, high = min(sized[arm].at), max(sized[arm].at)
         name = f"state bytes a token of context, {arm}"
@@ -304,55 +350,50 @@ def _numbers(sized: dict[str, Sized], timings: Timings, caches: list[str]) -> It
 
 def _tables(crossings: dict[tuple[str, int], tuple[str, str]]) -> tuple[Table, ...]:
     columns = ("cache", "sequences", "larger from", "slower from")
-    lines = tuple((arm, str(batch), *found) for (arm, batch), found in crossings.items())
+    lines = tuple((arm, str(batch), *contexts) for (arm, batch), contexts in crossings.items())
     title = "Context (tokens) from which a cache is larger than the LSTM's state, and decodes more slowly"
     return (Table(title, columns, lines),) if lines else ()
 
 
 def _failed(decoding: list[Row]) -> dict[int, list[tuple[str, int]]]:
     """Arms and contexts that this machine refused, by the number of sequences."""
-    found: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for refused in decoding:
-        if refused["outcome"] in REFUSED:
-            together = [
-                row
-                for row in decoding
-                if row["interleave_with"] == refused["interleave_with"] and row.get("phase") == "decode"
-            ]
-            own = {row["context"] for row in together if row["arm"] == refused["arm"]}
-            batch = int(parts.knobs("suite.measures", refused["measure"])["batch"])
-            found[batch] += [(refused["arm"], at) for at in sorted({row["context"] for row in together} - own)]
-    return {batch: sorted(set(own)) for batch, own in found.items()}
+    failed: dict[int, set[tuple[str, int]]] = defaultdict(set)
+    for refused in (row for row in decoding if row["outcome"] in REFUSED):
+        interleaved = [row for row in decoding if row["interleave_with"] == refused["interleave_with"]]
+        timed = {(row["arm"], row["context"]) for row in interleaved if row.get("phase") == "decode"}
+        batch = int(parts.knobs("suite.measures", refused["measure"])["batch"])
+        failed[batch] |= {(refused["arm"], context) for _, context in timed} - timed
+    return {batch: sorted(cells) for batch, cells in failed.items()}
 
 
-def _figures(
-    sized: dict[str, Sized],
-    timings: Timings,
-    caches: list[str],
-    failed: dict[int, list[tuple[str, int]]],
-    matched: str,
-) -> tuple[Figure, ...]:
+def _figures(memory: Memory, matched: str) -> tuple[Figure, ...]:
+    sized, timings, caches = memory.sized, memory.timings, memory.caches
+    failed = _failed(memory.decoding)
     x, above = "context (tokens)", "ratio; above 1 attention's is greater"
     batches = sorted({batch for _, batch in timings})
     pairs = [(arm, batch) for arm in caches for batch in batches]
-    lost = [(_series(arm, batch), at) for batch, own in failed.items() for arm, at in own if arm in caches]
+    lost = [(_series(arm, batch), at) for batch, cells in failed.items() for arm, at in cells if arm in caches]
     slower = [Point(_series(*key), at, *_bounded(logs)) for key in pairs for at, logs in _ratios(timings, *key).items()]
     lstm = sized[LSTM].at if LSTM in sized else {}
     larger = [Point(arm, at, size / lstm[at]) for arm in caches for at, size in sized[arm].ordered if at in lstm]
     title, equal = f"attention / LSTM, {matched}", {"equal": 1.0}
-    found = [
+    figures = [
         Figure("decode_latency_ratio", f"Seconds a token, {title}", x, above, tuple(slower), equal, tuple(lost)),
         Figure("state_bytes_ratio", f"Bytes of one sequence's state, {title}", x, above, tuple(larger), equal),
     ]
     for batch in batches:
-        own = [(arm, at, turns) for (arm, of), by in timings.items() if of == batch for at, turns in by.items()]
-        points = tuple(Point(arm, at, *_bounded(_medians(turns))) for arm, at, turns in own)
+        points = tuple(
+            Point(arm, at, *_bounded(_medians(turns)))
+            for (arm, of_batch), by_context in timings.items()
+            if of_batch == batch
+            for at, turns in by_context.items()
+        )
         name = "decode_latency" + (f"_{batch}" if batch > batches[0] else "")
         title = f"Seconds a decoded token, {_counted(batch)} at once"
-        found.append(Figure(name, title, x, "seconds", points, failed=tuple(failed.get(batch, ()))))
+        figures.append(Figure(name, title, x, "seconds", points, failed=tuple(failed.get(batch, ()))))
     points = tuple(Point(arm, at, size) for arm, own in sized.items() for at, size in own.ordered)
-    found.append(Figure("state_bytes", "Bytes of one sequence's state", x, "bytes", points))
-    return tuple(figure for figure in found if figure.points)
+    figures.append(Figure("state_bytes", "Bytes of one sequence's state", x, "bytes", points))
+    return tuple(figure for figure in figures if figure.points)
 
 
 def _bounded(logs: list[float]) -> tuple[float, ...]:

@@ -1,26 +1,16 @@
 """Parallel training: does attention train faster because nothing in it waits for the token before?"""
 
+import dataclasses
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from suite.claims import (
-    ATTENTION,
-    LIKE_ATTENTION,
-    LIKE_LSTM,
-    LSTM,
-    NEITHER,
-    Control,
-    Figure,
-    Finding,
-    Number,
-    Point,
-    held_equal,
-)
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, held_equal, likeness
 from suite.job import Cell
 from suite.judging.statistics import crossings, ratio_interval, slope, t_interval
-from suite.scale import Scale
+from suite.scale import INSTALLATION, Scale
 from suite.sweep.store import Row, of_cell
 
 QUESTION = "Does attention train faster than recurrence, and is parallelism over time the cause?"
@@ -44,22 +34,46 @@ RATIO = "attention / LSTM"
 LADDER, BEST, CONTROL = "batch ladder", "best batch", "causal control"
 
 
+ON_A_CPU = "the textbook speaks of GPUs and TPUs; on a CPU the ratio is printed"
+REFUSED = ("oom", "did_not_compile", "crashed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is timed at the longest length, and how often."""
+
+    batches: tuple[int, ...]  # tried there, of one device
+    memory_bytes: float  # what one arm may use on a device at its best batch
+    turns: int  # of each arm in a process
+    untested: str = ""
+
+
+SIZES = {
+    "smoke": Sizes(batches=(4,), memory_bytes=1e9, turns=3, untested=INSTALLATION),
+    "quick": Sizes(batches=(2,), memory_bytes=2e9, turns=10, untested=ON_A_CPU),
+    "laptop": Sizes(batches=(1, 4), memory_bytes=4e9, turns=10, untested=ON_A_CPU),
+    "gpu": Sizes(batches=(8, 16, 32, 64), memory_bytes=6.4e10, turns=20),
+    "pod": Sizes(batches=(2, 4, 8, 16), memory_bytes=1.4e10, turns=20),
+}
+
+
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
-    """First one look at each batch size; when these are there, the timings that are judged, in fresh processes."""
+    """First a short timing of each batch size; when all are done, the timings that are judged, in fresh processes."""
+    sizes = SIZES[scale.name]
     longest = scale.lengths[-1]
-    looks = {
+    ladders = {
         mixer: [
             Cell(scale.arm(mixer, length=longest, batch=batch), "step_time:blocks=3", interleave_with=LADDER)
-            for batch in scale.batches
+            for batch in scale.batches(sizes.batches)
         ]
         for mixer in scale.arms
     }
-    sizes = [Cell(scale.arm(mixer, length=length), "size") for mixer in scale.arms for length in scale.lengths]
-    first = [*sizes, *(cell for ladder in looks.values() for cell in ladder)]
-    if any(not of_cell(rows, cell) for ladder in looks.values() for cell in ladder):
+    first = [Cell(scale.arm(mixer, length=length), "size") for mixer in scale.arms for length in scale.lengths]
+    first += [cell for ladder in ladders.values() for cell in ladder]
+    if any(not of_cell(rows, cell) for ladder in ladders.values() for cell in ladder):
         return first
-    best = {mixer: _best_batch(rows, ladder, scale.memory_bytes) for mixer, ladder in looks.items()}
-    timing = f"step_time:blocks={scale.blocks}"
+    best = {mixer: _best_batch(rows, ladder, sizes.memory_bytes) for mixer, ladder in ladders.items()}
+    timing = f"step_time:blocks={sizes.turns}"
     judged = []
     for repeat in range(scale.processes):
         for length in scale.lengths:
@@ -77,74 +91,109 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     return [*first, *judged]
 
 
+class Sweep(NamedTuple):
+    """The timings over lengths, the arms that speak for attention and the LSTM, and their ratios at each length."""
+
+    turns: list[Row]
+    pair: tuple[str, str]
+    by_length: dict[int, list[float]]  # log of tokens a second, attention over LSTM, one a process
+
+    @property
+    def reached(self) -> list[int]:
+        return [at for at, logs in self.by_length.items() if logs]
+
+    def judged_at(self, length: int) -> int:
+        """The length that is judged: the one that is asked for, or the longest that both arms have."""
+        return length if length in self.reached else self.reached[-1]
+
+
 def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Finding:
     """The finding at `length` tokens, or, where that was not reached, at the longest length that both arms have."""
-    blocks = [row for row in rows if row.get("phase") == "block" and row["outcome"] == "ok"]
-    swept = [row for row in blocks if row["interleave_with"] == _group(row["length"])]
-    failed = _failed(rows)
-    figures = [_time_figure(swept, failed)] if swept else []
-    arms = {name: _arm_of(swept, name) for name in (ATTENTION, LSTM)}
-    pair = arms[ATTENTION], arms[LSTM]
-    by_length = {at: ratios(swept, _group(at), *pair) for at in sorted({row["length"] for row in swept})}
-    reached = [at for at, logs in by_length.items() if logs]
-    if not reached:
-        there = ", ".join(sorted({row["arm"] for row in swept})) or "none"
-        sentence = f"attention and the LSTM were not timed together (arms that were: {there})"
-        return Finding("untested", "measured", sentence, "the judged pair is not there", figures=tuple(figures))
-    at = length if length in reached else reached[-1]
-    found = {
-        "equal batch": by_length[at],
-        "best batch each": ratios(blocks, BEST, *pair),
-        "control": ratios(blocks, CONTROL, PARALLEL, SEQUENTIAL),
+    sweep = _sweep(rows)
+    if not sweep.reached:
+        return Finding("untested", "measured", reason="the judged pair is not there")
+    turns = _turns(rows)
+    at = sweep.judged_at(length)
+    logs = {
+        "equal batch": sweep.by_length[at],
+        "best batch each": ratios(turns, BEST, *sweep.pair),
+        "control": ratios(turns, CONTROL, PARALLEL, SEQUENTIAL),
     }
     names = {
         "equal batch": f"tokens/s, attention / LSTM, T={at}, equal batch",
-        "best batch each": f"tokens/s, attention / LSTM, T={max(reached)}, best batch each{_tried(blocks)}",
-        "control": f"tokens/s, minGRU parallel / sequential form, T={max(reached)}",
+        "best batch each": f"tokens/s, attention / LSTM, T={max(sweep.reached)}, best batch each{_tried(turns)}",
+        "control": f"tokens/s, minGRU parallel / sequential form, T={max(sweep.reached)}",
     }
-    verdict, reason = _verdict(swept, found, threshold, at, length)
-    equal = held_equal(swept)
+    verdict, reason = _verdict(sweep.turns, logs, threshold, at, length)
     return Finding(
-        verdict=verdict,
-        basis="measured",
-        sentence=_sentence(found["equal batch"], at, equal),
+        verdict,
+        "measured",
         reason=reason,
-        numbers=(*(_ratio_number(names[key], logs) for key, logs in found.items() if logs), *_exponents(swept)),
-        controls=(_control(found["control"]),),
-        figures=(_ratio_figure(by_length, threshold, {at for arm, at in failed if arm in pair}, equal), *figures),
-        headline=_headline(by_length),
-        scope=_scope(swept, reached),
-        crossover=_crossover(by_length),
-        arms=tuple(_likeness(swept, at, pair)),
+        numbers=(*(_ratio_number(names[key], of_key) for key, of_key in logs.items() if of_key), *_exponents(sweep)),
+        controls=(_control(logs["control"]),),
     )
 
 
-def _tried(blocks: Iterable[Row]) -> str:
+def tell(rows: list[Row], judged: Finding, *, threshold: float, length: int) -> Finding:
+    """The finding with its sentence and headline, the ratio over lengths and the seconds of every arm."""
+    sweep, failed = _sweep(rows), _failed(rows)
+    figures = [_time_figure(sweep.turns, failed)] if sweep.turns else []
+    if not sweep.reached:
+        timed = ", ".join(sorted({row["arm"] for row in sweep.turns})) or "none"
+        sentence = f"attention and the LSTM were not timed together (arms that were: {timed})"
+        return dataclasses.replace(judged, sentence=sentence, figures=tuple(figures))
+    at, equal = sweep.judged_at(length), held_equal(sweep.turns)
+    failed_of_pair = {length for arm, length in failed if arm in sweep.pair}
+    seconds = {arm: _seconds(sweep.turns, arm, at) for arm in sorted({row["arm"] for row in sweep.turns})}
+    logs = {arm: math.log(statistics.median(values)) for arm, values in seconds.items() if values}
+    return dataclasses.replace(
+        judged,
+        sentence=_sentence(sweep.by_length[at], at, equal),
+        figures=(_ratio_figure(sweep.by_length, threshold, failed_of_pair, equal), *figures),
+        headline=_headline(sweep.by_length),
+        scope=_scope(sweep),
+        crossover=_crossover(sweep.by_length),
+        arms=tuple(likeness(logs, sweep.pair)),
+    )
+
+
+def _turns(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row.get("phase") == "block" and row["outcome"] == "ok"]
+
+
+def _sweep(rows: list[Row]) -> Sweep:
+    turns = [row for row in _turns(rows) if row["interleave_with"] == _group(row["length"])]
+    pair = _arm_of(turns, ATTENTION), _arm_of(turns, LSTM)
+    lengths = sorted({row["length"] for row in turns})
+    return Sweep(turns, pair, {at: ratios(turns, _group(at), *pair) for at in lengths})
+
+
+def _tried(turns: Iterable[Row]) -> str:
     """The batch sizes among which the best was looked for."""
-    sizes = sorted({row["batch"] for row in blocks if row["interleave_with"] == LADDER})
+    sizes = sorted({row["batch"] for row in turns if row["interleave_with"] == LADDER})
     return f" (tried: {', '.join(map(str, sizes))})" if sizes else ""
 
 
-def ratios(blocks: Iterable[Row], group: str, above: str, below: str) -> list[float]:
+def ratios(turns: Iterable[Row], group: str, above: str, below: str) -> list[float]:
     """Log of tokens a second, `above` over `below`: of each process the median over turns taken side by side."""
-    turns: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
-    for row in blocks:
+    pairs: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    for row in turns:
         if row["interleave_with"] == group and row["arm"] in (above, below):
-            turns[row["repeat"], row["turn"]][row["arm"]] = math.log(row["tokens"] / row["burst_seconds"])
+            pairs[row["repeat"], row["turn"]][row["arm"]] = math.log(row["tokens"] / row["burst_seconds"])
     processes: dict[int, list[float]] = defaultdict(list)
-    for (repeat, _), speeds in turns.items():
+    for (repeat, _), speeds in pairs.items():
         if len(speeds) == 2:
             processes[repeat].append(speeds[above] - speeds[below])
     return [statistics.median(logs) for _, logs in sorted(processes.items())]
 
 
 def _verdict(
-    swept: list[Row], found: dict[str, list[float]], threshold: float, at: int, length: int
+    swept: list[Row], ratios_of: dict[str, list[float]], threshold: float, at: int, length: int
 ) -> tuple[str, str]:
-    short = [name for name, logs in found.items() if len(logs) < 2]
+    short = [name for name, logs in ratios_of.items() if len(logs) < 2]
     if short:
         return "untested", f"fewer than two processes give no interval ({', '.join(short)})"
-    equal, best, control = (ratio_interval(logs) for logs in found.values())
+    equal, best, control = (ratio_interval(logs) for logs in ratios_of.values())
     both = (equal, best)
     if all(interval.low > 1 for interval in both):
         direction = "attention is the faster one"
@@ -183,10 +232,10 @@ def _best_batch(rows: list[Row], ladder: list[Cell], memory_bytes: float) -> int
     """The batch of most tokens a second among those that fit; None where none did."""
     speeds = {}
     for cell in ladder:
-        found = of_cell(rows, cell)
-        turns = [row for row in found if row.get("phase") == "block" and row["outcome"] == "ok"]
-        compiled = [row for row in found if row.get("phase") == "compile"]
-        if turns and _used_bytes(compiled[0]) <= memory_bytes:
+        timed = of_cell(rows, cell)
+        turns = _turns(timed)
+        compiled = [row for row in timed if row.get("phase") == "compile"]
+        if turns and compiled and _used_bytes(compiled[0]) <= memory_bytes:
             speeds[cell.job.batch] = statistics.median(row["tokens"] / row["burst_seconds"] for row in turns)
     return max(speeds, key=lambda batch: speeds[batch]) if speeds else None
 
@@ -198,7 +247,7 @@ def _used_bytes(row: Row) -> int:
 def _arm_of(swept: list[Row], name: str) -> str:
     """The arm that speaks for a mixer: its plainest spelling among the arms that were timed."""
     arms = {row["arm"] for row in swept if row["arm"].split(":")[0] == name}
-    return min(arms, key=len, default=name)
+    return min(sorted(arms), key=len, default=name)
 
 
 def _seconds(swept: list[Row], arm: str, length: int) -> list[float]:
@@ -210,8 +259,8 @@ def _seconds(swept: list[Row], arm: str, length: int) -> list[float]:
     return [statistics.median(values) for _, values in sorted(processes.items())]
 
 
-def _exponents(swept: list[Row]) -> list[Number]:
-    numbers = []
+def _exponents(sweep: Sweep) -> list[Number]:
+    swept, numbers = sweep.turns, []
     for arm in sorted({row["arm"] for row in swept}):
         lengths = sorted({row["length"] for row in swept if row["arm"] == arm})
         if len(lengths) > 1:
@@ -222,7 +271,7 @@ def _exponents(swept: list[Row]) -> list[Number]:
 
 def _failed(rows: list[Row]) -> list[tuple[str, int]]:
     """Arms and lengths of the sweep that this machine refused."""
-    refused = [row for row in rows if row["outcome"] in ("oom", "did_not_compile", "crashed")]
+    refused = [row for row in rows if row["outcome"] in REFUSED]
     return sorted({(row["arm"], row["length"]) for row in refused if row["interleave_with"] == _group(row["length"])})
 
 
@@ -262,10 +311,10 @@ def _time_figure(swept: list[Row], failed: list[tuple[str, int]]) -> Figure:
 
 def _sentence(logs: list[float], at: int, equal: str) -> str:
     if statistics.fmean(logs) >= 0:
-        said = f"attention trained {_text(logs)} as many tokens a second as the LSTM"
+        faster = f"attention trained {_text(logs)} as many tokens a second as the LSTM"
     else:
-        said = f"the LSTM trained {_text([-log for log in logs])} as many tokens a second as attention"
-    return f"at {at:,} tokens {said}, at {equal} and batch"
+        faster = f"the LSTM trained {_text([-log for log in logs])} as many tokens a second as attention"
+    return f"at {at:,} tokens {faster}, at {equal} and batch"
 
 
 def _headline(by_length: dict[int, list[float]]) -> str:
@@ -297,22 +346,9 @@ def _means(by_length: dict[int, list[float]]) -> dict[int, float]:
     return {at: statistics.fmean(logs) for at, logs in sorted(by_length.items()) if logs}
 
 
-def _scope(swept: list[Row], reached: list[int]) -> str:
-    processes = len({row["repeat"] for row in swept})
-    return f"{reached[0]:,} to {reached[-1]:,} tokens, {processes} processes"
-
-
-def _likeness(swept: list[Row], at: int, pair: tuple[str, str]) -> Iterable[tuple[str, str]]:
-    """By its seconds at the judged length: nearer to attention's or to the LSTM's, by logarithm."""
-    logs = {
-        arm: math.log(statistics.median(seconds))
-        for arm in sorted({row["arm"] for row in swept})
-        if (seconds := _seconds(swept, arm, at))
-    }
-    for arm, log in logs.items():
-        if arm not in pair:
-            near, far = (abs(log - logs[judged]) for judged in pair)
-            yield arm, NEITHER if near == far else LIKE_ATTENTION if near < far else LIKE_LSTM
+def _scope(sweep: Sweep) -> str:
+    processes = len({row["repeat"] for row in sweep.turns})
+    return f"{sweep.reached[0]:,} to {sweep.reached[-1]:,} tokens, {processes} processes"
 
 
 def _text(logs: list[float]) -> str:

@@ -1,5 +1,6 @@
 """Short paths: is what lies far back learned by attention and not by recurrence, because the path to it is short?"""
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -17,11 +18,11 @@ from suite.claims import (
     Point,
     Table,
 )
-from suite.job import Cell
+from suite.job import Cell, Job
 from suite.judging import trials
 from suite.judging.statistics import fisher, holm
 from suite.judging.trials import Trials
-from suite.scale import Scale
+from suite.scale import FEW, INSTALLATION, Changes, Scale
 from suite.sweep.store import Row
 
 QUESTION = "Does attention learn what lies far back where the LSTM does not, and is the shorter path there?"
@@ -47,72 +48,112 @@ CONV = 4  # the other level of the factor, shown and not judged
 FAR = 999
 EASY = 0.95
 
+Pair = tuple[Trials, Trials]  # of attention and of the LSTM
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What recall is trained with, and how far back paths are followed."""
+
+    recall: Changes
+    distances: tuple[int, ...]  # tokens from the pair to its query; the shortest is the easy one
+    reach: int = 1000  # tokens
+    untested: str = ""
+
+
+_QUICK = Sizes(
+    recall={
+        **{"width": 32, "batch": 16, "steps": 200, "validate_every": 200},
+        **{"validation_examples": 512, "test_examples": 1024},
+    },
+    distances=(4, 48),
+)
+_GPU = Sizes(
+    recall={"width": 128, "depth": 2, "batch": 64, "steps": 10_000, "validate_every": 1000, "test_examples": 3072},
+    distances=(8, 64, 256, 999),
+)
+SIZES = {
+    "smoke": Sizes(FEW, distances=(4,), reach=64, untested=INSTALLATION),
+    "quick": _QUICK,
+    "laptop": Sizes({**_QUICK.recall, "steps": 300, "validate_every": 300}, distances=(8, 32, 128)),
+    "gpu": _GPU,
+    "pod": Sizes(
+        {**_GPU.recall, "width": 256, "batch": 16, "steps": 20_000, "validate_every": 2000, "test_examples": 4096},
+        distances=_GPU.distances,
+    ),
+}
+
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """The path of every arm, and recall of one pair at each distance."""
     del rows
-    found = [Cell(scale.arm(mixer, length=scale.reach), "path") for mixer in scale.arms]
-    for distance in scale.distances:
+    sizes = SIZES[scale.name]
+    wanted = [Cell(scale.arm(mixer, length=sizes.reach), "path") for mixer in scale.arms]
+    for distance in sizes.distances:
         for mixer in scale.arms:
             judged = mixer in (ATTENTION, LSTM)
-            found += trials.cells(_job(scale, mixer, distance, 0), scale.seeds if judged else 1, probes=judged)
+            wanted += trials.cells(_job(scale, mixer, distance, 0), scale.seeds if judged else 1, probes=judged)
     for mixer in (ATTENTION, LSTM):
-        found += trials.cells(_job(scale, mixer, scale.distances[-1], CONV), 1, probes=False)
-    return found
+        wanted += trials.cells(_job(scale, mixer, sizes.distances[-1], CONV), 1, probes=False)
+    return wanted
 
 
-def _job(scale: Scale, mixer: str, distance: int, short_conv: int):
+def _job(scale: Scale, mixer: str, distance: int, short_conv: int) -> Job:
     task = f"{TASK}:pairs=1,vocab=32,distance={distance}"
-    length = {"length": distance + 4, **scale.recall}["length"]
-    return scale.arm(mixer, **{**scale.recall, "task": task, "length": length, "short_conv": short_conv})
+    return scale.arm(mixer, SIZES[scale.name].recall, task=task, length=distance + 4, short_conv=short_conv)
 
 
 def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Finding:
     """The finding over all distances that were run."""
-    by_k = {
-        k: trials.gather(own, solved)
-        for k, own in _by_distance(row for row in trials.of_task(rows, TASK) if row["short_conv"] == 0).items()
-    }
-    pairs = {k: (arms[ATTENTION], arms[LSTM]) for k, arms in by_k.items() if {ATTENTION, LSTM} <= arms.keys()}
-    paths = _paths(rows)
-    tables = _tables(by_k, _by_distance(row for row in trials.of_task(rows, TASK) if row["short_conv"] == CONV))
-    shared = {"basis": "measured", "figures": _figures(by_k, paths, solved), "tables": tables}
+    pairs = _pairs(_by_distance(rows, solved))
     if not pairs:
-        return Finding("untested", sentence="recall was not run with attention and the LSTM", reason=_NO_PAIR, **shared)
-    turned = {k for k, pair in pairs.items() if any(found.winning_probe for found in pair)}
-    for_attention = _significant(pairs, 0, 1, alpha)
-    for_lstm = _significant(pairs, 1, 0, alpha)
+        return Finding("untested", "measured", reason="the judged pair is not there")
     controls = _controls(pairs[min(pairs)])
-    verdict, reason = _verdict(pairs, for_attention, for_lstm, turned, controls)
-    told = max(for_attention or for_lstm or pairs)
+    verdict, reason = _verdict(pairs, alpha, controls)
     return Finding(
-        verdict=verdict,
+        verdict,
+        "measured",
         reason=reason,
-        sentence=_sentence(pairs, told),
-        headline=f"attention solved recall at distance {told} in {pairs[told][0]} seeds against {pairs[told][1]}",
-        numbers=(*_path_numbers(paths), *_numbers(pairs)),
+        numbers=(*_path_numbers(_paths(rows)), *_numbers(pairs)),
         controls=controls,
-        scope=f"one pair, distances {', '.join(map(str, sorted(pairs)))}; {_sizes(pairs)}",
-        crossover=_crossover(for_attention, for_lstm),
-        arms=tuple(_likeness(by_k[told])),
         p_value=_least_p(pairs, alpha),
-        **shared,
     )
 
 
-_NO_PAIR = "the judged pair is not there"
+def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Finding:
+    """The finding with its sentence, of the farthest distance that splits the seeds, and every seed as a dot."""
+    by_distance = _by_distance(rows, solved)
+    pairs = _pairs(by_distance)
+    told = dataclasses.replace(
+        judged,
+        figures=_figures(by_distance, _paths(rows), solved),
+        tables=_tables(by_distance, _by_distance(rows, solved, CONV)),
+    )
+    if not pairs:
+        return dataclasses.replace(told, sentence="recall was not run with attention and the LSTM")
+    for_attention, for_lstm = _significant(pairs, 0, 1, alpha), _significant(pairs, 1, 0, alpha)
+    farthest = max(for_attention or for_lstm or pairs)
+    attention, lstm = pairs[farthest]
+    return dataclasses.replace(
+        told,
+        sentence=(f"{attention} attention seeds and {lstm} LSTM seeds solve recall of one pair at distance {farthest}"),
+        headline=f"attention solved recall at distance {farthest} in {attention} seeds against {lstm}",
+        scope=f"one pair, distances {_listed(pairs)}; {_budget(pairs)}",
+        crossover=_crossover(for_attention, for_lstm),
+        arms=tuple(_likeness(by_distance[farthest])),
+    )
 
 
-def _verdict(
-    pairs: dict[int, tuple[Trials, Trials]],
-    for_attention: list[int],
-    for_lstm: list[int],
-    turned: set[int],
-    controls: tuple[Control, ...],
-) -> tuple[str, str]:
+def _pairs(by_distance: dict[int, dict[str, Trials]]) -> dict[int, Pair]:
+    return {k: (arms[ATTENTION], arms[LSTM]) for k, arms in by_distance.items() if {ATTENTION, LSTM} <= arms.keys()}
+
+
+def _verdict(pairs: dict[int, Pair], alpha: float, controls: tuple[Control, ...]) -> tuple[str, str]:
     broken = [control.name for control in controls if not control.met]
     if broken:
         return "undecided", f"a control failed: {'; '.join(broken)}"
+    turned = {k for k, pair in pairs.items() if any(arm.winning_probe for arm in pair)}
+    for_attention, for_lstm = _significant(pairs, 0, 1, alpha), _significant(pairs, 1, 0, alpha)
     sure, reverse = [k for k in for_attention if k not in turned], [k for k in for_lstm if k not in turned]
     if sure and not for_lstm:
         return "holds", f"more attention seeds solve it at distance {_listed(sure)}, and at no distance fewer"
@@ -122,33 +163,33 @@ def _verdict(
         return "undecided", "attention is ahead at some distances and the LSTM at others"
     if for_attention or for_lstm:
         return "undecided", f"it turns with the learning rate at distance {_listed(turned)}"
-    if FAR in pairs and all(found.all_solved for found in pairs[FAR]):
+    if FAR in pairs and all(arm.all_solved for arm in pairs[FAR]):
         return "fails", f"all seeds of both solve it at distance {FAR}"
     if FAR not in pairs:
         return "untested", f"distance {FAR} was not run, and no distance up to {max(pairs)} split them"
     return "undecided", "no distance split them, and not all seeds solve the farthest"
 
 
-def _significant(pairs: dict[int, tuple[Trials, Trials]], more: int, fewer: int, alpha: float) -> list[int]:
+def _significant(pairs: dict[int, Pair], more: int, fewer: int, alpha: float) -> list[int]:
     """The distances at which more seeds of one than of the other solve it, Holm over all of them."""
     adjusted = holm(_p_values(pairs, more, fewer))
     return [k for k, p in zip(sorted(pairs), adjusted, strict=True) if p < alpha]
 
 
-def _p_values(pairs: dict[int, tuple[Trials, Trials]], more: int, fewer: int) -> list[float]:
+def _p_values(pairs: dict[int, Pair], more: int, fewer: int) -> list[float]:
     return [
         fisher(pairs[k][more].solved(), pairs[k][more].seeds, pairs[k][fewer].solved(), pairs[k][fewer].seeds)
         for k in sorted(pairs)
     ]
 
 
-def _least_p(pairs: dict[int, tuple[Trials, Trials]], alpha: float) -> float:
+def _least_p(pairs: dict[int, Pair], alpha: float) -> float:
     """Of the direction that was found, attention's where none was; not corrected."""
     reverse = _significant(pairs, 1, 0, alpha) and not _significant(pairs, 0, 1, alpha)
     return min(_p_values(pairs, *((1, 0) if reverse else (0, 1))))
 
 
-def _controls(pair: tuple[Trials, Trials]) -> tuple[Control, ...]:
+def _controls(pair: Pair) -> tuple[Control, ...]:
     attention, lstm = pair
     return (
         Control(
@@ -164,22 +205,23 @@ def _controls(pair: tuple[Trials, Trials]) -> tuple[Control, ...]:
     )
 
 
-def _by_distance(rows: Iterable[Row]) -> dict[int, list[Row]]:
-    """The rows of one-pair recall, by its distance."""
-    found: dict[int, list[Row]] = defaultdict(list)
-    for row in rows:
+def _by_distance(rows: list[Row], solved: float, short_conv: int = 0) -> dict[int, dict[str, Trials]]:
+    """The trials of every arm on recall of one pair, by its distance."""
+    trainings: dict[int, list[Row]] = defaultdict(list)
+    for row in trials.of_task(rows, TASK):
         knobs = parts.knobs("suite.tasks", row["task"])
-        if knobs["pairs"] == 1 and knobs["distance"]:
-            found[int(knobs["distance"])].append(row)
-    return dict(found)
+        if knobs["pairs"] == 1 and knobs["distance"] and row["short_conv"] == short_conv:
+            trainings[int(knobs["distance"])].append(row)
+    return {k: trials.gather(of_distance, solved) for k, of_distance in sorted(trainings.items())}
 
 
 def _paths(rows: list[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
+    """The paths of each arm, by their distance."""
+    paths: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.get("phase") == "path" and row["reachable"]:
-            found[row["arm"]].append(row)
-    return {arm: sorted(own, key=lambda row: row["distance"]) for arm, own in found.items()}
+            paths[row["arm"]].append(row)
+    return {arm: sorted(of_arm, key=lambda row: row["distance"]) for arm, of_arm in sorted(paths.items())}
 
 
 def _path_numbers(paths: dict[str, list[Row]]) -> list[Number]:
@@ -190,70 +232,62 @@ def _path_numbers(paths: dict[str, list[Row]]) -> list[Number]:
     ]
 
 
-def _numbers(pairs: dict[int, tuple[Trials, Trials]]) -> list[Number]:
+def _numbers(pairs: dict[int, Pair]) -> list[Number]:
     """The difference in accuracy at each distance, the farthest first."""
-    found = []
-    for k in sorted(pairs, reverse=True):
-        attention, lstm = pairs[k]
+    numbers = []
+    for k, (attention, lstm) in sorted(pairs.items(), reverse=True):
         if attention.tests and lstm.tests:
             value, low, high = trials.accuracy_difference(attention.tests, lstm.tests)
             name = f"accuracy at distance {k}, attention - LSTM"
-            found.append(Number(name, value, "", attention.seeds + lstm.seeds, COMMAND, low, high))
-    return found
+            numbers.append(Number(name, value, "", attention.seeds + lstm.seeds, COMMAND, low, high))
+    return numbers
 
 
-def _tables(by_k: dict[int, dict[str, Trials]], with_conv: dict[int, list[Row]]) -> tuple[Table, ...]:
-    levels = [(0, by_k), (CONV, {k: trials.gather(own) for k, own in with_conv.items()})]
-    rows = [
-        (f"{arm}, distance {k}, conv {short_conv}", *found.cells)
-        for short_conv, of_level in levels
-        for k, arms in sorted(of_level.items())
-        for arm, found in sorted(arms.items())
-    ]
-    return (Table("Recall of one pair", ("arm", *trials.COLUMNS), tuple(rows)),) if rows else ()
+def _tables(without: dict[int, dict[str, Trials]], with_conv: dict[int, dict[str, Trials]]) -> tuple[Table, ...]:
+    rows = tuple(
+        (f"{arm}, distance {k}, conv {short_conv}", *trials.table_cells(own))
+        for short_conv, by_distance in ((0, without), (CONV, with_conv))
+        for k, arms in by_distance.items()
+        for arm, own in sorted(arms.items())
+    )
+    return (Table("Recall of one pair", ("arm", *trials.COLUMNS), rows),) if rows else ()
 
 
-def _figures(by_k: dict[int, dict[str, Trials]], paths: dict[str, list[Row]], solved: float) -> tuple[Figure, ...]:
-    points = [
+def _figures(
+    by_distance: dict[int, dict[str, Trials]], paths: dict[str, list[Row]], solved: float
+) -> tuple[Figure, ...]:
+    seeds = [
         Point(arm, k, accuracy)
-        for k, arms in sorted(by_k.items())
-        for arm, found in arms.items()
-        for accuracy in found.accuracies
+        for k, arms in by_distance.items()
+        for arm, own in arms.items()
+        for accuracy in own.accuracies
     ]
-    steps = [Point(arm, row["distance"], row["path"]) for arm, own in paths.items() for row in own]
-    figures = []
-    if points:
-        figures.append(
-            Figure(
-                name="recall_by_distance",
-                title="Recall of one pair, every seed a dot",
-                x="distance (tokens)",
-                y="accuracy at the final position",
-                points=tuple(points),
-                thresholds={"solved": solved},
-                dots=True,
-                log_y=False,
-            )
-        )
-    if steps:
-        figures.append(
-            Figure(
-                name="path_length",
-                title="Shortest path from a token to a later output, stepwise form",
-                x="distance (tokens)",
-                y="operations on the path",
-                points=tuple(steps),
-            )
-        )
-    return tuple(figures)
+    recall = Figure(
+        name="recall_by_distance",
+        title="Recall of one pair, every seed a dot",
+        x="distance (tokens)",
+        y="accuracy at the final position",
+        points=tuple(seeds),
+        thresholds={"solved": solved},
+        dots=True,
+        log_y=False,
+    )
+    path = Figure(
+        name="path_length",
+        title="Shortest path from a token to a later output, stepwise form",
+        x="distance (tokens)",
+        y="operations on the path",
+        points=tuple(Point(arm, row["distance"], row["path"]) for arm, of_arm in paths.items() for row in of_arm),
+    )
+    return tuple(figure for figure in (recall, path) if figure.points)
 
 
 def _likeness(arms: dict[str, Trials]) -> Iterable[tuple[str, str]]:
     """By whether most seeds solve it, at a distance where attention and the LSTM differ in that."""
     attention, lstm = arms[ATTENTION].mostly_solved, arms[LSTM].mostly_solved
-    for arm, found in arms.items():
+    for arm, own in arms.items():
         if arm not in (ATTENTION, LSTM):
-            like = LIKE_ATTENTION if found.mostly_solved == attention else LIKE_LSTM
+            like = LIKE_ATTENTION if own.mostly_solved == attention else LIKE_LSTM
             yield arm, NEITHER if attention == lstm else like
 
 
@@ -263,13 +297,8 @@ def _crossover(for_attention: list[int], for_lstm: list[int]) -> str:
     return f"the LSTM is ahead from distance {min(for_lstm)}" if for_lstm else "none found"
 
 
-def _sentence(pairs: dict[int, tuple[Trials, Trials]], told: int) -> str:
-    attention, lstm = pairs[told]
-    return f"{attention} attention seeds and {lstm} LSTM seeds solve recall of one pair at distance {told}"
-
-
-def _sizes(pairs: dict[int, tuple[Trials, Trials]]) -> str:
-    tests = [row for pair in pairs.values() for found in pair for row in found.tests]
+def _budget(pairs: dict[int, Pair]) -> str:
+    tests = [row for pair in pairs.values() for arm in pair for row in arm.tests]
     if not tests:
         return "no training came to its test"
     row = tests[0]

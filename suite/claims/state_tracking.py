@@ -23,7 +23,7 @@ from suite.job import Cell
 from suite.judging import trials
 from suite.judging.statistics import fisher, holm
 from suite.judging.trials import Trials
-from suite.scale import Scale
+from suite.scale import FEW, INSTALLATION, Changes, Scale
 from suite.sweep.store import Row
 
 QUESTION = "Does the LSTM follow a state through a sequence where attention does not?"
@@ -55,7 +55,56 @@ CONV = 4  # the other level of the factor, shown and not judged
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest:
+class Sizes:
+    """What the two tasks are trained with; without seeds, the word problem is left out."""
+
+    parity: Changes
+    word_problem: Changes  # of A5
+    word_seeds: int  # of the judged pair there
+    untested: str = ""
+
+
+_QUICK = Sizes(
+    parity={
+        **{"width": 32, "length": 20, "batch": 32, "steps": 500, "validate_every": 500},
+        **{"validation_examples": 512, "test_examples": 1024},
+    },
+    word_problem={
+        **{"width": 32, "length": 5, "batch": 64, "steps": 500, "validate_every": 500},
+        **{"validation_examples": 512, "test_examples": 1024},
+    },
+    word_seeds=0,
+)
+_GPU = Sizes(
+    parity={
+        **{"width": 128, "depth": 2, "length": 40, "batch": 128, "steps": 10_000},
+        **{"validate_every": 1000, "test_examples": 4096},
+    },
+    word_problem={
+        **{"width": 128, "depth": 2, "length": 20, "batch": 256, "steps": 50_000},
+        **{"validate_every": 5000, "test_examples": 4096},
+    },
+    word_seeds=8,
+)
+SIZES = {
+    "smoke": Sizes({**FEW, "length": 8}, {**FEW, "length": 4}, word_seeds=1, untested=INSTALLATION),
+    "quick": _QUICK,
+    "laptop": Sizes(
+        parity={**_QUICK.parity, "length": 40},
+        word_problem={**_QUICK.word_problem, "width": 64, "length": 4, "steps": 1500, "validate_every": 1500},
+        word_seeds=1,
+    ),
+    "gpu": _GPU,
+    "pod": Sizes(
+        parity={**_GPU.parity, "width": 256, "batch": 16},
+        word_problem={**_GPU.word_problem, "width": 256, "batch": 16},
+        word_seeds=_GPU.word_seeds,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTrials:
     """One task: the trials of every arm at the trained length, and the same parameters' accuracy beyond it."""
 
     task: str
@@ -67,15 +116,23 @@ class Contest:
     @property
     def best(self) -> str:
         """Attention with the positions that serve it best."""
-        there = [arm for arm in POSITIONS if arm in self.arms]
-        return max(there, key=lambda arm: (self.arms[arm].solved(), self.solved_beyond(arm), self.arms[arm].median))
+        arms = [arm for arm in POSITIONS if arm in self.arms]
+        return max(arms, key=lambda arm: (self.arms[arm].solved(), self.solved_beyond(arm), self.arms[arm].median))
 
     @property
     def pair(self) -> tuple[Trials, Trials]:
         return self.arms[self.best], self.arms[LSTM]
 
+    @property
+    def name(self) -> str:
+        return f"{'parity' if self.task == PARITY else 'the word problem of A5'} of {self.length} tokens"
+
     def solved_beyond(self, arm: str) -> int:
         return sum(accuracy >= self.bar for accuracy in self.beyond.get(arm, ()))
+
+    def mostly_beyond(self, arm: str) -> bool:
+        """Whether most seeds of an arm solve the task beyond the trained length."""
+        return 2 * self.solved_beyond(arm) > self.arms[arm].seeds
 
     def p_value(self, *, for_lstm: bool) -> float:
         """One-sided: that more LSTM seeds solve it at the trained length, or more attention seeds."""
@@ -86,99 +143,112 @@ class Contest:
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """Parity and the word problem by every arm, each with its accuracy at and beyond the trained length."""
     del rows
+    sizes = SIZES[scale.name]
     others = [arm for arm in scale.arms if arm not in (*POSITIONS, LSTM)]
-    found = []
-    for task, sizes, seeds in ((PARITY, scale.parity, scale.seeds), (WORDS, scale.word_problem, scale.word_seeds)):
+    wanted = []
+    for task, training, seeds in (
+        (PARITY, sizes.parity, scale.seeds),
+        (WORDS, sizes.word_problem, sizes.word_seeds),
+    ):
         if not seeds:
             continue
         judged = (*POSITIONS, LSTM) if seeds > 1 or task == PARITY else (ATTENTION, LSTM)
         for mixer in (*judged, *others):
-            job = scale.arm(mixer, **{**sizes, "task": task, "short_conv": 0})
+            job = scale.arm(mixer, training, task=task, short_conv=0)
             number = seeds if mixer in judged else 1
-            found += trials.cells(job, number, probes=mixer in (ATTENTION, LSTM) and seeds > 1)
+            wanted += trials.cells(job, number, probes=mixer in (ATTENTION, LSTM) and seeds > 1)
             for remedy in ("", *REMEDIES) if mixer == ATTENTION else ("",):
                 spec = f"length_accuracy:longest={BEYOND}" + (f",remedy={remedy}" if remedy else "")
                 beyond = parts.short("suite.measures", spec)
-                found += [Cell(job.replace(seed=seed), beyond) for seed in range(number)]
+                wanted += [Cell(job.replace(seed=seed), beyond) for seed in range(number)]
     for mixer in (ATTENTION, LSTM):
-        short = {**scale.parity, "task": PARITY, "length": SHORT, "short_conv": 0}
-        found.append(Cell(scale.arm(mixer, **short), "learning"))
-        found.append(Cell(scale.arm(mixer, **{**scale.parity, "task": PARITY, "short_conv": CONV}), "learning"))
-    return found
+        for changes in ({"length": SHORT, "short_conv": 0}, {"short_conv": CONV}):
+            wanted.append(Cell(scale.arm(mixer, sizes.parity, task=PARITY, **changes), "learning"))
+    return wanted
 
 
 def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Finding:
     """The finding over both tasks at their longest trained length."""
-    contests = _contests(rows, solved)
-    shared = {"basis": "measured", "figures": _figures(contests), "tables": _tables(rows, contests, solved)}
-    judged = [found for found in contests if LSTM in found.arms and any(arm in found.arms for arm in POSITIONS)]
-    if not judged:
-        sentence = "parity and the word problem were not run with attention and the LSTM"
-        return Finding("untested", sentence=sentence, reason="the judged pair is not there", **shared)
+    tasks = _with_the_pair(_tasks(rows, solved))
+    if not tasks:
+        return Finding("untested", "measured", reason="the judged pair is not there")
     control = _control(rows, solved)
-    ahead = _significant(judged, alpha, for_lstm=True)
-    behind = _significant(judged, alpha, for_lstm=False)
-    verdict, reason = _verdict(judged, ahead, behind, control)
-    told = next(iter(ahead or behind), judged[0])
-    attention, lstm = told.pair
-    return Finding(
-        verdict=verdict,
-        reason=reason,
-        sentence=f"{lstm} LSTM seeds and {attention} attention seeds ({told.best}) solve {_name(told)}",
-        headline=f"the LSTM tracked {_name(told)} in {lstm} seeds against {attention}",
-        numbers=_numbers(judged),
-        controls=(control,),
-        scope="; ".join(map(_scope, judged)),
-        crossover=_crossover(ahead),
-        arms=tuple(_likeness(told)),
-        p_value=min(found.p_value(for_lstm=bool(ahead) or not behind) for found in judged),
-        **shared,
+    ahead, behind = _ahead(tasks, alpha, for_lstm=True), _ahead(tasks, alpha, for_lstm=False)
+    verdict, reason = _verdict(tasks, ahead, behind, control)
+    p_value = min(task.p_value(for_lstm=bool(ahead) or not behind) for task in tasks)
+    return Finding(verdict, "measured", reason=reason, numbers=_numbers(tasks), controls=(control,), p_value=p_value)
+
+
+def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Finding:
+    """The finding with its sentence, of the task that splits the seeds, and every seed as a dot."""
+    every = _tasks(rows, solved)
+    told = dataclasses.replace(judged, figures=_figures(every), tables=_tables(rows, every, solved))
+    tasks = _with_the_pair(every)
+    if not tasks:
+        return dataclasses.replace(
+            told, sentence="parity and the word problem were not run with attention and the LSTM"
+        )
+    ahead, behind = _ahead(tasks, alpha, for_lstm=True), _ahead(tasks, alpha, for_lstm=False)
+    task = next(iter(ahead or behind), tasks[0])
+    attention, lstm = task.pair
+    return dataclasses.replace(
+        told,
+        sentence=f"{lstm} LSTM seeds and {attention} attention seeds ({task.best}) solve {task.name}",
+        headline=f"the LSTM tracked {task.name} in {lstm} seeds against {attention}",
+        scope="; ".join(map(_scope, tasks)),
+        crossover=f"the LSTM is ahead on {_listed(ahead)}" if ahead else "none found",
+        arms=tuple(_likeness(task)),
     )
 
 
-def _verdict(judged: list[Contest], ahead: list[Contest], behind: list[Contest], control: Control) -> tuple[str, str]:
+def _verdict(
+    tasks: list[TaskTrials], ahead: list[TaskTrials], behind: list[TaskTrials], control: Control
+) -> tuple[str, str]:
     if not control.met:
         return "undecided", f"the control failed: {control.found}"
-    turned = [found for found in judged if any(own.winning_probe for own in found.pair)]
-    sure = [found for found in ahead if found not in turned]
+    turned = [task for task in tasks if any(arm.winning_probe for arm in task.pair)]
+    sure = [task for task in ahead if task not in turned]
     if sure and not behind:
         return "holds", f"more LSTM seeds solve {_listed(sure)}, and attention is ahead on none"
     if ahead and behind:
         return "undecided", f"the LSTM is ahead on {_listed(ahead)}, attention on {_listed(behind)}"
     if ahead:
         return "undecided", f"it turns with the learning rate on {_listed(turned)}"
-    told = [found for found in judged if any(own.solved() for own in found.pair)]
-    if not told:
+    solvable = [task for task in tasks if any(arm.solved() for arm in task.pair)]
+    if not solvable:
         return "undecided", "no seed of either solves a task within this budget"
-    if all(found.pair[0].mostly_solved and _mostly(found, found.best) for found in told):
-        return "fails", f"attention solves {_listed(told)}, and at {BEYOND} times the length too"
-    beyond = [found for found in judged if _mostly(found, LSTM) and not _mostly(found, found.best)]
+    if all(task.pair[0].mostly_solved and task.mostly_beyond(task.best) for task in solvable):
+        return "fails", f"attention solves {_listed(solvable)}, and at {BEYOND} times the length too"
+    beyond = [task for task in tasks if task.mostly_beyond(LSTM) and not task.mostly_beyond(task.best)]
     if beyond:
         return "undecided", f"extrapolation: on {_listed(beyond)} the LSTM is ahead beyond the trained length only"
     return "undecided", "no task splits the seeds at the trained length"
 
 
-def _significant(judged: list[Contest], alpha: float, *, for_lstm: bool) -> list[Contest]:
-    adjusted = holm([found.p_value(for_lstm=for_lstm) for found in judged])
-    return [found for found, p in zip(judged, adjusted, strict=True) if p < alpha]
+def _ahead(tasks: list[TaskTrials], alpha: float, *, for_lstm: bool) -> list[TaskTrials]:
+    """The tasks that more seeds of one than of the other solve, Holm over all of them."""
+    adjusted = holm([task.p_value(for_lstm=for_lstm) for task in tasks])
+    return [task for task, p in zip(tasks, adjusted, strict=True) if p < alpha]
 
 
-def _mostly(found: Contest, arm: str) -> bool:
-    """Whether most seeds of an arm solve the task beyond the trained length."""
-    return 2 * found.solved_beyond(arm) > found.arms[arm].seeds
+def _with_the_pair(tasks: list[TaskTrials]) -> list[TaskTrials]:
+    return [task for task in tasks if LSTM in task.arms and any(arm in task.arms for arm in POSITIONS)]
 
 
-def _contests(rows: list[Row], solved: float) -> list[Contest]:
-    found = []
+def _tasks(rows: list[Row], solved: float) -> list[TaskTrials]:
+    """Each task at the longest length that it was trained at."""
+    tasks = []
     for task in (PARITY, WORDS):
         canonical = parts.canonical("suite.tasks", task)
-        own = [row for row in rows if row["task"] == canonical and row["short_conv"] == 0 and row["length"] != SHORT]
-        length = max((row["length"] for row in own if row["measure"] == "learning"), default=0)
-        own = [row for row in own if row["length"] == length]
-        arms = trials.gather((row for row in own if row["measure"] == "learning"), solved)
+        of_task = [
+            row for row in rows if row["task"] == canonical and row["short_conv"] == 0 and row["length"] != SHORT
+        ]
+        length = max((row["length"] for row in of_task if row["measure"] == "learning"), default=0)
+        longest = [row for row in of_task if row["length"] == length]
+        arms = trials.gather((row for row in longest if row["measure"] == "learning"), solved)
         if arms:
-            found.append(Contest(task, length, arms, _beyond(own, arms), solved))
-    return found
+            tasks.append(TaskTrials(task, length, arms, _beyond(longest, arms), solved))
+    return tasks
 
 
 def _beyond(rows: Iterable[Row], arms: dict[str, Trials]) -> dict[str, tuple[float, ...]]:
@@ -190,99 +260,94 @@ def _beyond(rows: Iterable[Row], arms: dict[str, Trials]) -> dict[str, tuple[flo
             by_arm[row["arm"]][row["remedy"]][row["seed"]] = row["final_accuracy"]
     # One remedy for all seeds of an arm, the one with the highest mean.
     return {
-        arm: tuple(max((tuple(seeds.values()) for seeds in remedies.values()), key=statistics.fmean))
+        arm: max(
+            (tuple(seeds[seed] for seed in sorted(seeds)) for _, seeds in sorted(remedies.items())),
+            key=statistics.fmean,
+        )
         for arm, remedies in by_arm.items()
     }
 
 
 def _short(rows: list[Row], solved: float) -> dict[str, Trials]:
-    own = [row for row in trials.of_task(rows, PARITY) if row["length"] == SHORT and row["short_conv"] == 0]
-    return trials.gather(own, solved)
+    """The trials of the control."""
+    short = [row for row in trials.of_task(rows, PARITY) if row["length"] == SHORT and row["short_conv"] == 0]
+    return trials.gather(short, solved)
 
 
 def _control(rows: list[Row], solved: float) -> Control:
     arms = _short(rows, solved)
+    pair = {arm: arms[arm] for arm in (ATTENTION, LSTM) if arm in arms}
+    met = len(pair) == 2 and all(own.mostly_solved for own in pair.values())
+    medians = ", ".join(f"{arm} {own.median:.2f}" for arm, own in pair.items())
     name = f"attention and the LSTM solve parity at length {SHORT}"
-    there = {arm: arms[arm] for arm in (ATTENTION, LSTM) if arm in arms}
-    met = len(there) == 2 and all(found.mostly_solved for found in there.values())
-    said = ", ".join(f"{arm} {found.median:.2f}" for arm, found in there.items())
-    return Control(name, met, f"median accuracy {said}" if said else "not run yet")
+    return Control(name, met, f"median accuracy {medians}" if pair else "not run yet")
 
 
-def _numbers(judged: list[Contest]) -> tuple[Number, ...]:
-    found = []
-    for contest in judged:
-        attention, lstm = contest.pair
+def _numbers(tasks: list[TaskTrials]) -> tuple[Number, ...]:
+    numbers = []
+    for task in tasks:
+        attention, lstm = task.pair
         if attention.tests and lstm.tests:
             value, low, high = trials.accuracy_difference(lstm.tests, attention.tests)
-            name = f"accuracy on {_name(contest)}, LSTM - attention"
-            found.append(Number(name, value, "", lstm.seeds + attention.seeds, COMMAND, low, high))
-    return tuple(found)
+            name = f"accuracy on {task.name}, LSTM - attention"
+            numbers.append(Number(name, value, "", lstm.seeds + attention.seeds, COMMAND, low, high))
+    return tuple(numbers)
 
 
-def _tables(rows: list[Row], contests: list[Contest], solved: float) -> tuple[Table, ...]:
+def _tables(rows: list[Row], tasks: list[TaskTrials], solved: float) -> tuple[Table, ...]:
     with_conv = trials.gather((row for row in trials.of_task(rows, PARITY) if row["short_conv"] == CONV), solved)
     lines = [
-        (f"{arm}, {_name(found)}", *own.cells, f"{found.solved_beyond(arm)}/{own.seeds}")
-        for found in contests
-        for arm, own in sorted(found.arms.items())
+        (f"{arm}, {task.name}", *trials.table_cells(own), f"{task.solved_beyond(arm)}/{own.seeds}")
+        for task in tasks
+        for arm, own in task.arms.items()
     ]
-    lines += [(f"{arm}, parity, length {SHORT}", *own.cells, "") for arm, own in _short(rows, solved).items()]
-    lines += [(f"{arm}, parity, conv {CONV}", *own.cells, "") for arm, own in with_conv.items()]
+    for name, arms in ((f"length {SHORT}", _short(rows, solved)), (f"conv {CONV}", with_conv)):
+        lines += [(f"{arm}, parity, {name}", *trials.table_cells(own), "") for arm, own in arms.items()]
     columns = ("arm", *trials.COLUMNS, f"solved at {BEYOND} times the length")
     return (Table("Seeds that solve the tasks", columns, tuple(lines)),) if lines else ()
 
 
-def _figures(contests: list[Contest]) -> tuple[Figure, ...]:
+def _figures(tasks: list[TaskTrials]) -> tuple[Figure, ...]:
     return tuple(
         Figure(
-            name=f"state_tracking_{parts.split(found.task)[0]}",
-            title=f"{_name(found)}: at the trained length and beyond it, every seed a dot".capitalize(),
+            name=f"state_tracking_{parts.split(task.task)[0]}",
+            title=f"{task.name}: at the trained length and beyond it, every seed a dot".capitalize(),
             x="length (tokens)",
             y="accuracy at the final position",
             points=tuple(
                 Point(arm, length, accuracy)
-                for arm, own in found.arms.items()
+                for arm, own in task.arms.items()
                 for length, accuracies in (
-                    (found.length, own.accuracies),
-                    (BEYOND * found.length, found.beyond.get(arm, ())),
+                    (task.length, own.accuracies),
+                    (BEYOND * task.length, task.beyond.get(arm, ())),
                 )
                 for accuracy in accuracies
             ),
-            thresholds={"solved": found.bar},
+            thresholds={"solved": task.bar},
             dots=True,
             log_y=False,
         )
-        for found in contests
+        for task in tasks
     )
 
 
-def _likeness(told: Contest) -> Iterable[tuple[str, str]]:
-    attention, lstm = (found.mostly_solved for found in told.pair)
-    for arm, found in told.arms.items():
+def _likeness(task: TaskTrials) -> Iterable[tuple[str, str]]:
+    attention, lstm = (own.mostly_solved for own in task.pair)
+    for arm, own in task.arms.items():
         if arm not in (*POSITIONS, LSTM):
             if attention == lstm:
                 yield arm, NEITHER
             else:
-                yield arm, LIKE_ATTENTION if found.mostly_solved == attention else LIKE_LSTM
+                yield arm, LIKE_ATTENTION if own.mostly_solved == attention else LIKE_LSTM
 
 
-def _crossover(ahead: list[Contest]) -> str:
-    return f"the LSTM is ahead on {_listed(ahead)}" if ahead else "none found"
-
-
-def _name(found: Contest) -> str:
-    what = "parity" if found.task == PARITY else "the word problem of A5"
-    return f"{what} of {found.length} tokens"
-
-
-def _scope(found: Contest) -> str:
-    attention, lstm = found.pair
+def _scope(task: TaskTrials) -> str:
+    attention, lstm = task.pair
     seeds = f"{lstm.seeds}" if attention.seeds == lstm.seeds else f"{attention.seeds} and {lstm.seeds}"
-    tests = [row for own in found.pair for row in own.tests]
+    tests = [row for own in task.pair for row in own.tests]
     budget = f", {tests[0]['steps']:,} steps of {tests[0]['batch']}" if tests else ""
-    return f"{_name(found)}, {seeds} seed{'' if seeds == '1' else 's'}{budget}"
+    return f"{task.name}, {seeds} seed{'' if seeds == '1' else 's'}{budget}"
 
 
-def _listed(found: list[Contest]) -> str:
-    return " and ".join(map(_name, found))
+def _listed(tasks: list[TaskTrials]) -> str:
+    return " and ".join(task.name for task in tasks)

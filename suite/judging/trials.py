@@ -67,27 +67,26 @@ class Trials:
             return None
         return next((row for row in self.probes if row["final_accuracy"] >= self.bar), None)
 
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The cells of a table under COLUMNS."""
-        each = ", ".join([f"{row['final_accuracy']:.2f}" for row in self.tests] + [r["outcome"] for r in self.failed])
-        probes = ", ".join(f"{row['final_accuracy']:.2f} at {row['learning_rate']:g}" for row in self.probes)
-        shares = (f"{self.solved(at)}/{self.seeds}" for at in SHOWN)
-        return (f"{self.learning_rate:g}", each, f"{self.median:.2f}", *shares, probes)
-
     def __str__(self) -> str:
         return f"{self.solved()}/{self.seeds}"
 
 
+def table_cells(trials: Trials) -> tuple[str, ...]:
+    """An arm's line of a table under COLUMNS."""
+    outcomes = [row["outcome"] for row in trials.failed]
+    each = ", ".join([f"{row['final_accuracy']:.2f}" for row in trials.tests] + outcomes)
+    probes = ", ".join(f"{row['final_accuracy']:.2f} at {row['learning_rate']:g}" for row in trials.probes)
+    shares = (f"{trials.solved(at)}/{trials.seeds}" for at in SHOWN)
+    return (f"{trials.learning_rate:g}", each, f"{trials.median:.2f}", *shares, probes)
+
+
 def cells(job: Job, seeds: int, *, probes: bool) -> list[Cell]:
     """A training for each seed, and with `probes` one at a third and at three times the rate, of seed 0."""
-    found = [Cell(job.replace(seed=seed), "learning") for seed in range(seeds)]
+    trainings = [job.replace(seed=seed) for seed in range(seeds)]
     if probes:
-        found += [
-            Cell(job.replace(seed=0, learning_rate=float(f"{job.learning_rate * factor:.3g}")), "learning")
-            for factor in PROBES
-        ]
-    return found
+        rates = [float(f"{job.learning_rate * factor:.3g}") for factor in PROBES]
+        trainings += [job.replace(seed=0, learning_rate=learning_rate) for learning_rate in rates]
+    return [Cell(training, "learning") for training in trainings]
 
 
 def of_task(rows: Iterable[Row], name: str) -> list[Row]:
@@ -101,7 +100,7 @@ def gather(rows: Iterable[Row], bar: float = SOLVED) -> dict[str, Trials]:
     for row in rows:
         if row["seed"] not in learning_rates.SEEDS and (row.get("phase") == "test" or row["outcome"] != "ok"):
             by_arm[row["arm"]][row["learning_rate"]].append(row)
-    return {arm: _trials(arm, by_rate, bar) for arm, by_rate in by_arm.items()}
+    return {arm: _trials(arm, by_rate, bar) for arm, by_rate in sorted(by_arm.items())}
 
 
 def own_rate(rows: list[Row]) -> float:
@@ -115,18 +114,13 @@ def own_rate(rows: list[Row]) -> float:
 
 
 def _trials(arm: str, by_rate: dict[float, list[Row]], bar: float) -> Trials:
-    own = own_rate([row for found in by_rate.values() for row in found])
-    tests = [row for row in by_rate[own] if row["outcome"] == "ok"]
+    rate = own_rate([row for rows in by_rate.values() for row in rows])
+    ok = [row for rows in by_rate.values() for row in rows if row["outcome"] == "ok"]
+    tests = sorted((row for row in ok if row["learning_rate"] == rate), key=lambda row: row["seed"])
+    probes = sorted((row for row in ok if row["learning_rate"] != rate), key=lambda row: row["learning_rate"])
     tested = {row["seed"] for row in tests}
-    failed = [row for row in by_rate[own] if row["outcome"] != "ok" and row["seed"] not in tested]
-    probes = [
-        row
-        for learning_rate, found in by_rate.items()
-        if learning_rate != own
-        for row in found
-        if row["outcome"] == "ok"
-    ]
-    return Trials(arm, own, bar, tuple(sorted(tests, key=lambda row: row["seed"])), tuple(probes), tuple(failed))
+    failed = [row for row in by_rate[rate] if row["outcome"] != "ok" and row["seed"] not in tested]
+    return Trials(arm, rate, bar, tuple(tests), tuple(probes), tuple(sorted(failed, key=lambda row: row["seed"])))
 
 
 def accuracy_difference(one: Sequence[Row], other: Sequence[Row], *, resamples: int = 4000) -> Interval:

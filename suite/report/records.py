@@ -13,6 +13,7 @@ from etils import epath
 from suite import claims, declarations, files, parts
 from suite.claims import Finding
 from suite.job import Cell, Job
+from suite.judging.rule import rule_hash
 from suite.report import words
 from suite.sweep import store
 from suite.sweep.store import Row
@@ -322,7 +323,7 @@ def _load(spec: str) -> Claim:
     module, thresholds = parts.load("suite.claims", spec)
     name, _ = parts.split(spec)
     by_rule = parts.knobs("suite.claims", name)
-    return Claim(name, module, thresholds, by_rule, claims.rule_hash(str(parts.source("suite.claims", name))))
+    return Claim(name, module, thresholds, by_rule, rule_hash(parts.source("suite.claims", name)))
 
 
 def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:

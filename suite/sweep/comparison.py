@@ -75,7 +75,7 @@ class Comparison:
             "command": self.command,
             "place": self.place,
         }
-        facts["untested"] = scale.untested
+        facts["untested"] = self.plan.untested
         store.write(self.out / "compare.json", json.dumps(facts, indent=1) + "\n")
 
     def run(self) -> int:

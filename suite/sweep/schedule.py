@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from suite import declarations, learning_rates, parts
 from suite.job import Cell
 from suite.judging import pace
-from suite.scale import Scale, curve_cells
+from suite.scale import Scale, claim_cells, curve_cells, untested
 from suite.sweep import store
 
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
@@ -41,12 +41,18 @@ class Plan:
                 wanted.update(dict.fromkeys(curve_cells(matched)))
             for claim in self.claims:
                 module, _ = parts.load("suite.claims", claim)
-                wanted.update(dict.fromkeys(module.cells(matched, rows)))
+                wanted.update(dict.fromkeys(claim_cells(module, matched, rows)))
         if self.choose_rates:
             sizes = [cell for cell in wanted if cell.measure == "size"]
             trainings = learning_rates.to_tune(cell.job for cell in wanted if cell.measure == "learning")
             return [*sizes, *learning_rates.cells(trainings, rows)]
         return list(wanted)
+
+    @property
+    def untested(self) -> dict[str, str]:
+        """The claims that cannot be decided at this scale, and why."""
+        reasons = {claim: untested(parts.load("suite.claims", claim)[0], self.scale.name) for claim in self.claims}
+        return {claim: reason for claim, reason in reasons.items() if reason}
 
     def scales(self, rows: list[store.Row]) -> list[Scale]:
         """The scale once for each quantity that arms hold equal; rates are chosen under the first."""
@@ -63,7 +69,8 @@ class Plan:
 def arms_of(scale: Scale, claims: Iterable[str]) -> list[str]:
     """The arms that are matched: those of the scale and those that a claim adds."""
     by_shape = dataclasses.replace(scale, match="params", matches=("params",))
-    cells = [cell for claim in claims for cell in parts.load("suite.claims", claim)[0].cells(by_shape, [])]
+    modules = [parts.load("suite.claims", claim)[0] for claim in claims]
+    cells = [cell for module in modules for cell in claim_cells(module, by_shape, [])]
     return [arm for arm in dict.fromkeys([*scale.arms, *(cell.job.arm for cell in cells)]) if arm != scale.against]
 
 

@@ -1,0 +1,153 @@
+"""The hash of a claim's rule: it covers everything that decides, wherever that stands, and nothing else.
+
+From `cells`, `judge` and SIZES of the claim's file every name at the top of a file is followed, into suite/judging,
+suite/claims and the files beside a user's own. Docstrings, comments, annotations and layout are not hashed; a change of
+what `tell` alone reaches, as a title, leaves the hash.
+"""
+
+import ast
+import copy
+import functools
+import hashlib
+import pathlib
+from collections import defaultdict
+from collections.abc import Iterator
+
+ROOTS = ("SIZES", "cells", "judge")
+SUITE = pathlib.Path(__file__).resolve().parent.parent
+FOLLOWED = (SUITE / "judging", SUITE / "claims", SUITE / "learning_rates.py")
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+Definition = tuple[pathlib.Path, str]  # a name at the top of a file
+
+
+def rule_hash(claim: pathlib.Path) -> str:
+    """Hash of all definitions that a claim's rule reaches."""
+    claim = claim.resolve()
+    lines = [
+        repr((path.stem if path != claim else "", name, [_normal(node) for node in _defined(path)[name]]))
+        for path, name in reached(claim)
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
+
+
+def reached(claim: pathlib.Path) -> set[Definition]:
+    """The definitions that the rule of a claim's file is made of."""
+    claim = claim.resolve()
+    definitions: set[Definition] = set()
+    left: list[Definition] = [(claim, name) for name in ROOTS]
+    while left:
+        path, name = left.pop()
+        if (path, name) in definitions or name not in _defined(path):
+            continue
+        definitions.add((path, name))
+        for node in _defined(path)[name]:
+            left += filter(None, (_resolve(path, chain) for chain in _chains(_without_annotations(node))))
+    return definitions
+
+
+def _resolve(path: pathlib.Path, chain: list[str]) -> Definition | None:
+    """Where a name, or a name of an imported module, is defined; nothing for a library's."""
+    first, *rest = chain
+    if first in _defined(path):
+        return path, first
+    if first not in _imported(path):
+        return None
+    dotted = [*_imported(path)[first].split("."), *rest]
+    for end in range(len(dotted) - 1, 0, -1):
+        for base in (SUITE.parent, path.parent):
+            file = base.joinpath(*dotted[:end])
+            for source in (file.with_name(f"{file.name}.py"), file / "__init__.py"):
+                if source.is_file():
+                    return (source, dotted[end]) if _is_followed(source, path) else None
+    return None
+
+
+def _is_followed(source: pathlib.Path, path: pathlib.Path) -> bool:
+    """Whether a file takes part in judging: one of the suite's that does, or one beside a user's own."""
+    if SUITE in source.parents:
+        return any(place == source or place in source.parents for place in FOLLOWED)
+    return source.parent == path.parent
+
+
+def _chains(node: ast.AST) -> Iterator[list[str]]:
+    """The names that are read in a definition, each with its attributes: `trials.gather`."""
+    for inner in ast.walk(node):
+        names: list[str] = []
+        while isinstance(inner, ast.Attribute):
+            names.insert(0, inner.attr)
+            inner = inner.value
+        if isinstance(inner, ast.Name):
+            yield [inner.id, *names]
+
+
+@functools.cache
+def _tree(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@functools.cache
+def _defined(path: pathlib.Path) -> dict[str, list[ast.stmt]]:
+    """The statements that define or change each name at the top of a file."""
+    names: dict[str, list[ast.stmt]] = defaultdict(list)
+    for node in _tree(path).body:
+        if isinstance(node, (*FUNCTION, ast.ClassDef)):
+            names[node.name].append(node)
+        elif not isinstance(node, ast.Import | ast.ImportFrom):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Name) and (isinstance(inner.ctx, ast.Store) or _mutates(node, inner)):
+                    names[inner.id].append(node)
+    return dict(names)
+
+
+def _mutates(node: ast.stmt, name: ast.Name) -> bool:
+    """Whether a statement may change what a name stands for: `SIZES["quick"] = ...`, `SIZES.update(...)`."""
+    if isinstance(node, ast.Assign):
+        targets = [target for target in node.targets if isinstance(target, ast.Subscript | ast.Attribute)]
+        return any(name in set(ast.walk(target)) for target in targets)
+    return not isinstance(node, ast.AnnAssign)
+
+
+@functools.cache
+def _imported(path: pathlib.Path) -> dict[str, str]:
+    """The dotted name that each imported name stands for."""
+    names = {}
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names if alias.asname}
+            names |= {root: root for alias in node.names if not alias.asname for root in [alias.name.split(".")[0]]}
+        elif isinstance(node, ast.ImportFrom):
+            module = f"{node.module}." if node.module else ""
+            names |= {alias.asname or alias.name: f"{module}{alias.name}" for alias in node.names}
+    return names
+
+
+def _without_annotations(node: ast.stmt) -> ast.stmt:
+    """A type decides nothing."""
+    copied = copy.deepcopy(node)
+    for inner in ast.walk(copied):
+        if isinstance(inner, ast.arg):
+            inner.annotation = None
+        elif isinstance(inner, FUNCTION):
+            inner.returns = None
+        elif isinstance(inner, ast.AnnAssign):
+            inner.annotation = ast.Constant(None)
+    return copied
+
+
+def _normal(node: ast.stmt) -> object:
+    """A definition without layout, comments, annotations and docstrings; the same under every Python."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, list):
+            return [plain(item) for item in value if not _is_docstring(item)]
+        if not isinstance(value, ast.AST):
+            return repr(value)
+        fields = ((name, inner) for name, inner in ast.iter_fields(value) if inner not in (None, []))
+        return type(value).__name__, [(name, plain(inner)) for name, inner in fields if name != "kind"]
+
+    return plain(_without_annotations(node))
+
+
+def _is_docstring(item: object) -> bool:
+    return isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) and isinstance(item.value.value, str)
