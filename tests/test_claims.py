@@ -1,0 +1,238 @@
+"""The contract of every claim: a file in suite/claims is held to it the day it is added."""
+
+import dataclasses
+import functools
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+
+import planted
+import pytest
+
+from suite import claims, parts
+from suite.claims import ATTENTION, Finding
+from suite.job import Cell
+from suite.judging import rule
+from suite.scale import PAIR, SCALES, Scale, claim_cells
+from suite.sweep.store import Row
+
+CLAIMS = parts.names("suite.claims")
+ROUNDS = 10
+# What `tell` adds to a finding.
+TOLD = ("sentence", "headline", "figures", "tables", "scope", "crossover", "arms")
+
+
+def scale() -> Scale:
+    """The scale at which every claim can be decided, for the judged pair."""
+    return dataclasses.replace(SCALES["gpu"], arms=PAIR, matches=("params",))
+
+
+@functools.cache
+def world(name: str, ahead: str) -> tuple[tuple[Cell, ...], tuple[Row, ...]]:
+    """All cells that a claim asks for, one round after another, and their rows where one of the pair is ahead."""
+    claim, _ = parts.load("suite.claims", name)
+    cells: dict[Cell, None] = {}
+    rows: list[Row] = []
+    for _ in range(ROUNDS):
+        new = [cell for cell in dict.fromkeys(claim_cells(claim, scale(), rows)) if cell not in cells]
+        if not new:
+            return tuple(cells), tuple(rows)
+        cells.update(dict.fromkeys(new))
+        rows += [row for cell in new for row in planted.rows_of(cell, ahead)]
+    raise AssertionError(f"{name} still asks for {len(new)} new cells after {ROUNDS} rounds")
+
+
+def find(name: str, rows: list[Row]) -> Finding:
+    claim, thresholds = parts.load("suite.claims", name)
+    return claims.judge(claim, rows, thresholds)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_of_no_rows_nothing_is_tested(name: str) -> None:
+    finding = find(name, [])
+    assert (finding.verdict, finding.numbers) == ("untested", ())
+    assert finding.sentence
+    assert finding.reason
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_its_cells_come_to_rest(name: str) -> None:
+    cells, rows = world(name, ATTENTION)
+    claim, _ = parts.load("suite.claims", name)
+    assert cells
+    assert set(claim_cells(claim, scale(), list(rows))) <= set(cells)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_planted_world_holds_and_its_reverse_fails(name: str) -> None:
+    findings = {ahead: find(name, list(world(name, ahead)[1])) for ahead in PAIR}
+    verdicts = sorted(finding.verdict for finding in findings.values())
+    assert verdicts == ["fails", "holds"], {ahead: finding.reason for ahead, finding in findings.items()}
+    for finding in findings.values():
+        assert finding.numbers
+        assert finding.figures
+        assert all(control.met for control in finding.controls), finding.controls
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_order_of_the_rows_changes_nothing(name: str) -> None:
+    rows = list(world(name, ATTENTION)[1])
+    shuffled = rows.copy()
+    random.Random(0).shuffle(shuffled)
+    assert find(name, shuffled) == find(name, rows)
+
+
+@pytest.mark.parametrize("outcome", planted.OUTCOMES)
+@pytest.mark.parametrize("name", CLAIMS)
+def test_it_survives_every_outcome_of_its_cells(name: str, outcome: str) -> None:
+    claim, _ = parts.load("suite.claims", name)
+    cells, rows = world(name, ATTENTION)
+    # One cell of each arm and measure, all of an arm's, and all cells.
+    by_arm = {arm: [cell for cell in cells if cell.job.arm == arm] for arm in dict.fromkeys(c.job.arm for c in cells)}
+    one = {(cell.job.arm, cell.measure): [cell] for cell in cells}
+    for broken in (*one.values(), *by_arm.values(), list(cells)):
+        keys = {_key(cell) for cell in broken}
+        damaged = [
+            row for row in rows if (row["run_id"], row["measure"], row["repeat"], row["interleave_with"]) not in keys
+        ]
+        damaged += [planted.failed(cell, outcome) for cell in broken]
+        claim_cells(claim, scale(), damaged)
+        finding = find(name, damaged)
+        assert finding.reason
+        assert finding.sentence
+
+
+def _key(cell: Cell) -> tuple:
+    return cell.job.id, cell.measure, cell.repeat, cell.interleave_with
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_telling_changes_nothing_that_was_judged(name: str) -> None:
+    claim, thresholds = parts.load("suite.claims", name)
+    rows = list(world(name, ATTENTION)[1])
+    judged = claim.judge(rows, **thresholds)
+    finding = claim.tell(rows, judged, **thresholds)
+    changed = {
+        field.name
+        for field in dataclasses.fields(Finding)
+        if getattr(judged, field.name) != getattr(finding, field.name)
+    }
+    assert "sentence" in changed
+    assert changed <= set(TOLD)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_scale_has_sizes_or_a_reason(name: str) -> None:
+    claim, _ = parts.load("suite.claims", name)
+    for scale in SCALES.values():
+        assert scale.name in claim.SIZES, f"say in SIZES of {name} what it runs at scale {scale.name}, or why it cannot"
+        assert isinstance(claim.SIZES[scale.name].untested, str)
+        assert claim_cells(claim, scale, []) or claim.SIZES[scale.name].untested
+
+
+# The hash of the rule.
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_rule_reaches_what_decides_and_not_what_tells(name: str) -> None:
+    path = parts.source("suite.claims", name).resolve()
+    reached = {definition for file, definition in rule.reached(path) if file == path}
+    assert {"cells", "judge", "SIZES"} <= reached
+    assert not reached & {"tell", "QUESTION", "TEXTBOOK", "RULE"}
+    elsewhere = {(file.stem, definition) for file, definition in rule.reached(path) if file != path}
+    assert ("__init__", "Finding") in elsewhere
+    assert not {definition for _, definition in elsewhere} & {"Figure", "Table", "Point"}
+
+
+def hash_of(tree: pathlib.Path, claim: str) -> str:
+    program = f"import pathlib; from suite.judging import rule; print(rule.rule_hash(pathlib.Path({claim!r})))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A copy of the suite, to edit."""
+    root = tmp_path_factory.mktemp("tree")
+    shutil.copytree(parts.SUITE, root / "suite", ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+CLAIM = "suite/claims/path_length.py"
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "moves"),
+    [
+        (CLAIM, "solved: float = 0.9,", "solved: float = 0.8,", True),  # a threshold
+        (CLAIM, "EASY = 0.95", "EASY = 0.9", True),
+        (CLAIM, "probes=judged)", "probes=False)", True),  # its cells
+        (CLAIM, "distances=(4, 48)", "distances=(4, 64)", True),  # a size
+        (CLAIM, "if sure and not for_lstm:", "if sure:", True),  # judging
+        ("suite/judging/statistics.py", 'alternative="greater"', 'alternative="two-sided"', True),
+        ("suite/judging/trials.py", "PROBES = (1 / 3, 3.0)", "PROBES = ()", True),
+        ("suite/judging/trials.py", "return 2 * self.solved() > self.seeds", "return self.solved() > 0", True),
+        ("suite/learning_rates.py", "SEEDS = (1000, 1001)", "SEEDS = (1000,)", True),
+        (CLAIM, 'title="Recall of one pair, every seed a dot"', 'title="Recall"', False),  # a figure
+        (CLAIM, '"""The finding over all distances that were run."""', '"""Judges."""', False),
+        (CLAIM, "FAR = 999\n", "FAR = 999  # tokens\n", False),
+        (CLAIM, "seeds solve recall of one pair at distance", "seeds recall a pair at", False),  # a sentence
+        (CLAIM, "Does attention learn what lies far back", "Does attention learn it", False),
+        (CLAIM, "def judge(rows: list[Row], *,", "def judge(\n    rows: list, *,", False),  # layout, and a type
+        ("suite/judging/trials.py", '"probes of the rate",', '"probes",', False),  # a table's column
+        ("suite/judging/isoflop.py", "NEAR = 1.5", "NEAR = 2.5", False),  # which this claim does not use
+    ],
+)
+def test_the_hash_moves_with_what_decides_and_with_nothing_else(
+    tree: pathlib.Path, file: str, before: str, after: str, moves: bool
+) -> None:
+    path = tree / file
+    source = path.read_text()
+    assert source.count(before) >= 1
+    stored = rule.rule_hash(parts.source("suite.claims", "path_length"))
+    path.write_text(source.replace(before, after))
+    try:
+        assert (hash_of(tree, CLAIM) != stored) == moves
+    finally:
+        path.write_text(source)
+
+
+OWN = """
+from suite.claims import Finding
+from suite.judging.trials import SOLVED
+import beside
+
+SIZES = {}
+SIZES["quick"] = 1
+
+
+def cells(scale, rows):
+    return []
+
+
+def judge(rows, *, bar: float = SOLVED):
+    return Finding(beside.verdict(rows, bar), "measured")
+
+
+def tell(rows, judged, *, bar):
+    return judged
+"""
+BESIDE = "def verdict(rows, bar):\n    return 'holds'\n"
+
+
+def test_a_users_own_claim_has_a_hash_of_its_own_files_too(tmp_path: pathlib.Path) -> None:
+    def hash_of_own(name: str, own: str = OWN, beside: str = BESIDE) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "mine.py").write_text(own)
+        (folder / "beside.py").write_text(beside)
+        return rule.rule_hash(folder / "mine.py")
+
+    stored = hash_of_own("first")
+    assert hash_of_own("moved") == stored
+    assert hash_of_own("told", OWN.replace("return judged", "return None")) == stored
+    assert hash_of_own("sized", OWN.replace('SIZES["quick"] = 1', 'SIZES["quick"] = 2')) != stored
+    assert hash_of_own("helped", beside=BESIDE.replace("holds", "fails")) != stored
