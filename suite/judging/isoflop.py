@@ -50,14 +50,14 @@ class Curve:
         """The least loss of each budget, (K,); with other losses of the trainings, (R, N), theirs, (R, K)."""
         if losses_RN is None:
             return self.optima(self.losses[None])[0]
-        found = []
+        optima = []
         for budget in self.budgets:
             at = [index for index, training in enumerate(self.trainings) if training.budget == budget]
             sizes_N = np.asarray([self.trainings[index].params for index in at])
             sizes_S = np.unique(sizes_N)
             mean_RS = np.stack([losses_RN[:, at][:, sizes_N == size].mean(axis=1) for size in sizes_S], axis=1)
-            found.append(optimum(sizes_S, mean_RS))
-        return np.stack(found, axis=1)
+            optima.append(optimum(sizes_S, mean_RS))
+        return np.stack(optima, axis=1)
 
     def exponents(self, losses_RN: np.ndarray, first: int = 0, last: int | None = None) -> np.ndarray:
         """b of loss ~ compute^-b over a range of the budgets, (R,)."""
@@ -98,7 +98,7 @@ def gather(rows: list[Row]) -> dict[str, Curve]:
     }
     tests = [
         row
-        for row in rows
+        for row in sorted(rows, key=lambda row: row["run_id"])
         if row.get("phase") == "test"
         and is_text(row["task"])
         and row["seed"] not in learning_rates.SEEDS
@@ -109,20 +109,18 @@ def gather(rows: list[Row]) -> dict[str, Curve]:
         widths[row["length"]].add(row["reference_width"])
     if not widths:
         return {}
-    length = max(widths, key=lambda at: len(widths[at]))
-    by_arm: dict[str, list[Row]] = defaultdict(list)
-    for row in tests:
-        if row["length"] == length:
-            by_arm[row["arm"]].append(row)
-    spent = {id(row): TRAINING * flops[_shape(row)] * row["tokens"] for own in by_arm.values() for row in own}
+    length = max(sorted(widths), key=lambda at: len(widths[at]))
+    tests = [row for row in tests if row["length"] == length]
+    spent = {row["run_id"]: TRAINING * flops[_shape(row)] * row["tokens"] for row in tests}
     budgets = _clusters(spent.values())  # of all arms: each rounds to steps of its own
-    return {arm: _curve(arm, own, spent, budgets) for arm, own in sorted(by_arm.items())}
+    arms = sorted({row["arm"] for row in tests})
+    return {arm: _curve(arm, [row for row in tests if row["arm"] == arm], spent, budgets) for arm in arms}
 
 
-def _curve(arm: str, tests: list[Row], spent: dict[int, float], budgets: list[float]) -> Curve:
+def _curve(arm: str, tests: list[Row], spent: dict[str, float], budgets: list[float]) -> Curve:
     trainings = []
     for row in tests:
-        compute = spent[id(row)]
+        compute = spent[row["run_id"]]
         budget = min(budgets, key=lambda at, compute=compute: abs(math.log(at / compute)))
         trainings.append(Training(row["params"], compute, budget, row["loss"], row))
     repeats: dict[tuple, list[float]] = defaultdict(list)
@@ -135,13 +133,13 @@ def _curve(arm: str, tests: list[Row], spent: dict[int, float], budgets: list[fl
 
 def _clusters(spent: Iterable[float]) -> list[float]:
     """Budgets: a few whole steps spend up to a third more or less than was meant, and budgets lie a factor apart."""
-    found: list[list[float]] = []
+    clusters: list[list[float]] = []
     for value in sorted(spent):
-        if found and value < NEAR * found[-1][0]:
-            found[-1].append(value)
+        if clusters and value < NEAR * clusters[-1][0]:
+            clusters[-1].append(value)
         else:
-            found.append([value])
-    return [float(f"{statistics.geometric_mean(own):.2g}") for own in found]
+            clusters.append([value])
+    return [float(f"{statistics.geometric_mean(cluster):.2g}") for cluster in clusters]
 
 
 def _shape(row: Row) -> tuple:

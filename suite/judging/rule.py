@@ -94,7 +94,9 @@ def _defined(path: pathlib.Path) -> dict[str, list[ast.stmt]]:
         if isinstance(node, (*FUNCTION, ast.ClassDef)):
             names[node.name].append(node)
         elif not isinstance(node, ast.Import | ast.ImportFrom):
-            for inner in ast.walk(node):
+            loops = [inner.target for inner in ast.walk(node) if isinstance(inner, ast.comprehension)]
+            local = {inner for target in loops for inner in ast.walk(target)}
+            for inner in set(ast.walk(node)) - local:
                 if isinstance(inner, ast.Name) and (isinstance(inner.ctx, ast.Store) or _mutates(node, inner)):
                     names[inner.id].append(node)
     return dict(names)
