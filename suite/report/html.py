@@ -151,7 +151,7 @@ def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], box: str
 
 def _shares(rows: tuple[tuple[str, ...], ...]) -> list[str]:
     """The width of each column, by the square root of its text: a long column takes more room and more lines."""
-    lengths = [max(12.0, sum(map(len, column)) / len(column)) ** 0.5 for column in zip(*rows, strict=True)]
+    lengths = [max(20.0, sum(map(len, column)) / len(column)) ** 0.5 for column in zip(*rows, strict=True)]
     return [f' style="width:{100 * length / sum(lengths):.1f}%"' for length in lengths]
 
 

@@ -143,10 +143,11 @@ class Trainings:
 
 def trainings(comparison: Comparison) -> list[Trainings]:
     """The trainings under each conditions: text first, then those with the most arms, then the most validations."""
+    shared = {run: job.replace(**SHARED) for run, job in comparison.jobs.items()}
     by_job: dict[Job, list[Row]] = defaultdict(list)
     for row in comparison.rows:
         if row["measure"].split(":")[0] == "learning":
-            by_job[comparison.jobs[row["run_id"]].replace(**SHARED)].append(row)
+            by_job[shared[row["run_id"]]].append(row)
     groups = []
     for job, rows in by_job.items():
         arms = {row["arm"] for row in rows}

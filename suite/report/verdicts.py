@@ -21,7 +21,9 @@ PREDICATES = {
     "undecided": ("is undecided", "are undecided"),
     "untested": ("cannot be tested at this scale", "cannot be tested at this scale"),
 }
-COLUMNS = ("claim", "the textbook says", "measured here", "verdict", "scope", "crossover", "other arms")
+COLUMNS = (
+    *("claim", "question and the textbook's answer", "measured here", "verdict", "scope", "crossover", "other arms"),
+)
 MOST_PROBLEMS = 20
 
 
@@ -103,7 +105,8 @@ def claims_table(comparison: Comparison) -> Iterator[Block]:
         finding = judged.finding
         measured = "\n".join(f"{number.name}: {words.measured(number)}" for number in finding.numbers[:2])
         verdict = ", ".join(filter(None, (f"{finding.verdict}: {finding.reason}", judged.marked)))
-        row = (words.spelt(judged.name), judged.said, measured or finding.sentence, verdict, finding.scope)
+        question = f"{judged.question}\nTextbook: {judged.said}."
+        row = (words.spelt(judged.name), question, measured or finding.sentence, verdict, finding.scope)
         rows.append((*row, finding.crossover, resemblance(finding)))
     yield Heading("Claims")
     yield Table(COLUMNS, tuple(rows), cards=True)
