@@ -21,7 +21,8 @@ from etils import epath
 
 import launch
 from suite import parts
-from suite.sweep import exit_codes, startup, store
+from suite.sweep import exit_codes, provenance, startup, store
+from suite.sweep.record import Record, Row
 
 OUT = launch.define_directory("out", "out/calibrate", "directory of the rows and the tables")
 FAMILIES = flags.DEFINE_string("families", "", "what to time, separated by commas; empty for everything")
@@ -111,20 +112,20 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
     dtype = DTYPE.value or ("float32" if platform == "cpu" else "bfloat16")
     out = epath.Path(OUT.value)
     graphs = GRAPHS in os.environ["XLA_FLAGS"]
-    kind = f"process-{PROCESS.value}{'-graphs' if graphs else ''}"
+    record = Record(out, f"process-{PROCESS.value}{'-graphs' if graphs else ''}")
     conditions = {
         **{"process": PROCESS.value, "graphs": graphs, "xla_flags": os.environ["XLA_FLAGS"]},
         **{"platform": platform, "device_kind": device_kind(mesh), "place": place(mesh)},
-        **{"jax": jax.__version__, **store.provenance({})},
+        **{"jax": jax.__version__, **provenance.of_source({})},
     }
     elsewhere = {row["place"] for row in rows(out)} - {conditions["place"]}
     if elsewhere:  # ratios of one table are of one machine
         exit_codes.refuse(
             f"{out} holds timings of {', '.join(elsewhere)} and this is {conditions['place']}; use another --out"
         )
-    done = {_key(row) for row in store.rows(out, kind) if row["phase"] == "benchmark"}
-    if not any(row["phase"] == "peak" for row in store.rows(out, kind)):
-        store.append(out, kind, {"phase": "peak", **peak.peaks(dtype), **conditions})
+    done = {_key(row) for row in record.rows() if row["phase"] == "benchmark"}
+    if not any(row["phase"] == "peak" for row in record.rows()):
+        record.append({"phase": "peak", **peak.peaks(dtype), **conditions})
     for family in families:
         for batch, length, width in shapes or (CPU_SHAPES if platform == "cpu" else ACCELERATOR_SHAPES)[family]:
             head_size = math.gcd(width, HEAD_SIZE.get(platform, 128))
@@ -134,33 +135,33 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
             facts = {"phase": "benchmark", "chosen": benchmark.chosen(one), **conditions}
             # Together, at the end: a benchmark that was cut off is timed anew.
             for row in list(benchmark.run(one, ROUNDS.value)):
-                store.append(out, kind, row | facts)
+                record.append(row | facts)
                 if row["outcome"] == "ok":
                     fastest = min(row["seconds"])
                     print(f"  {family} {batch}x{length}x{width} {row['contender']}: {1e3 * fastest:.1f} ms", flush=True)
     return exit_codes.DONE
 
 
-def _key(row: store.Row) -> tuple:
+def _key(row: Row) -> tuple:
     return tuple(row[name] for name in ("family", "batch", "length", "width", "dtype"))
 
 
-def rows(out: epath.Path) -> list[store.Row]:
+def rows(out: epath.Path) -> list[Row]:
     return list(_all_rows(out))
 
 
-def _all_rows(out: epath.Path) -> Iterator[store.Row]:
+def _all_rows(out: epath.Path) -> Iterator[Row]:
     for path in sorted(out.glob("process-*.jsonl")):
-        yield from store.rows(out, path.name.removesuffix(".jsonl"))
+        yield from Record(out, path.name.removesuffix(".jsonl")).rows()
 
 
 def report(out: epath.Path) -> epath.Path:
     from suite import report  # here, not above: --help answers at once
 
     found = rows(out)
-    store.write(out / "environment.json", json.dumps(store.environment(), indent=1) + "\n")
+    store.write(out / "environment.json", json.dumps(provenance.environment(), indent=1) + "\n")
     command = shlex.join(["python", "-m", "launch.calibrate", *sys.argv[1:]])
-    return report.write_calibration(found, store.environment(), command, out)
+    return report.write_calibration(found, provenance.environment(), command, out)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,7 @@ from suite import job as jobs
 from suite import learning_rates, parts
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale
-from suite.sweep import cells as states
-from suite.sweep import exit_codes, rendezvous, store
+from suite.sweep import exit_codes, rendezvous, status, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.options import Options
 from suite.sweep.schedule import Plan, estimate_seconds
@@ -99,8 +98,8 @@ def print_status(out: epath.Path) -> int:
         store.check_schema(out)
         if not out.exists():
             raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
-    lines = list(states.table(out))
-    for line in [states.COLUMNS, *lines]:
+    lines = list(status.table(out))
+    for line in [status.COLUMNS, *lines]:
         print("{:<8}{:>6}  {:<12}{:<24}{}".format(*line))
     counts = collections.Counter(state for state, *_ in lines)
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no cells")

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from suite import parts
 from suite.job import Job
-from suite.sweep import provenance, store
+from suite.sweep import provenance
 from suite.tasks import SPLITS, Batch
 
 WIDTH, BATCH, LENGTH, CHANGED = 32, 2, 12, 7
@@ -239,7 +239,7 @@ def _once(
     own = parts.own_files(folder, spec)
     if not own:
         return
-    facts = [spec, own, dict(conditions), jax.__version__, jax.default_backend(), store.provenance({})["source"]]
+    facts = [spec, own, dict(conditions), jax.__version__, jax.default_backend(), provenance.of_source({})["source"]]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     passed = epath.Path(out) / "cache" / f"contract-{digest}"
     if passed.exists():

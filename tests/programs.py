@@ -15,7 +15,7 @@ from etils import epath
 
 from suite import mesh as meshes
 from suite.job import Cell, Job
-from suite.sweep import store
+from suite.sweep import provenance, store
 from suite.sweep.options import Options
 from suite.sweep.worker import Worker
 from suite.training import checkpoint, rig
@@ -30,7 +30,7 @@ def command(program: str, *flags: str) -> list[str]:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(store.PACKAGE), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(provenance.PACKAGE), os.environ.get("PYTHONPATH", "")]))
     return ENVIRONMENT | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": path}
 
 

@@ -12,6 +12,7 @@ from etils import epath
 from suite import benchmark
 from suite.report import calibration
 from suite.sweep import store
+from suite.sweep.record import Record
 
 SMALL = ["--shapes=2x16x32", "--processes=2", "--rounds=1"]
 TORCH = importlib.util.find_spec("torch") is not None
@@ -54,11 +55,11 @@ def test_what_cannot_be_timed_is_refused(flag: str, said: str, tmp_path: pathlib
 
 
 def test_timings_of_two_machines_do_not_come_into_one_table(tmp_path: pathlib.Path) -> None:
-    store.append(epath.Path(tmp_path), "process-0", {"phase": "peak", "place": "amd-epyc-2-cores-data1"})
+    Record(epath.Path(tmp_path), "process-0").append({"phase": "peak", "place": "amd-epyc-2-cores-data1"})
     ran = programs.run(programs.command("calibrate", f"--out={tmp_path}", "--families=gru", *SMALL))
     assert ran.returncode == 70
     assert f"{tmp_path} holds timings of amd-epyc-2-cores-data1 and this is " in ran.stderr
-    assert len(store.rows(epath.Path(tmp_path), "process-0")) == 1
+    assert len(Record(epath.Path(tmp_path), "process-0").rows()) == 1
 
 
 @pytest.mark.parametrize("family", benchmark.FAMILIES)

@@ -14,7 +14,7 @@ import pytest
 from programs import final_of, run_here, worker
 
 from suite.job import Cell, Job
-from suite.sweep import cells, exit_codes, store
+from suite.sweep import attempts, exit_codes, store
 
 JOB = Job(
     mixer="lstm", task="recall:pairs=2,vocab=16", depth=1, width=16, length=16, batch=8, learning_rate=3e-3, steps=40,
@@ -55,18 +55,18 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     cell = Cell(JOB, "learning")
     killed = worker(out)
     store.mark_schema(out)
-    key = killed.key(cell)
-    owner = cells.claim(killed.leases, key, "")["owner"]
+    key = killed.record(cell).key
+    owner = attempts.claim(killed.leases, key, "")["owner"]
     rows = killed.measure(cell)
     while next(rows)["step"] < 30:
         pass
     next(rows)
-    folder = pathlib.Path(killed.path(cell)) / "checkpoints"
+    folder = pathlib.Path(killed.record(cell).folder) / "checkpoints"
     while not (folder / "20.manifest").exists():
         time.sleep(0.01)
     del rows  # which is closed by it: nothing waits for the save under way
     killed.leases.held.clear()
-    cells.note_end(killed.leases, key, owner, 0, exit_codes.KILLED, outside=True)
+    attempts.note_end(killed.leases, key, owner, 0, exit_codes.KILLED, outside=True)
     return out
 
 

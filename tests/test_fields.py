@@ -12,6 +12,7 @@ from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import learning
 from suite.sweep import store
+from suite.sweep.record import Record
 from suite.training import rig
 
 BASE = Job(mixer="lstm", match_to="attention", task="recall:pairs=2,vocab=16", width=16, length=16, batch=8, steps=4)
@@ -65,7 +66,7 @@ def records(job: Job, folder: pathlib.Path, devices: list) -> list[tuple]:
     built = rig.build(job, meshes.make(devices=devices[:1]), run=run)
     found = []
     for row in learning.measure(built):
-        store.append(run, learning.KIND, row)
+        Record(run, learning.KIND).append(row)
         found.append((row["phase"], row["step"], row.get("examples")))
     return found
 

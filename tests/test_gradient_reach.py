@@ -24,6 +24,7 @@ from suite.model import backbone
 from suite.ops import implementations, linear, precision
 from suite.scale import SCALES
 from suite.sweep import store
+from suite.sweep.record import Record
 from suite.sweep.store import Row
 from suite.training import rig
 
@@ -329,7 +330,7 @@ def append(root: pathlib.Path, mixer: str, block: str, seed: int, length: int, r
     for row in rows:
         facts = {"phase": "reach", "outcome": "ok", "measure": "gradient_reach", "run_id": job.id, "arm": job.arm}
         facts |= {"repeat": 0, "interleave_with": "", "placed": False, "place": ""}
-        store.append(run, "gradient_reach", facts | row)
+        Record(run, "gradient_reach").append(facts | row)
 
 
 def put_all(root: pathlib.Path, **decays: float) -> None:

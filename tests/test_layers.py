@@ -19,9 +19,9 @@ ZERO = {
     *("suite.job", "suite.parts", "suite.files", "suite.manifest", "suite.hardware", "suite.machine", "suite.scale"),
     "suite.declarations",
     *("suite.learning_rates", "suite.spreadsheets", "suite.judging"),
-    *("suite.sweep.cells", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),
+    *("suite.sweep.attempts", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),
     *("suite.sweep.options", "suite.sweep.provenance", "suite.sweep.prune", "suite.sweep.rendezvous"),
-    *("suite.sweep.startup", "suite.sweep.store"),
+    *("suite.sweep.record", "suite.sweep.startup", "suite.sweep.status", "suite.sweep.store"),
 }
 ONE = {"suite.mesh", "suite.counting", "suite.training.clock", "suite.ops"}
 ONE |= {"suite.sweep.processes", "suite.sweep.watchdog"}
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "suite/sweep/processes.py": JAX | ZERO,
     "suite/sweep/watchdog.py": JAX | ZERO,
     "suite/sweep/joining.py": JAX | PLAIN | ZERO | {"suite.sweep"},
+    "suite/sweep/checks.py": JAX | PLAIN | ZERO | {"suite.contract", "suite.training"},
     "suite/sweep/worker.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.sweep", "suite.training"},
     "suite/sweep/comparison.py": PLAIN | ZERO | {"suite.sweep.schedule", "suite.sweep.progress"},
     "suite/sweep/leases.py": PLAIN | ZERO | {"tensorstore"},

@@ -14,6 +14,7 @@ from suite import parts
 from suite.job import Cell, Job
 from suite.measures import learning
 from suite.sweep import provenance, store
+from suite.sweep.record import Record
 from suite.training import rig
 
 # An LSTM by another name, and a task whose data lie in a file.
@@ -66,11 +67,8 @@ def training(out: pathlib.Path, devices: list) -> Generator[store.Row, None, Non
     run = store.open_run(out, job())
     built = rig.build(job(), meshes.make(devices=devices[:1]), run=run, data_dir=".")
     for row in learning.measure(built):
-        store.append(
-            run,
-            learning.KIND,
-            row | built.conditions | {"measure": "learning", "repeat": 0, "interleave_with": "", "placed": False},
-        )
+        of_cell = {"measure": "learning", "repeat": 0, "interleave_with": "", "placed": False}
+        Record(run, learning.KIND).append(row | built.conditions | of_cell)
         yield row
 
 
@@ -90,7 +88,7 @@ def new_flag(monkeypatch: pytest.MonkeyPatch, here: pathlib.Path) -> str:
 
 
 def new_source(monkeypatch: pytest.MonkeyPatch, here: pathlib.Path) -> str:
-    monkeypatch.setattr(store, "_source", lambda: "0123456789abcdef")
+    monkeypatch.setattr(provenance, "_source", lambda: "0123456789abcdef")
     return "now '0123456789abcdef'"
 
 
@@ -132,7 +130,7 @@ def test_what_is_half_trained_goes_on_with_more_devices_or_dumps(
 def done(out: pathlib.Path, devices: list) -> list[store.Row]:
     for _ in training(out, devices):
         pass
-    store.mark_done(store.run_path(out, job()), learning.KIND)
+    Record(store.run_path(out, job()), learning.KIND).mark_done()
     return store.load(out)
 
 
@@ -164,7 +162,7 @@ def test_another_version_of_the_suite_is_told_once_and_its_cells_stay(
 ):
     rows = done(here / "out", devices)
     assert provenance.of_another_version(rows) == ""
-    monkeypatch.setattr(store, "_source", lambda: "0123456789abcdef")
+    monkeypatch.setattr(provenance, "_source", lambda: "0123456789abcdef")
     assert provenance.of_another_version(rows).startswith("1 done cells are of another version of the suite")
     provenance.check_done(here / "out", rows, [Cell(job(), "learning")], ".")
 

@@ -12,9 +12,10 @@ from test_report import CPU, JOB, LSTM, describe, launch, put_answers, put_size,
 
 from suite.job import Job
 from suite.sweep import prune, store
+from suite.sweep.record import Record, stem
 
 OLD = 2 * prune.LEFT_SECONDS
-TIMES = store.kind("step_time:blocks=3", CPU["place"])
+TIMES = stem("step_time:blocks=3", CPU["place"])
 
 
 def put(path: pathlib.Path, seconds_ago: float = 0) -> None:
@@ -31,7 +32,7 @@ def put_run(root: pathlib.Path, job: Job, *done: str) -> pathlib.Path:
     put_time(root, job, 0.1, CPU)
     folder = pathlib.Path(store.run_path(root, job))
     for kind in done:
-        store.mark_done(store.run_path(root, job), kind)
+        Record(store.run_path(root, job), kind).mark_done()
     for name in ("20/array", "20.manifest", "40/array", "40.manifest", "40.bad0/array", "40.bad0.manifest"):
         put(folder / "checkpoints" / name)
     for name in ("final/array", "final.manifest", "final.bad0/array", "final.bad0.manifest", "learning.jsonl.bad0"):

@@ -17,7 +17,7 @@ import pytest
 from programs import TINY, command, environment, free_address, start, training, wait
 
 from suite.job import Cell, Job
-from suite.sweep import exit_codes, processes, rendezvous, store
+from suite.sweep import exit_codes, processes, provenance, rendezvous, store
 from suite.sweep.rendezvous import Entry, Member
 
 pytestmark = pytest.mark.timeout(300)
@@ -266,7 +266,7 @@ def of_two(argv: list[str], address: str, rank: int) -> list[str]:
 def test_ranks_from_two_checkouts_are_refused_by_name_within_seconds(tmp_path: pathlib.Path) -> None:
     other, out, address = tmp_path / "other", tmp_path / "out", free_address()
     for folder in ("suite", "launch"):
-        shutil.copytree(store.PACKAGE / folder, other / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(provenance.PACKAGE / folder, other / folder, ignore=shutil.ignore_patterns("__pycache__"))
     step = other / "suite" / "step.py"
     text = step.read_text()
     step.write_text(text.replace("b2=0.95", "b2=0.94"))

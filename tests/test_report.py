@@ -22,6 +22,7 @@ from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Nu
 from suite.job import Job
 from suite.report import document, fairness, figures, html, records, results, trainings, utilisation, verdicts
 from suite.sweep import store
+from suite.sweep.record import Record, stem, stem_of
 from suite.sweep.store import Row
 
 GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "n_devices": 1, "place": "nvidia-h200-data1"}
@@ -60,9 +61,9 @@ def put(
     """Writes rows as launch.job does."""
     run = store.open_run(root, job)
     shared = conditions(job, measure, place, repeat, interleave_with)
-    kind = store.kind(measure, place["place"] if shared["placed"] else "", repeat, interleave_with)
+    kind = stem(measure, place["place"] if shared["placed"] else "", repeat, interleave_with)
     for row in rows:
-        store.append(run, kind, {"outcome": "ok", **row, **shared})
+        Record(run, kind).append({"outcome": "ok", **row, **shared})
 
 
 def put_time(
@@ -391,7 +392,7 @@ def test_what_does_not_fit_stands_in_the_table_without_a_number(tmp_path: pathli
         "arm": "attention",
     }
     row = {"outcome": "crashed", "error": "exit code -9", "placed": True, **given_up, **place}
-    store.append(run, store.kind_of(row), row)
+    Record(run, stem_of(row)).append(row)
     report.write(tmp_path)
     lines = {line["outcome"]: line for line in table(tmp_path)}
     assert {"oom", "diverged", "crashed"} <= set(lines)

@@ -12,6 +12,7 @@ from test_report import CPU, GPU, JOB, LSTM, describe, launch, put_answers, put_
 from suite import parts, report
 from suite.report import diff, html, markdown, records, results
 from suite.sweep import store
+from suite.sweep.record import Record, stem
 
 ENVIRONMENT = {"python": "3.11.0", "platform": "Linux", "cpu": "Some CPU", "cores": 2, "memory_bytes": 1 << 30}
 ENVIRONMENT |= {"packages": {"jax": "0.10.2"}, "variables": {}, "commit": "abc", "source": "0123456789abcdef"}
@@ -28,7 +29,7 @@ def put_whole(root: pathlib.Path) -> None:
         put_time(root, job, 0.1, CPU)
         run = store.run_path(root, job)
         for stored in run.glob("*.jsonl"):
-            store.mark_done(run, stored.name.removesuffix(".jsonl"))
+            Record(run, stored.name.removesuffix(".jsonl")).mark_done()
         (run / "env.json").write_text(json.dumps(ENVIRONMENT))
     describe(root, "quick", True, ["attention", "lstm"], CPU)
     (root / "compare.flags").write_text("--scale=quick\n")
@@ -93,7 +94,7 @@ def a_dangling_link(path: pathlib.Path) -> None:
 
 DAMAGES = (emptied, cut, braces, one_byte, a_directory, a_dangling_link)
 LEARNING = f"{LSTM_RUN}/learning.jsonl"
-TIMES = f"{LSTM_RUN}/{store.kind('step_time:blocks=3', CPU['place'])}.jsonl"
+TIMES = f"{LSTM_RUN}/{stem('step_time:blocks=3', CPU['place'])}.jsonl"
 # Each, and how a report names it: a done marker stands for its rows.
 FILES = {name: name for name in ("schema.json", "compare.json", f"{LSTM_RUN}/job.json", f"{LSTM_RUN}/env.json")}
 FILES |= {LEARNING: LEARNING, TIMES: TIMES, LEARNING.replace("jsonl", "done"): LEARNING}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from programs import TINY, assert_same, command, environment, ranks, training, wait
 
-from suite.sweep import store
+from suite.sweep import provenance, store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 # By the number of tasks: long enough for a notice to come in their middle.
@@ -94,7 +94,7 @@ def variables() -> str:
 
 def script(folder: pathlib.Path, argv: list[str]) -> pathlib.Path:
     """The batch script of BUILD.md, with another program to run and without the GPUs."""
-    text = (store.PACKAGE / "BUILD.md").read_text().partition("```bash\n")[2].partition("```")[0]
+    text = (provenance.PACKAGE / "BUILD.md").read_text().partition("```bash\n")[2].partition("```")[0]
     text, programs = re.subn(
         r"srun (.*) \.venv/bin/python .* &", rf"srun \1 env {variables()} {' '.join(argv)} &", text
     )

@@ -13,7 +13,8 @@ from etils import epath
 
 from suite import files
 from suite.job import Cell, Job
-from suite.sweep import store
+from suite.sweep import provenance, store
+from suite.sweep.record import Record, stem
 from suite.sweep.store import Row
 
 
@@ -25,51 +26,51 @@ def run(tmp_path: pathlib.Path) -> epath.Path:
 def test_rows_come_back_in_their_order(run: epath.Path):
     rows = [{"step": step, "loss": 1 / (step + 1), "text": "é\n"} for step in range(5)]
     for row in rows:
-        store.append(run, "learning", row)
-    assert store.rows(run, "learning") == rows
-    assert store.rows(run, "nothing") == []
+        Record(run, "learning").append(row)
+    assert Record(run, "learning").rows() == rows
+    assert Record(run, "nothing").rows() == []
 
 
 def test_a_torn_last_line_is_dropped_and_healed(run: epath.Path):
-    store.append(run, "learning", {"step": 0})
+    Record(run, "learning").append({"step": 0})
     with open(run / "learning.jsonl", "a") as file:
         file.write('{"step": 1, "lo')
-    assert store.rows(run, "learning") == [{"step": 0}]
-    store.append(run, "learning", {"step": 2})
-    store.append(run, "learning", {"step": 3})
-    assert store.rows(run, "learning") == [{"step": 0}, {"step": 2}, {"step": 3}]
+    assert Record(run, "learning").rows() == [{"step": 0}]
+    Record(run, "learning").append({"step": 2})
+    Record(run, "learning").append({"step": 3})
+    assert Record(run, "learning").rows() == [{"step": 0}, {"step": 2}, {"step": 3}]
 
 
 def test_a_line_torn_to_a_number_is_no_row(run: epath.Path):
     with open(run / "learning.jsonl", "a") as file:
         file.write("12")
-    assert store.rows(run, "learning") == []
+    assert Record(run, "learning").rows() == []
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_refused_and_leaves_no_trace(run: epath.Path, number: float):
-    store.append(run, "learning", {"loss": 1.0})
+    Record(run, "learning").append({"loss": 1.0})
     before = (run / "learning.jsonl").read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        store.append(run, "learning", {"loss": number})
+        Record(run, "learning").append({"loss": number})
     assert (run / "learning.jsonl").read_bytes() == before
 
 
 def test_keep_drops_what_is_not_wanted(run: epath.Path):
     for step in range(6):
-        store.append(run, "learning", {"step": step})
+        Record(run, "learning").append({"step": step})
     wanted = [{"step": step} for step in range(3)]
-    assert store.keep(run, "learning", lambda row: row["step"] < 3) == wanted
-    assert store.rows(run, "learning") == wanted
-    store.append(run, "learning", {"step": 3})
-    assert store.rows(run, "learning") == [*wanted, {"step": 3}]
+    assert Record(run, "learning").keep(lambda row: row["step"] < 3) == wanted
+    assert Record(run, "learning").rows() == wanted
+    Record(run, "learning").append({"step": 3})
+    assert Record(run, "learning").rows() == [*wanted, {"step": 3}]
 
 
 def test_keep_of_everything_or_of_nothing_writes_nothing(run: epath.Path):
-    assert store.keep(run, "learning", lambda row: False) == []
-    store.append(run, "learning", {"step": 0})
+    assert Record(run, "learning").keep(lambda row: False) == []
+    Record(run, "learning").append({"step": 0})
     before = os.stat(run / "learning.jsonl").st_mtime_ns
-    assert store.keep(run, "learning", lambda row: True) == [{"step": 0}]
+    assert Record(run, "learning").keep(lambda row: True) == [{"step": 0}]
     assert os.stat(run / "learning.jsonl").st_mtime_ns == before
 
 
@@ -129,33 +130,33 @@ def test_a_write_that_fails_leaves_the_old_text(run: epath.Path, monkeypatch: py
 
 
 def test_a_file_that_was_being_written_is_no_row(run: epath.Path):
-    store.append(run, "learning", {"step": 0})
+    Record(run, "learning").append({"step": 0})
     (run / ".learning.jsonl.12345678").write_text('{"step": 9}\n')
     assert store.all_rows(run) == [{"step": 0}]
 
 
 def test_a_done_marker_stands_until_it_is_set(run: epath.Path):
-    kind = store.kind("step_time", "a-place", repeat=1)
-    assert not store.is_done(run, kind)
-    store.mark_done(run, kind)
-    assert store.is_done(run, kind)
-    assert not store.is_done(run, store.kind("step_time", "a-place"))
+    kind = stem("step_time", "a-place", repeat=1)
+    assert not Record(run, kind).is_done
+    Record(run, kind).mark_done()
+    assert Record(run, kind).is_done
+    assert not Record(run, stem("step_time", "a-place")).is_done
 
 
 def test_groups_places_and_repeats_have_files_of_their_own():
     kinds = [
-        store.kind("size"),
-        store.kind("size", "here"),
-        store.kind("size", "here", 1),
-        store.kind("size", "there"),
-        store.kind("size", "here", interleave_with="a b"),
+        stem("size"),
+        stem("size", "here"),
+        stem("size", "here", 1),
+        stem("size", "there"),
+        stem("size", "here", interleave_with="a b"),
     ]
     assert len(set(kinds)) == len(kinds)
 
 
 def test_all_rows_reads_every_kind(run: epath.Path):
     for kind in ("size", "step_time@here", "step_time@here.1"):
-        store.append(run, kind, {"kind": kind})
+        Record(run, kind).append({"kind": kind})
     assert [row["kind"] for row in store.all_rows(run)] == ["size", "step_time@here", "step_time@here.1"]
 
 
@@ -178,7 +179,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: pathlib.Path):
 
 
 def test_the_environment_is_json_and_names_the_sources():
-    stored = json.loads(json.dumps(store.environment()))
+    stored = json.loads(json.dumps(provenance.environment()))
     assert stored["packages"]["jax"]
     assert stored["memory_bytes"] > 0
     assert stored["commit"]
@@ -186,13 +187,13 @@ def test_the_environment_is_json_and_names_the_sources():
 
 
 def test_a_package_that_is_not_installed_is_left_out_of_the_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(store, "RECORDED_PACKAGES", ("numpy", "no-package-of-this-name"))
-    assert list(store.environment()["packages"]) == ["numpy"]
+    monkeypatch.setattr(provenance, "RECORDED_PACKAGES", ("numpy", "no-package-of-this-name"))
+    assert list(provenance.environment()["packages"]) == ["numpy"]
 
 
 def test_a_users_own_files_stand_beside_the_hash_of_the_sources():
     own = {"./mine.py": "0123456789abcdef"}
-    assert store.provenance(own) == store.provenance({}) | {"own_source": own}
+    assert provenance.of_source(own) == provenance.of_source({}) | {"own_source": own}
 
 
 def test_records_of_a_newer_schema_are_refused_with_the_reason(tmp_path: pathlib.Path):
@@ -215,8 +216,8 @@ def done(tmp_path: pathlib.Path) -> pathlib.Path:
     """The directory of a cell that is done, with five rows."""
     run = store.open_run(tmp_path, Job())
     for step in range(5):
-        store.append(run, "learning", row(Cell(Job(), "learning"), step))
-    store.mark_done(run, "learning")
+        Record(run, "learning").append(row(Cell(Job(), "learning"), step))
+    Record(run, "learning").mark_done()
     return pathlib.Path(run)
 
 
@@ -226,7 +227,7 @@ def test_a_whole_directory_has_no_problems(done: pathlib.Path, tmp_path: pathlib
     assert not found.problems
     assert [row["step"] for row in found.rows] == list(range(5))
     assert [run.name for _, run in found.runs] == [Job().id]
-    assert store.is_done(epath.Path(done), "learning")
+    assert Record(epath.Path(done), "learning").is_done
 
 
 def lose_the_last(lines: list[bytes]) -> list[bytes]:
@@ -255,11 +256,11 @@ def test_rows_of_a_done_cell_that_changed_are_left_out_and_begun_again(
 ):
     path = done / "learning.jsonl"
     path.write_bytes(b"".join(harm(path.read_bytes().splitlines(keepends=True))))
-    assert not store.is_done(epath.Path(done), "learning")
+    assert not Record(epath.Path(done), "learning").is_done
     found = store.survey(tmp_path)
     assert found.rows == []
     assert [problem.path for problem in found.problems] == [epath.Path(path)]
-    store.put_aside(epath.Path(done), "learning", found.problems[0].why)
+    Record(epath.Path(done), "learning").put_aside(found.problems[0].why)
     assert (done / "learning.jsonl.bad0").exists()
     assert store.survey(tmp_path)[1:] == ([], [])
 
@@ -282,14 +283,14 @@ def test_of_a_cell_that_is_not_done_a_doubled_row_counts_once_and_damage_costs_i
 def test_a_done_marker_of_an_older_version_guards_nothing_and_is_done(done: pathlib.Path, tmp_path: pathlib.Path):
     as_before_guards(epath.Path(done))
     (done / "learning.done").write_text("")
-    assert store.is_done(epath.Path(done), "learning")
+    assert Record(epath.Path(done), "learning").is_done
     assert len(store.load(tmp_path)) == 5
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"rows": 5, "cr', '{"rows": 5, "crc32": "\xff"}'])
 def test_a_done_marker_that_is_damaged_marks_nothing(text: str, done: pathlib.Path, tmp_path: pathlib.Path):
     (done / "learning.done").write_bytes(text.encode("latin-1"))
-    assert not store.is_done(epath.Path(done), "learning")
+    assert not Record(epath.Path(done), "learning").is_done
     [problem] = store.survey(tmp_path).problems
     assert f"{done}/learning.done is damaged" in problem.why
 
@@ -378,13 +379,13 @@ def test_a_schema_that_cannot_be_read_is_told_and_written_anew(
 def test_lines_of_several_writers_never_mix(run: epath.Path):
     long = "x" * 20_000
     writers = [
-        threading.Thread(target=lambda: [store.append(run, "k", {"t": long}) for _ in range(20)]) for _ in "abcd"
+        threading.Thread(target=lambda: [Record(run, "k").append({"t": long}) for _ in range(20)]) for _ in "abcd"
     ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert store.rows(run, "k") == [{"t": long}] * 80
+    assert Record(run, "k").rows() == [{"t": long}] * 80
 
 
 def test_names_have_bounds_and_those_of_ordinary_jobs_stay():
@@ -394,7 +395,7 @@ def test_names_have_bounds_and_those_of_ordinary_jobs_stay():
     hybrid = "+".join(f"attention:window={16 + number},heads=8,positions=alibi" for number in range(8))
     jobs = [Job(mixer=hybrid, depth=8), Job(mixer=hybrid.replace("23", "24"), depth=8)]
     names = [job.id for job in jobs]
-    stems = [store.kind(f"decode:{hybrid}", "a" * 100, 3, group) for group in (hybrid, hybrid + "x")]
+    stems = [stem(f"decode:{hybrid}", "a" * 100, 3, group) for group in (hybrid, hybrid + "x")]
     assert len({*names, *stems}) == 4
     assert max(map(len, names)) <= 120
     # With what stands before and behind it while it is written or locked; 255 bytes is a file system's limit.
@@ -429,20 +430,20 @@ def as_objects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_objects_are_written_once_and_read_in_their_order(as_objects: None, run: epath.Path):
     for step in range(12):
-        store.append(run, "learning", {"step": step})
+        Record(run, "learning").append({"step": step})
     objects = {path.name: path.stat().mtime for path in (run / "learning.jsonl.d").iterdir()}
     assert len(objects) == 12
-    assert store.rows(run, "learning") == store.all_rows(run) == [{"step": step} for step in range(12)]
-    assert len(store.keep(run, "learning", lambda row: row["step"] < 10)) == 10
+    assert Record(run, "learning").rows() == store.all_rows(run) == [{"step": step} for step in range(12)]
+    assert len(Record(run, "learning").keep(lambda row: row["step"] < 10)) == 10
     kept = {path.name: path.stat().mtime for path in (run / "learning.jsonl.d").iterdir()}
     assert kept.items() < objects.items(), "what is kept is not touched"
-    store.append(run, "learning", {"step": 10})
-    assert [row["step"] for row in store.rows(run, "learning")] == list(range(11))
+    Record(run, "learning").append({"step": 10})
+    assert [row["step"] for row in Record(run, "learning").rows()] == list(range(11))
 
 
 def test_a_drop_of_objects_that_is_cut_short_loses_nothing_that_is_wanted(as_objects: None, run: epath.Path):
     for step in range(6):
-        store.append(run, "learning", {"step": step})
+        Record(run, "learning").append({"step": step})
 
     def wanted(row: store.Row) -> bool:
         if row["step"] == 4 and len(list((run / "learning.jsonl.d").iterdir())) < 6:
@@ -450,5 +451,5 @@ def test_a_drop_of_objects_that_is_cut_short_loses_nothing_that_is_wanted(as_obj
         return row["step"] < 3
 
     with pytest.raises(InterruptedError):
-        store.keep(run, "learning", wanted)
-    assert [row["step"] for row in store.rows(run, "learning")] == list(range(5)), "the newest goes first"
+        Record(run, "learning").keep(wanted)
+    assert [row["step"] for row in Record(run, "learning").rows()] == list(range(5)), "the newest goes first"

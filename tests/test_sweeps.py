@@ -12,7 +12,8 @@ import pytest
 from programs import command, ended, run, start, wait
 
 from suite.job import Job
-from suite.sweep import cells, store
+from suite.sweep import status, store
+from suite.sweep.record import Record
 
 # Seven cells on one short task: six that are trained, counted or looked back from, and one that is timed.
 SMALL = [
@@ -118,7 +119,7 @@ def test_the_end_of_a_comparison_is_the_end_of_its_children_who_save(
         while not any(path.stem for path in tmp_path.glob("runs/*/checkpoints/*.manifest")):
             assert time.monotonic() < until, "the child of a comparison that is gone saves by itself"
             time.sleep(0.1)
-        while any(line[0] == "running" for line in cells.table(tmp_path)):
+        while any(line[0] == "running" for line in status.table(tmp_path)):
             assert time.monotonic() < until, "and gives its cell up"
             time.sleep(0.1)
 
@@ -136,8 +137,8 @@ def test_ten_thousand_cells_are_told_in_two_seconds(tmp_path: pathlib.Path) -> N
             "interleave_with": "",
             "placed": False,
         }
-        store.append(run, measure, row | {"place": "here", "outcome": "ok"})
-        store.mark_done(run, measure)
+        Record(run, measure).append(row | {"place": "here", "outcome": "ok"})
+        Record(run, measure).mark_done()
         (run / f"{measure}.cell").write_text(json.dumps({"owner": "", "beat": 0, "attempts": [attempt]}))
     for number in range(5000):
         shutil.copytree(run, tmp_path / "runs" / job.replace(seed=number).id, copy_function=shutil.copyfile)

@@ -12,6 +12,7 @@ from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import learning, truncated_context
 from suite.sweep import store
+from suite.sweep.record import Record
 from suite.sweep.store import Row
 from suite.training import rig
 from suite.training import step as steps
@@ -28,7 +29,7 @@ def trained(
     run = store.open_run(tmp_path_factory.mktemp("out"), job)
     built = rig.build(job, meshes.make(devices=devices), run=run, data_dir=str(data_dir))
     for row in learning.measure(built):
-        store.append(run, learning.KIND, row)
+        Record(run, learning.KIND).append(row)
     return built
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 
 from suite.job import differences
-from suite.sweep import exit_codes, processes, provenance, store
-from suite.sweep.store import Row
+from suite.sweep import exit_codes, processes, provenance
+from suite.sweep.record import Record, Row
 from suite.training import checkpoint, clock
 from suite.training import step as steps
 from suite.training.clock import Stopwatch
@@ -62,7 +62,7 @@ def measure(rig: Rig) -> Iterator[Row]:
             rig.watchdog.expect(long=True)
             with watch.paused():
                 if jax.process_index() == 0:
-                    store.flush(run, KIND)  # a checkpoint that outlives its rows is none
+                    Record(run, KIND).flush()  # a checkpoint that outlives its rows is none
                 pending = [steps.as_numbers(metrics) for metrics in window]
                 if all(fact["finite"] for fact in pending):  # of what has diverged a row comes, and no checkpoint
                     known = {"step": number, "recorded": number - len(window), "rows": n_rows}
@@ -110,7 +110,7 @@ def _keep_rows(rig: Rig, number: int, known: Mapping[str, Any]) -> tuple[int, bo
     """Drops the rows beyond a restored step; how many are left, and whether a validation due there has its row."""
     assert rig.run is not None
     first = jax.process_index() == 0
-    kept = store.keep(rig.run, KIND, functools.partial(_is_before, known)) if first else []
+    kept = Record(rig.run, KIND).keep(functools.partial(_is_before, known)) if first else []
     found = any(row["phase"] == "validation" and row["step"] == number for row in kept)
     return tuple(processes.agree([len(kept), found or number == 0 or not _validates(rig, number)]))
 
@@ -133,7 +133,7 @@ def _say_once(line: str) -> None:
 
 def _has_rows(run: epath.Path, known: Mapping[str, Any]) -> bool:
     """Whether all rows that were written when a state was saved are there: one that was torn is made again."""
-    return sum(_is_before(known, row) for row in store.rows(run, KIND)) >= known["rows"]
+    return sum(_is_before(known, row) for row in Record(run, KIND).rows()) >= known["rows"]
 
 
 def _is_before(known: Mapping[str, Any], row: Row) -> bool:

@@ -16,7 +16,7 @@ from suite.job import Cell, Job
 from suite.judging.rule import rule_hash
 from suite.report import words
 from suite.sweep import store
-from suite.sweep.store import Row
+from suite.sweep.record import Row, stem_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,7 +354,7 @@ def _arms(wanted: list[str], rows: list[Row]) -> tuple[str, ...]:
 
 def _newest_place(survey: store.Survey, rows: list[Row]) -> Row:
     """The place at which rows that depend on it were last written, or any rows where none do."""
-    last = {(row["run_id"], store.kind_of(row)): row for row in rows if row.keys() >= set(PLACE)}
+    last = {(row["run_id"], stem_of(row)): row for row in rows if row.keys() >= set(PLACE)}
     dated = []
     for _, run in survey.runs:
         for path in run.iterdir():

@@ -20,10 +20,10 @@ from etils import epath
 from suite import machine
 from suite.job import Cell
 from suite.scale import curve_cells
-from suite.sweep import cells as states
-from suite.sweep import exit_codes, leases, provenance, rendezvous, schedule, store
+from suite.sweep import attempts, exit_codes, leases, provenance, rendezvous, schedule, status, store
 from suite.sweep.options import Options
 from suite.sweep.progress import Progress
+from suite.sweep.record import Record
 from suite.sweep.schedule import Plan
 
 LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
@@ -91,12 +91,12 @@ class Comparison:
             if code not in (exit_codes.PREEMPTED, exit_codes.INTERRUPTED):  # these all processes of a job have heard of
                 self.dismiss(code, FAILING_SECONDS)
             return code
-        failed = sorted(cell.label for cell in self.over if states.is_failed(self.path(cell), self.stem(cell)))
+        failed = sorted(cell.label for cell in self.over if self.record(cell).is_failed)
         code = exit_codes.REFUSED if failed else exit_codes.DONE
         self.dismiss(code, DISMISSING_SECONDS)
         self.report(self, True)
         if failed:
-            print(f"crossover: {states.told(failed, self.out)}", file=sys.stderr)
+            print(f"crossover: {status.set_aside(failed, self.out)}", file=sys.stderr)
         return code
 
     def run_rounds(self) -> int:
@@ -146,11 +146,11 @@ class Comparison:
         if not self.wanted and (line := provenance.of_another_version(rows)):
             print(f"crossover: {line}", file=sys.stderr)
         known = len(self.wanted)
-        self.wanted |= {f"{cell.job.id}/{self.stem(cell)}": None for cell in wanted}
+        self.wanted |= {self.record(cell).name: None for cell in wanted}
         if len(self.wanted) > known:
-            store.write(self.out / states.WANTED, "\n".join(self.wanted) + "\n")
+            store.write(self.out / status.WANTED, "\n".join(self.wanted) + "\n")
         left = [cell for cell in wanted if cell not in self.over]
-        self.over |= {cell for cell in left if states.is_over(self.path(cell), self.stem(cell))}
+        self.over |= {cell for cell in left if self.record(cell).is_over}
         return [cell for cell in left if cell not in self.over]
 
     def rows(self) -> list[store.Row]:
@@ -185,7 +185,7 @@ class Comparison:
         """
         running: dict[Cell, tuple[str, str]] = {}  # where the record of each is, and whose attempt it was
         said: dict[str, Any] = {}
-        kills = states.oom_kills()
+        kills = attempts.oom_kills()
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "cells.json"
             file.write_text(json.dumps({"cells": [cell.to_dict() for cell in cells], "asked": self.asked}))
@@ -206,9 +206,9 @@ class Comparison:
             self.pass_on()
         if code in (exit_codes.DONE, exit_codes.INTERRUPTED):
             return code
-        outside = code == exit_codes.KILLED and kills >= 0 and states.oom_kills() == kills
+        outside = code == exit_codes.KILLED and kills >= 0 and attempts.oom_kills() == kills
         for key, owner in running.values():
-            states.note_end(self.leases, key, owner, self.place["process"], code, outside=outside)
+            attempts.note_end(self.leases, key, owner, self.place["process"], code, outside=outside)
         if code == exit_codes.PREEMPTED:
             return 0 if "lost" in said else code
         with self.lock:
@@ -272,11 +272,8 @@ class Comparison:
         """The lines that children have printed."""
         return self.log.read_text().strip().splitlines()
 
-    def path(self, cell: Cell) -> epath.Path:
-        return store.run_path(self.out, cell.job)
-
-    def stem(self, cell: Cell) -> str:
-        return states.stem(cell, self.place["place"])
+    def record(self, cell: Cell) -> Record:
+        return Record.at(self.out, cell, self.place["place"])
 
     @property
     def first(self) -> bool:

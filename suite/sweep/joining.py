@@ -2,7 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,7 +16,8 @@ from suite.sweep.options import Options
 
 MEETING_SECONDS = 60.0  # at least, whatever the patience, for the processes of a job to come
 REFUSING_SECONDS = 10.0  # for them to hear that one of them is refused
-SEEING_SECONDS = 5.0  # for a file to be seen from another host
+SEEING_SECONDS = 5.0  # for a file to be seen from another host, in so many looks
+LOOKS = 20
 # Variables of JAX that differ from process to process as they should.
 OF_ONE_PROCESS = (
     *("JAX_PROCESS_ID", "JAX_NUM_PROCESSES", "JAX_LOCAL_DEVICE_IDS", "JAX_PARTITION_INDEX", "JAX_SLICE_INDEX"),
@@ -81,7 +84,7 @@ def meet(
         nonlocal taken
         if followed:
             taken = [Cell.from_dict(record) for record in offer["cells"]]
-        if not first and not store.sees(options.out, offer["probe"], SEEING_SECONDS):
+        if not first and not sees(options.out, offer["probe"], SEEING_SECONDS):
             raise ValueError(
                 f"does not see rank 0's --out={offer['out']} as its own --out={options.out}: "
                 "the processes of a job share one directory"
@@ -90,10 +93,32 @@ def meet(
 
     offer = {"cells": [cell.to_dict() for cell in cells] if followed else [], "out": options.out}
     seconds = max(options.patience, MEETING_SECONDS)
-    with store.probe(options.out) if first else contextlib.nullcontext("") as probe:
+    with probing(options.out) if first else contextlib.nullcontext("") as probe:
         entry = rendezvous.Entry(facts_of(options, member, asked), offer | {"probe": probe}, accept)
         _, name = rendezvous.meet(member, entry, seconds, clock)
     return taken, name
+
+
+@contextlib.contextmanager
+def probing(root: epath.PathLike) -> Iterator[str]:
+    """The name of a file that lies under `root` meanwhile: another process sees it if it sees the same directory."""
+    path = epath.Path(root) / f".probe-{uuid.uuid4().hex}"
+    path.write_text(path.name)
+    try:
+        yield path.name
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def sees(root: epath.PathLike, name: str, seconds: float) -> bool:
+    """Whether a probe of another process is seen under `root`, at once or, on a slow file system, soon."""
+    path = epath.Path(root) / name
+    for _ in range(LOOKS):
+        with contextlib.suppress(OSError):
+            if path.exists() and path.read_text() == name:
+                return True
+        threading.Event().wait(seconds / LOOKS)
+    return False
 
 
 def refuse_together(options: Options, error: Exception, clock: Callable[[], float]) -> None:
@@ -113,7 +138,7 @@ def facts_of(options: Options, member: rendezvous.Member, asked: rendezvous.Fact
     facts |= {"--num_processes": str(member.processes)}
     variables = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
     facts |= {name: value for name, value in sorted(variables.items()) if name not in OF_ONE_PROCESS}
-    return facts | provenance.of_process() | store.sources()
+    return facts | provenance.of_process() | provenance.sources()
 
 
 def start_jax(options: Options, member: rendezvous.Member | None, name: str) -> None:

@@ -20,7 +20,7 @@ from etils import epath
 from suite import files
 from suite.sweep.exit_codes import LeaseLost
 
-Record = dict[str, Any]
+Ownership = dict[str, Any]
 RENEWALS = 6  # of a lease within its seconds
 
 
@@ -36,8 +36,8 @@ class Leases:
         self._seen: dict[str, tuple[bytes, float]] = {}  # of keys of others: generation, and since when
         self._stop = threading.Event()
 
-    def read(self, key: str) -> tuple[Record, bytes]:
-        """The record under a key, empty where there is none or it cannot be read, and its generation."""
+    def read(self, key: str) -> tuple[Ownership, bytes]:
+        """Owner and attempts under a key, empty where there is none or it cannot be read, and its generation."""
         path = self._root / key
         with _named(path):
             found = self._store.read(key).result()
@@ -49,16 +49,16 @@ class Leases:
             print(f"crossover: {damage}; the cell is free and its attempts are forgotten", file=sys.stderr)
             return {}, found.stamp.generation
 
-    def write(self, key: str, record: Record, generation: bytes) -> bytes:
+    def write(self, key: str, ownership: Ownership, generation: bytes) -> bytes:
         """Writes where the generation is still this one; the new generation, or nothing where another was first."""
         # The generation of a missing key is not empty; an empty one would mean: whatever is there.
         assert generation, "a conditional write wants the generation that was read"
         with _named(self._root / key):
-            return self._store.write(key, json.dumps(record).encode(), if_equal=generation).result().generation
+            return self._store.write(key, json.dumps(ownership).encode(), if_equal=generation).result().generation
 
-    def is_free(self, key: str, record: Record, generation: bytes) -> bool:
+    def is_free(self, key: str, ownership: Ownership, generation: bytes) -> bool:
         """Whether nobody holds a key, or its holder has not renewed it for as long as this worker watched."""
-        if not record or not record["owner"]:
+        if not ownership or not ownership["owner"]:
             return True
         seen, since = self._seen.get(key, (b"", 0.0))
         if seen != generation:
@@ -66,16 +66,16 @@ class Leases:
             return False
         return self.clock() - since > self.seconds
 
-    def take(self, key: str, record: Record, generation: bytes) -> bool:
-        """Takes a free key, writing `record` over that generation; whether this worker was first."""
-        taken = self.write(key, record, generation)
+    def take(self, key: str, ownership: Ownership, generation: bytes) -> bool:
+        """Takes a free key, writing `ownership` over that generation; whether this worker was first."""
+        taken = self.write(key, ownership, generation)
         if taken:
-            self.held[key] = Lease(self, key, record, taken, self.clock())
+            self.held[key] = Lease(self, key, ownership, taken, self.clock())
         return bool(taken)
 
-    def release(self, key: str, record: Record) -> None:
-        """Gives a key up, leaving `record`."""
-        self.held.pop(key).replace(record)
+    def release(self, key: str, ownership: Ownership) -> None:
+        """Gives a key up, leaving `ownership`."""
+        self.held.pop(key).replace(ownership)
 
     def check(self) -> None:
         """Raises LeaseLost where a key that was held is another's now: asked before anything is written."""
@@ -125,8 +125,8 @@ def _named(path: epath.Path) -> Iterator[None]:
 class Lease:
     """A key that this worker holds."""
 
-    def __init__(self, leases: Leases, key: str, record: Record, generation: bytes, now: float):
-        self.record = record
+    def __init__(self, leases: Leases, key: str, ownership: Ownership, generation: bytes, now: float):
+        self.ownership = ownership
         self._leases = leases
         self._key = key
         self._generation = generation
@@ -145,16 +145,16 @@ class Lease:
         with self._lock:
             # A key that has been released meanwhile is not written again.
             if self._leases.held.get(self._key) is self:
-                self._write({**self.record, "beat": self.record["beat"] + 1})
+                self._write({**self.ownership, "beat": self.ownership["beat"] + 1})
 
-    def replace(self, record: Record) -> None:
+    def replace(self, ownership: Ownership) -> None:
         with self._lock:
-            self._write(record)
+            self._write(ownership)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, ownership: Ownership) -> None:
         now = self._leases.clock()
-        generation = self._leases.write(self._key, record, self._generation)
+        generation = self._leases.write(self._key, ownership, self._generation)
         if not generation:
             self._lost = True
             raise LeaseLost(self._key)
-        self.record, self._generation, self._renewed = record, generation, now
+        self.ownership, self._generation, self._renewed = ownership, generation, now

@@ -6,18 +6,26 @@ A half-trained state goes on only where all of it is as it was. A done cell stay
 import collections
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import importlib.metadata
 import os
-from collections.abc import Collection, Iterable
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
-from suite import parts
+from suite import machine, parts
 from suite.job import Cell, Job
-from suite.sweep import store
-from suite.sweep.store import Row
+from suite.sweep.record import Record, Row, stem_of
 
+PACKAGE = pathlib.Path(__file__).parents[2]
+RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_", "NPROC")
+RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "absl-py")
 COMPUTING = ("jax", "jaxlib", "equinox", "optax", "numpy")
 COMPILERS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 # Of what the compiler is told, what changes no number: how many devices there are, what is written, how long is waited.
@@ -26,10 +34,61 @@ NUMERICS = ("JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_
 CORPUS = "corpus_sha256"
 
 
+def environment() -> Row:
+    """What the process runs on and with; devices are added by who has touched them."""
+    return {
+        "python": platform.python_version(),
+        **machine.describe(),
+        "packages": dict(_versions()),
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(RECORDED_VARIABLES)},
+        "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+        **of_source({}),
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of the packages that are installed: images for accelerators often lack tensorflow-datasets."""
+    for name in RECORDED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
+
+
+def sources() -> dict[str, str]:
+    """A hash of each file of the suite that takes part in a job, by its name."""
+    files = [*_sources_of_rows(), PACKAGE / "launch" / "__init__.py", PACKAGE / "launch" / "job.py"]
+    return {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in files}
+
+
+def of_source(own_files: Mapping[str, str]) -> Row:
+    """The commit, a hash of those of the suite's sources that compute rows, and the hashes of a user's own files."""
+    return {"commit": _commit(), "source": _source(), "own_source": dict(own_files)}
+
+
+@functools.cache
+def _source() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in _sources_of_rows())).hexdigest()[:16]
+
+
+def _sources_of_rows() -> list[pathlib.Path]:
+    sources = sorted((PACKAGE / "suite").rglob("*.py"))
+    judging = [PACKAGE / "suite" / wing for wing in ("report", "claims", "judging")]  # they read rows and make none
+    asking = [PACKAGE / "suite" / "sweep" / f"{name}.py" for name in ("comparison", "schedule", "progress")]
+    return [path for path in sources if path.parent not in judging and path not in asking]
+
+
+@functools.cache
+def _commit() -> str:
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"
+
+
 def of_training(job: Job, data: Row) -> dict[str, str]:
     """All that a training rests on beside its job, by name; `data` is what its task knows of its data."""
     return {
-        "source": store.provenance({})["source"],
+        "source": of_source({})["source"],
         **job.own_files(),
         **{name: str(value) for name, value in data.items()},
         **of_process(),
@@ -81,9 +140,9 @@ def check_done(root: epath.PathLike, rows: Collection[Row], cells: Collection[Ce
             then[name], now[name] = row[CORPUS], corpora[row["task"]]
         for name in now:
             if then[name] != now[name]:
-                changed[name, then[name], now[name]][row["run_id"], store.kind_of(row)] = None
-    for (name, then, now), kinds in changed.items():
-        done = [run for run, kind in kinds if store.is_done(epath.Path(root) / "runs" / run, kind)]
+                changed[name, then[name], now[name]][row["run_id"], stem_of(row)] = None
+    for (name, then, now), records in changed.items():
+        done = [run for run, stem in records if Record(epath.Path(root) / "runs" / run, stem).is_done]
         if done:
             runs = list(dict.fromkeys(done))
             more = f" and {len(runs) - 1} more of its runs" if len(runs) > 1 else ""
@@ -95,8 +154,8 @@ def check_done(root: epath.PathLike, rows: Collection[Row], cells: Collection[Ce
 
 def of_another_version(rows: Collection[Row]) -> str:
     """A line on the cells whose rows come from another version of the suite; empty where there are none."""
-    now = store.provenance({})["source"]
-    cells = {(row["run_id"], store.kind_of(row)) for row in rows if "source" in row and row["source"] != now}
+    now = of_source({})["source"]
+    cells = {(row["run_id"], stem_of(row)) for row in rows if "source" in row and row["source"] != now}
     return f"{len(cells)} done cells are of another version of the suite; they stay as they are" if cells else ""
 
 

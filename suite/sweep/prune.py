@@ -14,9 +14,10 @@ from typing import NamedTuple
 from etils import epath
 
 from suite import files
-from suite.sweep import cells, store
+from suite.sweep import status
+from suite.sweep.record import Record
 
-TRAINING = "learning"  # the kind of whose cell the checkpoints and the final parameters are
+TRAINING = "learning"  # the stem of the record whose cell the checkpoints and the final parameters are
 ASIDE = re.compile(r"(?P<name>.+)\.bad\d+(\.manifest)?")
 # Files that were being written when a process was killed.
 LEFTOVER = re.compile(r"\.probe-[0-9a-f]+|\..+\.[0-9a-f]{8}")
@@ -36,7 +37,7 @@ def find(root: epath.PathLike) -> list[Pruned]:
     root = epath.Path(root)
     done: dict[str, set[str]] = collections.defaultdict(set)
     running = False
-    for state, *_, name in cells.table(root):
+    for state, *_, name in status.table(root):
         run, _, stem = name.partition("/")
         running |= state == "running"
         done[run] |= {stem} if state == "done" else set()
@@ -72,7 +73,7 @@ def _of_run(run: epath.Path, done: set[str]) -> Iterator[epath.Path]:
 
 def _has_failed(run: epath.Path) -> bool:
     """Whether a training came to an end without parameters: it diverged, or memory did not suffice."""
-    return any(row["outcome"] != "ok" for row in store.rows(run, TRAINING))
+    return any(row["outcome"] != "ok" for row in Record(run, TRAINING).rows())
 
 
 def _leftovers(root: epath.Path, folders: list[epath.Path]) -> list[epath.Path]:

@@ -13,18 +13,29 @@ from typing import Any
 
 import jax
 from absl import logging
-from etils import epath
 from jax.sharding import Mesh
 
-from suite import contract, declarations, files, parts
+from suite import declarations, files, parts
 from suite import job as jobs
 from suite import mesh as meshes
 from suite.job import Cell
-from suite.sweep import cells as states
-from suite.sweep import events, exit_codes, fault_injection, leases, processes, provenance, startup, store
+from suite.sweep import (
+    attempts,
+    checks,
+    events,
+    exit_codes,
+    fault_injection,
+    leases,
+    processes,
+    provenance,
+    startup,
+    status,
+    store,
+)
 from suite.sweep.options import Options
+from suite.sweep.record import Record
 from suite.sweep.watchdog import Watchdog
-from suite.training import checkpoint, programs, rig
+from suite.training import checkpoint, rig
 from suite.training.clock import Stopwatch
 from suite.training.conditions import device_kind, place
 from suite.training.rig import Rig
@@ -42,59 +53,19 @@ def work(options: Options, cells: list[Cell], clock: Callable[[], float]) -> int
     with exit_codes.door():
         mesh = meshes.make(options.mesh)
         cells = with_needs(cells)
-        processes.check_alike(check(options, cells, mesh))
-        check_done(options, cells)
+        processes.check_alike(checks.check(options, cells, mesh))
+        checks.check_done(options, cells)
     worker = Worker(options, mesh, clock)
     if options.check:
         processes.part()
         return exit_codes.DONE
     try:
-        code = worker.trace(cells[0].job, options.trace) if options.trace else worker.run(cells)
+        code = trace(options, mesh, cells[0].job) if options.trace else worker.run(cells)
     except exit_codes.Preempted:
         code = exit_codes.INTERRUPTED if interrupted.is_set() else exit_codes.PREEMPTED
         print("stopped, and saved; the same command goes on from here", file=sys.stderr)
     processes.part()
     return code
-
-
-def check(options: Options, cells: list[Cell], mesh: Mesh) -> dict[str, str]:
-    """Raises what would fail later: own parts that break their contract, jobs that do not fit, measures that cannot.
-
-    With --check, of jobs of the suite's own parts one of each mixer is looked at: the process that runs them asks the
-    rest. Returns what the tasks know of their data.
-    """
-
-    tasks: dict[jobs.Job, Any] = {}
-    data: dict[str, str] = {}
-    checked: set[tuple[jobs.Job | str, str]] = set()
-    for cell in cells:
-        store.check_run(options.out, cell.job)
-        shape = cell.job.replace(**programs.NOT_IN_A_PROGRAM)
-        if shape not in tasks:
-            tasks[shape] = rig.open_task(cell.job, options.data_dir)
-            facts = provenance.of_data(tasks[shape])
-            data |= {f"{name} of --task={cell.job.task}": str(value) for name, value in facts.items()}
-            contract.check_job(cell.job, tasks[shape], options.out)
-            if not options.check or cell.own_files() or (cell.job.mixer, cell.job.match_to) not in checked:
-                rig.check(cell.job, mesh, tasks[shape].vocab)
-                checked.add((cell.job.mixer, cell.job.match_to))
-        if (shape, cell.measure) not in checked:
-            checked.add((shape, cell.measure))
-            module, knobs = parts.load("suite.measures", cell.measure)
-            if "check" in vars(module):
-                with parts.own_lines("suite.measures", cell.measure):
-                    module.check(cell.job, tasks[shape], **knobs)
-    return data
-
-
-def check_done(options: Options, cells: list[Cell]) -> None:
-    """Refuses where cells of these jobs are done that rest on other own files, or on another corpus, than now."""
-    runs = {store.run_path(options.out, cell.job): cell.job for cell in cells}
-    rows = [row | {"task": job.task} for run, job in runs.items() if run.exists() for row in store.all_rows(run)]
-    provenance.check_done(options.out, rows, cells, options.data_dir)
-    line = provenance.of_another_version(rows)
-    if line and not options.is_child:  # launch.compare says so itself
-        print(f"crossover: {line}", file=sys.stderr)
 
 
 def notice(interrupted: threading.Event) -> None:
@@ -105,160 +76,145 @@ def notice(interrupted: threading.Event) -> None:
 
 
 def with_needs(cells: list[Cell]) -> list[Cell]:
-    """The cells with, before each, the measures that it needs done."""
-    wanted: dict[Cell, None] = {}
-    for cell in cells:
-        module, _ = parts.load("suite.measures", cell.measure)
-        for need in module.NEEDS:
-            wanted[Cell(cell.job, need)] = None
-        wanted[cell] = None
-    return list(wanted)
+    """The cells, each once, and before each what it needs."""
+    return list(dict.fromkeys(one for cell in cells for one in (*needs_of(cell), cell)))
+
+
+def needs_of(cell: Cell) -> list[Cell]:
+    """The cells that must be over before a cell: of the same job, the measures that its own names in NEEDS."""
+    module, _ = parts.load("suite.measures", cell.measure)
+    return [Cell(cell.job, need) for need in module.NEEDS]
 
 
 class Worker:
-    """Runs cells on a mesh and says what happens: on a pipe to launch.compare, or in plain lines."""
+    """Runs cells on a mesh and tells what happens: launch.compare on a pipe, or a person in plain lines."""
 
     def __init__(self, options: Options, mesh: Mesh, clock: Callable[[], float]):
         self.options = options
-
         self.mesh = mesh
-        self.told = options.is_child  # to a launch.compare, and not to a person
-        self.first = jax.process_index() == 0
+        self.is_first = jax.process_index() == 0  # which alone writes
         self.put_off: list[Cell] = []  # of the group under way: what is begun again, and what waits for it
         self.began_again: set[Cell] = set()
-        self.leases = leases.Leases(self.options.out, self.options.lease_seconds, clock)
-        fault = fault_injection.parse(options.fault) if options.fault else None
-        mine = fault if fault is not None and fault.rank == jax.process_index() else None
-        self.watchdog = Watchdog(self.options.patience, mine, self.leases.check)
-        device = mesh.devices.flat[0]
+        self.leases = leases.Leases(options.out, options.lease_seconds, clock)
+        self.watchdog = Watchdog(options.patience, fault_of(options), self.leases.check)
         self.place = {
             "place": processes.agree(place(mesh)),  # the hosts of a job need not have one kind of CPU
-            "platform": device.platform,
+            "platform": mesh.devices.flat[0].platform,
             "device_kind": device_kind(mesh),
             "n_devices": mesh.size,
             "n_processes": jax.process_count(),
         }
-        self.environment = json.dumps(store.environment(), indent=1) + "\n"
-        self.say("ready", **self.place, process=jax.process_index(), address=processes.address())
+        self.environment = json.dumps(provenance.environment(), indent=1) + "\n"
+        self.tell("ready", **self.place, process=jax.process_index(), address=processes.address())
 
     def run(self, cells: list[Cell]) -> int:
-        """Does the cells, those of a group in turns, until all are over, done by whom they may be, or time is up.
+        """Runs the cells until each is over, by this worker or another, or until --seconds have passed; an exit code.
 
-        Several workers share the cells of one --out: each is done by the one that claims it. Returns an exit code.
+        Cells of one group take turns. Of several workers of one --out each cell has the one that claims it.
         """
-
-        if self.first:
+        if self.is_first:
             store.mark_schema(self.options.out)
-            for job in {cell.job: None for cell in cells if self.path(cell).exists()}:
+            for job in {cell.job: None for cell in cells if self.record(cell).folder.exists()}:
                 store.open_run(self.options.out, job)  # which mends what is damaged
-        wanted, watch = cells, Stopwatch()
         with self.leases.renewed(), self.releasing():
-            while cells:
-                over, chosen = processes.agree(self.choose(cells) if self.first else None)
-                for index in over:
-                    self.say("skipped", cells[index])
-                group = {cells[index]: owner for index, owner in chosen}
-                cells = [cell for index, cell in enumerate(cells) if index not in over and cell not in group]
-                if group:
-                    self.put_off = []
-                    self.run_group(group)
-                    cells = list(dict.fromkeys([*self.put_off, *cells]))
-                elif cells:  # what is left is with other workers
-                    self.watchdog.beat(long=True)
-                    time.sleep(WAIT_SECONDS)
-                if self.options.seconds and processes.agree(watch.spent > self.options.seconds):
-                    break
-        failed = [cell.label for cell in wanted if states.is_failed(self.path(cell), self.stem(cell))]
-        if failed and not self.told:
-            print(f"crossover: {states.told(failed, self.options.out)}", file=sys.stderr)
+            self.run_groups(cells)
+        failed = [cell.label for cell in cells if self.record(cell).is_failed]
+        if failed and not self.options.is_child:
+            print(f"crossover: {status.set_aside(failed, self.options.out)}", file=sys.stderr)
             return exit_codes.REFUSED
         return exit_codes.DONE
 
+    def run_groups(self, left: list[Cell]) -> None:
+        watch = Stopwatch()
+        while left:
+            over, chosen = processes.agree(self.choose(left) if self.is_first else None)
+            for index in over:
+                self.tell("skipped", left[index])
+            group = {left[index]: owner for index, owner in chosen}
+            left = [cell for index, cell in enumerate(left) if index not in over and cell not in group]
+            if group:
+                self.put_off = []
+                self.run_group(group)
+                left = list(dict.fromkeys([*self.put_off, *left]))
+            elif left:  # which are with other workers
+                self.watchdog.beat(long=True)
+                time.sleep(WAIT_SECONDS)
+            if self.options.seconds and processes.agree(watch.spent > self.options.seconds):
+                return
+
     def choose(self, cells: list[Cell]) -> tuple[list[int], list[tuple[int, str]]]:
-        """By place, the cells that are over and those, of one group, that this worker now owns, and under what name."""
-        places = {cell: place for place, cell in enumerate(cells)}
+        """By index, the cells that are over, and those of one group that this worker has claimed, with their owner."""
+        indices = {cell: index for index, cell in enumerate(cells)}
         over: list[int] = []
         for group in grouped(cells):
-            left = [cell for cell in group if not self.is_over(cell)]
-            over += [places[cell] for cell in group if cell not in left]
-            if left and all(self.is_ready(cell) for cell in left):
+            left = [cell for cell in group if not self.record(cell).is_over]
+            over += [indices[cell] for cell in group if cell not in left]
+            if left and all(need.is_over for cell in left for need in self.needs(cell)):
                 claimed = self.claim(left)
                 if claimed:
-                    owners = [self.leases.held[self.key(cell)].record["owner"] for cell in claimed]
-                    return over, [(places[cell], owner) for cell, owner in zip(claimed, owners, strict=True)]
+                    return over, [(indices[cell], self.ownership(cell)["owner"]) for cell in claimed]
         return over, []
-
-    def is_over(self, cell: Cell) -> bool:
-        return states.is_over(self.path(cell), self.stem(cell))
-
-    def is_ready(self, cell: Cell) -> bool:
-        """Whether the measures that a cell needs are over."""
-        module, _ = parts.load("suite.measures", cell.measure)
-        return all(self.is_over(Cell(cell.job, need)) for need in module.NEEDS)
 
     def claim(self, group: list[Cell]) -> list[Cell]:
         """Takes all cells of a group or none, and returns those that are to be run."""
-        for cell in sorted(group, key=self.key):  # in one order for every worker, so that one of them gets all
-            record = states.claim(self.leases, self.key(cell), self.progress(cell), self.place["n_processes"])
-            if not record:
+        records = {cell: self.record(cell) for cell in group}
+        for cell in sorted(group, key=lambda cell: records[cell].key):  # in one order: one of several workers gets all
+            progress = self.progress(cell)
+            if not attempts.claim(self.leases, records[cell].key, progress, self.place["n_processes"]):
                 for key in list(self.leases.held):
-                    states.withdraw(self.leases, key)
+                    attempts.withdraw(self.leases, key)
                 return []
-        for cell in [cell for cell in group if self.is_over(cell)]:  # done while it was looked at
-            states.withdraw(self.leases, self.key(cell))
-        return [cell for cell in group if self.key(cell) in self.leases.held and not self.set_aside(cell)]
+        for record in records.values():
+            if record.is_over:  # since it was looked at
+                attempts.withdraw(self.leases, record.key)
+        return [cell for cell in group if records[cell].key in self.leases.held and not self.set_aside(cell)]
 
     def set_aside(self, cell: Cell) -> bool:
-        """Gives a claimed cell its outcome without running it, where it was tried in vain."""
-        record = self.leases.held[self.key(cell)].record
-        module, _ = parts.load("suite.measures", cell.measure)
-        lost = [need for need in module.NEEDS if states.is_failed(self.path(cell), self.stem(Cell(cell.job, need)))]
-        outcome = "crashed" if lost else states.verdict(record)
+        """Gives a claimed cell its outcome without running it, where that was tried in vain."""
+        ownership = self.ownership(cell)
+        lost = [need.stem for need in self.needs(cell) if need.is_failed]
+        outcome = "crashed" if lost else attempts.verdict(ownership)
         if not outcome:
             return False
-        tries = len(record["attempts"]) - 1
-        row = {"outcome": outcome, "error": f"no {lost[0]}" if lost else f"{tries} tries: {states.last_end(record)}"}
+        tries = f"{len(ownership['attempts']) - 1} tries: {attempts.last_end(ownership)}"
+        row = {"outcome": outcome, "error": f"no {lost[0]}" if lost else tries}
         if outcome == "oom":
             row |= self.build(cell).estimate()
-        facts = {key: self.place[key] for key in ("place", "platform", "device_kind", "n_devices")}
-        facts |= {"run_id": cell.job.id, "arm": cell.job.arm, "placed": module.PLACED}
-        run = store.open_run(self.options.out, cell.job)
-        store.append(run, self.stem(cell), row | of_cell(cell) | facts)
-        mark = store.mark_done if outcome == "oom" else states.mark_failed
-        mark(run, self.stem(cell))
-        states.release(self.leases, self.key(cell), exit_codes.DONE)
+        row |= of_cell(cell) | {key: self.place[key] for key in ("place", "platform", "device_kind", "n_devices")}
+        store.open_run(self.options.out, cell.job)
+        record = self.record(cell)
+        record.append(row | {"run_id": cell.job.id, "arm": cell.job.arm})
+        if outcome == "oom":
+            record.mark_done()
+        else:
+            record.mark_failed()
+        attempts.release(self.leases, record.key, exit_codes.DONE)
         return True
 
     def run_group(self, group: dict[Cell, str]) -> None:
-        turns = [(cell, self.measure(cell)) for cell in group]
+        """Measures cells in turns, a row of each; by cell, the owner that has claimed it."""
+        turns = {cell: self.measure(cell) for cell in group}
         for cell, owner in group.items():
-            self.say("started", cell, key=self.key(cell), owner=owner)
+            self.tell("started", cell, key=self.record(cell).key, owner=owner)
         while turns:
-            for turn in list(turns):
-                cell, rows = turn
+            for cell, rows in list(turns.items()):
                 if parts.constant("suite.measures", cell.measure, "RESUMES"):
                     self.watchdog.expect(long=True)  # it beats by itself, where it can save
                 else:
                     self.watchdog.beat(long=True)
                 if next(rows, None) is None:
-                    turns.remove(turn)
+                    del turns[cell]
                     if cell not in self.put_off:
-                        self.say("done", cell)
+                        self.tell("done", cell)
 
     def measure(self, cell: Cell) -> Iterator[store.Row]:
         """Appends the rows of a cell one by one; what the hardware refuses is a row with its outcome."""
-
-        stem = self.stem(cell)
         module, knobs = parts.load("suite.measures", cell.measure)
-        if self.first:
-            run = store.open_run(self.options.out, cell.job)
-            self.mend(cell)
-            if not module.RESUMES:
-                store.keep(run, stem, lambda row: False)
-            files.ensure(run / "env.json", self.environment)
+        if self.is_first:
+            self.begin(cell)
         built = self.build(cell)
         columns = declarations.columns(cell.measure)
-        conditions = of_cell(cell) | {"placed": module.PLACED, **built.conditions, "own_source": cell.own_files()}
+        conditions = of_cell(cell) | built.conditions | {"own_source": cell.own_files()}
         if parts.is_own("suite.measures", cell.measure):
             conditions["columns"] = declarations.literals(cell.measure)
         outcome = self.outcome_of_needs(cell)
@@ -275,49 +231,60 @@ class Worker:
             return
         if self.watchdog.fault is not None:
             self.watchdog.fault.delay()
-        processes.barrier(f"{cell.job.id} {stem}", self.options.patience)
-        if self.first:
-            self.leases.check()
-            store.mark_done(self.path(cell), stem)
-            states.release(self.leases, self.key(cell), exit_codes.DONE)
-            if module.RESUMES:  # of what is done its final state is kept
-                checkpoint.forget(self.path(cell) / "checkpoints")
+        processes.barrier(self.record(cell).name, self.options.patience)
+        if self.is_first:
+            self.finish(cell)
 
     def outcome_of_needs(self, cell: Cell) -> str:
-        """How the measures ended that a cell needs: "ok", or the outcome of the first that gave no number."""
-        module, _ = parts.load("suite.measures", cell.measure)
-        needs = [Cell(cell.job, need) for need in module.NEEDS]
-        outcomes = [store.rows(self.path(need), self.stem(need))[-1]["outcome"] for need in needs]
+        """The outcome of the first measure that a cell needs and that gave no number; "ok" where there is none."""
+        outcomes = [need.rows()[-1]["outcome"] for need in self.needs(cell)]
         return next((outcome for outcome in outcomes if outcome != "ok"), "ok")
 
-    def mend(self, cell: Cell) -> None:
-        """Puts the rows of a cell aside that was marked done with others: it was claimed because they do not fit."""
-        run, stem = self.path(cell), self.stem(cell)
-        if (run / f"{stem}.done").exists():
-            store.put_aside(run, stem, store.damage(run, stem))
+    def begin(self, cell: Cell) -> None:
+        """Makes the directory ready: what is left of an attempt that cannot be resumed goes."""
+        run, record = store.open_run(self.options.out, cell.job), self.record(cell)
+        if record.is_marked_done:  # and was claimed all the same
+            record.put_aside(record.damage)
+        if not parts.constant("suite.measures", cell.measure, "RESUMES"):
+            record.keep(lambda row: False)
+        files.ensure(run / "env.json", self.environment)
+
+    def append(self, cell: Cell, row: store.Row, conditions: store.Row) -> store.Row:
+        if self.is_first:
+            self.leases.check()
+            self.record(cell).append(row | conditions)
+            if not self.options.is_child:
+                print(" ", *(f"{name}={text_of(value)}" for name, value in row.items()), flush=True)
+        return row
+
+    def finish(self, cell: Cell) -> None:
+        self.leases.check()
+        record = self.record(cell)
+        record.mark_done()
+        attempts.release(self.leases, record.key, exit_codes.DONE)
+        if parts.constant("suite.measures", cell.measure, "RESUMES"):  # of what is done its final state is kept
+            checkpoint.forget(record.folder / "checkpoints")
 
     def train_again(self, cell: Cell, why: str) -> None:
         """Begins again what a cell needs, whose parameters are lost, and puts the cell off until that is done."""
-        module, _ = parts.load("suite.measures", cell.measure)
-        needs = [Cell(cell.job, need) for need in module.NEEDS]
         if cell in self.began_again:
-            raise OSError(errno.EIO, f"{why}, which have just been made again", os.fspath(self.path(cell)))
+            path = os.fspath(self.record(cell).folder)
+            raise OSError(errno.EIO, f"{why}, which have just been made again", path)
         self.began_again.add(cell)
-        if self.first:
-            for need in needs:
-                if store.is_done(self.path(need), self.stem(need)):  # or else another worker is at it already
-                    store.put_aside(self.path(need), self.stem(need), why)
-            states.withdraw(self.leases, self.key(cell))
-        self.put_off += [*needs, cell]
+        if self.is_first:
+            for need in self.needs(cell):
+                if need.is_done:  # or else another worker is at it already
+                    need.put_aside(why)
+            attempts.withdraw(self.leases, self.record(cell).key)
+        self.put_off += [*needs_of(cell), cell]
 
     def build(self, cell: Cell) -> Rig:
-
-        run, options = self.path(cell), {"watchdog": self.watchdog, "save_seconds": self.options.save_seconds}
+        run, options = self.record(cell).folder, {"watchdog": self.watchdog, "save_seconds": self.options.save_seconds}
         return rig.build(cell.job, self.mesh, run=run, data_dir=self.options.data_dir, **options)
 
     @contextlib.contextmanager
     def releasing(self) -> Iterator[None]:
-        """Frees what is held when something goes wrong; whatever came of a lost lease, that it was lost is said."""
+        """Frees the cells that are held when something goes wrong; a lost lease is told before what came of it."""
         try:
             yield
         except Exception as error:
@@ -326,73 +293,80 @@ class Worker:
             lost = isinstance(error, exit_codes.LeaseLost)
             for key in list(self.leases.held):
                 try:
-                    states.release(self.leases, key, exit_codes.PREEMPTED if refused else exit_codes.code_of(error))
+                    attempts.release(self.leases, key, exit_codes.PREEMPTED if refused else exit_codes.code_of(error))
                 except exit_codes.LeaseLost:
                     lost = True
                 except (ValueError, OSError) as unwritten:  # the disk, again: the lease lapses
                     logging.debug("not released", exc_info=unwritten)
             if lost:
-                self.say("lost")
+                self.tell("lost")
                 raise exit_codes.LeaseLost("another worker has taken the cell") from error
             if refused:
-                self.say("refused", why=refused)
+                self.tell("refused", why=refused)
                 exit_codes.refuse(refused)
             raise
 
-    def trace(self, job: jobs.Job, steps: int) -> int:
-        """A profiler trace of `steps` training steps after a warm-up, for xprof or Perfetto."""
-
-        run = store.open_run(self.options.out, job)
-        built = rig.build(job, self.mesh, run=run, data_dir=self.options.data_dir)
-        loop = built.train(built.state, 0, steps + 3)
-        for _ in range(3):
-            _, state, _ = next(loop)
-        jax.block_until_ready(state)
-        with jax.profiler.trace(str(run / "trace")):
-            for _ in range(steps):
-                _, state, _ = next(loop)
-            jax.block_until_ready(state)
-        print(f"trace of {steps} steps in {run / 'trace'}")
-        return exit_codes.DONE
-
-    def append(self, cell: Cell, row: store.Row, conditions: store.Row) -> store.Row:
-        if self.first:
-            self.leases.check()
-            store.append(self.path(cell), self.stem(cell), row | conditions)
-        if self.first and not self.told:
-            shown = (
-                f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()
-            )
-            print(" ", *shown, flush=True)
-        return row
-
     def progress(self, cell: Cell) -> str:
-        """How far a cell has come: what another attempt at it would go on from."""
-        folder = self.path(cell) / "checkpoints"
+        """The newest checkpoint of a cell, from which another attempt would go on."""
+        folder = self.record(cell).folder / "checkpoints"
         if not parts.constant("suite.measures", cell.measure, "RESUMES") or not folder.exists():
             return ""
         return max((path.name.zfill(20) for path in folder.iterdir() if path.suffix == ".manifest"), default="")
 
-    def path(self, cell: Cell) -> epath.Path:
-        return store.run_path(self.options.out, cell.job)
+    def record(self, cell: Cell) -> Record:
+        return Record.at(self.options.out, cell, self.place["place"])
 
-    def stem(self, cell: Cell) -> str:
-        return states.stem(cell, self.place["place"])
+    def needs(self, cell: Cell) -> list[Record]:
+        """The records of what must be over before a cell."""
+        return [self.record(need) for need in needs_of(cell)]
 
-    def key(self, cell: Cell) -> str:
-        return states.key(cell, self.stem(cell))
+    def ownership(self, cell: Cell) -> leases.Ownership:
+        """Owner and attempts of a cell that this worker holds."""
+        return self.leases.held[self.record(cell).key].ownership
 
-    def say(self, event: str, cell: Cell | None = None, **facts: Any) -> None:
-        """Every process tells the launch.compare that started it; a user is told by the first alone."""
-        if self.told:
-            events.tell(self.options.events, event, cell, **facts)
-        elif self.first:
-            print(event, cell.label if cell else " ".join(f"{key}={value}" for key, value in facts.items()), flush=True)
+    def tell(self, event: str, cell: Cell | None = None, **details: Any) -> None:
+        """Tells the launch.compare that started this process; a person is told by the first process alone."""
+        if self.options.is_child:
+            events.tell(self.options.events, event, cell, **details)
+        elif self.is_first:
+            print(
+                event, cell.label if cell else " ".join(f"{key}={value}" for key, value in details.items()), flush=True
+            )
+
+
+def fault_of(options: Options) -> fault_injection.Fault | None:
+    """The fault that this process is to suffer, if any."""
+    fault = fault_injection.parse(options.fault) if options.fault else None
+    return fault if fault is not None and fault.rank == jax.process_index() else None
+
+
+def trace(options: Options, mesh: Mesh, job: jobs.Job) -> int:
+    """Writes a profiler trace of training steps after a warm-up, for xprof or Perfetto."""
+    run = store.open_run(options.out, job)
+    built = rig.build(job, mesh, run=run, data_dir=options.data_dir)
+    loop = built.train(built.state, 0, options.trace + 3)
+    for _ in range(3):
+        _, state, _ = next(loop)
+    jax.block_until_ready(state)
+    with jax.profiler.trace(str(run / "trace")):
+        for _ in range(options.trace):
+            _, state, _ = next(loop)
+        jax.block_until_ready(state)
+    print(f"trace of {options.trace} steps in {run / 'trace'}")
+    return exit_codes.DONE
+
+
+def text_of(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def of_cell(cell: Cell) -> store.Row:
-    """What every row of a cell says of it."""
-    return {"measure": cell.measure, "repeat": cell.repeat, "interleave_with": cell.interleave_with}
+    """The fields by which every row of a cell names it."""
+    placed = parts.constant("suite.measures", cell.measure, "PLACED")
+    return {
+        **{"measure": cell.measure, "repeat": cell.repeat, "interleave_with": cell.interleave_with},
+        "placed": placed,
+    }
 
 
 def grouped(cells: list[Cell]) -> list[list[Cell]]:

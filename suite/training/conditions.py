@@ -11,7 +11,7 @@ from suite import machine, parts
 from suite import mesh as meshes
 from suite.job import Job, slug
 from suite.model import backbone, matching
-from suite.sweep import provenance, store
+from suite.sweep import provenance
 
 
 def of_row(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def of_row(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
         "n_devices": mesh.size,
         "n_processes": jax.process_count(),
         "jax": jax.__version__,
-        **store.provenance(job.own_files()),
+        **provenance.of_source(job.own_files()),
         **provenance.of_data(task),
     }
 

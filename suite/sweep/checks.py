@@ -1,0 +1,52 @@
+"""What is refused before a cell runs: jobs that do not fit, parts that break their contract, changed files and data."""
+
+import sys
+from typing import Any
+
+from jax.sharding import Mesh
+
+from suite import contract, parts
+from suite.job import Cell, Job
+from suite.sweep import provenance, store
+from suite.sweep.options import Options
+from suite.training import programs, rig
+
+
+def check(options: Options, cells: list[Cell], mesh: Mesh) -> dict[str, str]:
+    """Raises what would fail later: own parts that break their contract, jobs that do not fit, measures that cannot.
+
+    With --check, of jobs of the suite's own parts one of each mixer is looked at: the process that runs them asks the
+    rest. Returns what the tasks know of their data.
+    """
+
+    tasks: dict[Job, Any] = {}
+    data: dict[str, str] = {}
+    checked: set[tuple[Job | str, str]] = set()
+    for cell in cells:
+        store.check_run(options.out, cell.job)
+        shape = cell.job.replace(**programs.NOT_IN_A_PROGRAM)
+        if shape not in tasks:
+            tasks[shape] = rig.open_task(cell.job, options.data_dir)
+            facts = provenance.of_data(tasks[shape])
+            data |= {f"{name} of --task={cell.job.task}": str(value) for name, value in facts.items()}
+            contract.check_job(cell.job, tasks[shape], options.out)
+            if not options.check or cell.own_files() or (cell.job.mixer, cell.job.match_to) not in checked:
+                rig.check(cell.job, mesh, tasks[shape].vocab)
+                checked.add((cell.job.mixer, cell.job.match_to))
+        if (shape, cell.measure) not in checked:
+            checked.add((shape, cell.measure))
+            module, knobs = parts.load("suite.measures", cell.measure)
+            if "check" in vars(module):
+                with parts.own_lines("suite.measures", cell.measure):
+                    module.check(cell.job, tasks[shape], **knobs)
+    return data
+
+
+def check_done(options: Options, cells: list[Cell]) -> None:
+    """Refuses where cells of these jobs are done that rest on other own files, or on another corpus, than now."""
+    runs = {store.run_path(options.out, cell.job): cell.job for cell in cells}
+    rows = [row | {"task": job.task} for run, job in runs.items() if run.exists() for row in store.all_rows(run)]
+    provenance.check_done(options.out, rows, cells, options.data_dir)
+    line = provenance.of_another_version(rows)
+    if line and not options.is_child:  # launch.compare says so itself
+        print(f"crossover: {line}", file=sys.stderr)
