@@ -9,6 +9,7 @@ from typing import Any
 
 from suite import parts
 from suite.job import Job
+from suite.literals import formula
 
 MEASURES = "suite.measures"
 QUANTITY = re.compile(r"(?P<unit>\S+)(?: per (?P<per>\w+))?(?: as (?P<metric>\S+))?")
@@ -99,7 +100,7 @@ def seconds(measure: str, job: Job, *, step: float, compilation: float) -> float
     """A measure's SECONDS for a job of which a training step and its compilation take so many seconds."""
     numbers = {name: value for name, value in dataclasses.asdict(job).items() if isinstance(value, int | float)}
     names = {**numbers, **parts.knobs(MEASURES, measure), "step": step, "compilation": compilation}
-    return parts.formula(str(parts.constant(MEASURES, measure, "SECONDS")), names)
+    return formula(str(parts.constant(MEASURES, measure, "SECONDS")), names)
 
 
 def check(measure: str) -> None:

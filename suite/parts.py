@@ -7,26 +7,21 @@ a field) whose default is a number, a text or a truth, or an expression of numbe
 `BOUNDS = {"blocks": (1, 1000)}` at the top of a file says between which values a knob may lie.
 """
 
-import ast
 import contextlib
 import contextvars
 import difflib
 import functools
-import hashlib
 import importlib
 import importlib.util
-import operator
 import os
 import pathlib
 import re
-import sys
-import tokenize
-import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-Value = bool | int | float | str
+from suite import literals, user_files
+from suite.literals import Value
 
 # What a folder's files define, and so where their knobs stand.
 ENTRY = {
@@ -35,14 +30,6 @@ ENTRY = {
     "suite.measures": "measure",
     "suite.claims": "judge",
 }
-SUITE = pathlib.Path(__file__).parent.resolve()
-# What a default may be made with.
-UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-BINARY: dict[type, Callable[[Any, Any], Any]] = {
-    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
-    **{ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow},
-}
-LARGEST_POWER = 1000
 LARGEST = 2**31 - 1  # of a knob whose file has no line for it in BOUNDS: beyond that int32 ends, and all that is finite
 # What else must stand in such a file.
 BESIDE = {
@@ -51,11 +38,6 @@ BESIDE = {
     "suite.measures": ("NEEDS", "PLACED", "RESUMES", "SECONDS", "CONDITIONS", "QUANTITIES"),
     "suite.claims": ("QUESTION", "TEXTBOOK", "SAID", "RULE", "SIZES", "cells", "tell"),
 }
-# Constructor arguments that the suite fills in: never knobs of a spec.
-GIVEN = ("length", "seed")
-# The hashes of the user's own files as they were when they were imported: an edit after that changes nothing.
-_imported: dict[pathlib.Path, str] = {}
-
 
 _READS_RECORDS = contextvars.ContextVar("reads_records", default=False)
 
@@ -141,7 +123,7 @@ def with_knobs(folder: str, spec: str, changes: Mapping[str, Value]) -> str:
 def constant(folder: str, spec: str, constant: str) -> Any:
     """A number, text or truth, or a tuple or dict of them, at the top of a part's file, which is read, not imported."""
     path = source(folder, split(spec)[0])
-    value = _read_constants(path, path.stat().st_mtime_ns).get(constant)
+    value = literals.at_top(path, path.stat().st_mtime_ns).get(constant)
     if value is None:
         raise LookupError(
             f"{path} defines no {constant} that can be read without running the file; "
@@ -152,19 +134,7 @@ def constant(folder: str, spec: str, constant: str) -> Any:
 
 def about(folder: str, spec: str) -> str:
     """The first line of a part's docstring, read without importing it."""
-    docstring = ast.get_docstring(_tree(source(folder, split(spec)[0])))
-    return docstring.partition("\n")[0] if docstring else ""
-
-
-def formula(text: str, names: Mapping[str, Value]) -> float:
-    """The value of an expression of numbers and names, as in `compilation + steps * max(step, 0.004)`."""
-    try:
-        value = _evaluate(ast.parse(text, mode="eval").body, names)
-    except SyntaxError:
-        value = None
-    if not isinstance(value, int | float):
-        raise ValueError(f"cannot compute {text!r}; wanted numbers, + - * / and max, and of names {', '.join(names)}")
-    return value
+    return literals.first_line(source(folder, split(spec)[0]))
 
 
 def pattern(spec: str) -> list[str]:
@@ -215,13 +185,13 @@ def source(folder: str, name: str) -> pathlib.Path:
             raise LookupError(f"no file {name.removesuffix('.py')}.py; wanted a Python file with a {ENTRY[folder]}")
         return path
     if "." in name:
-        with _as_lines(name):
+        with user_files.as_lines(name):
             try:
-                found = importlib.util.find_spec(name)
+                module = importlib.util.find_spec(name)
             except ModuleNotFoundError:
-                found = None
-        if found is not None and found.origin is not None:
-            return pathlib.Path(found.origin)
+                module = None
+        if module is not None and module.origin is not None:
+            return pathlib.Path(module.origin)
         raise LookupError(f"no module {name!r} can be imported; is it on PYTHONPATH?")
     kind = folder.rpartition(".")[2].removesuffix("s")
     raise LookupError(f"no {kind} {name!r}; {_suggest(name, list(files))}")
@@ -232,132 +202,33 @@ def own_files(folder: str, spec: str) -> dict[str, str]:
 
     Such a file's own imports from the folder that it lies in are followed, those inside functions too.
     """
-    files = {file: None for part in pattern(spec) for file in _with_siblings(source(folder, split(part)[0]).resolve())}
-    return {spelt(file): _imported.get(file) or _hash(file) for file in sorted(files)}
-
-
-def spelt(path: pathlib.Path) -> str:
-    """The one name of a user's file: from the working directory where it lies under that, or else from the root."""
-    path, here = path.expanduser().resolve(), pathlib.Path.cwd()
-    return f"./{path.relative_to(here)}" if here in path.parents else str(path)
-
-
-def _hash(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _with_siblings(path: pathlib.Path) -> list[pathlib.Path]:
-    """A user's own file and those that it needs of its folder, one through another; nothing for the suite's own."""
-    found: list[pathlib.Path] = []
-    left = [path]
-    while left:
-        path = left.pop()
-        if SUITE not in path.parents and path not in found:
-            found.append(path)
-            left += _siblings(path)
-    return found
-
-
-def _siblings(path: pathlib.Path) -> list[pathlib.Path]:
-    return list(_read_siblings(path, path.stat().st_mtime_ns))
-
-
-@functools.cache
-def _read_siblings(path: pathlib.Path, _changed: int) -> tuple[pathlib.Path, ...]:
-    """The files of the same folder that a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level < 2:
-            inner = (node.module or "").partition(".")[0]
-            names |= {inner} if inner else {alias.name for alias in node.names}
-    files = [path.parent / name for name in sorted(names - sys.stdlib_module_names)]
-    found = [file.with_name(f"{file.name}.py") for file in files] + [file / "__init__.py" for file in files]
-    return tuple(file.resolve() for file in found if file.is_file())
-
-
-def _tree(path: pathlib.Path) -> ast.Module:
-    """The syntax tree of a file in whatever encoding its first lines name."""
-    try:
-        with tokenize.open(path) as file:
-            return ast.parse(file.read())
-    except SyntaxError as error:  # a cookie that names no encoding, too
-        raise ValueError(f"{path}, line {error.lineno or 1}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not in the encoding that it names, {error.encoding}: {error.reason}") from error
+    files = {
+        file: None
+        for part in pattern(spec)
+        for file in user_files.with_siblings(source(folder, split(part)[0]).resolve())
+    }
+    return user_files.hashes(files)
 
 
 def _module(folder: str, name: str) -> ModuleType:
     path = source(folder, name).resolve()
     if path.parent == _folder(folder):
         return importlib.import_module(f"{folder}.{path.stem}")
-    files = _with_siblings(path)
-    if not _is_path(name):
-        _imported.update({file: _hash(file) for file in files if file not in _imported})
-        with _as_lines(name, files):
-            return importlib.import_module(name)
-    # One module per file for the life of the process: a class must stay itself between two loads.
-    key = f"crossover_part_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    if key not in sys.modules:
-        _imported.update({file: _hash(file) for file in files})
-        found = importlib.util.spec_from_file_location(key, path)
-        assert found is not None
-        assert found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        sys.modules[key] = module
-        if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))  # at the end: what it imports from beside it hides nothing installed
-        try:
-            with _as_lines(spelt(path), files):
-                found.loader.exec_module(module)
-            _check_siblings(path)
-        except BaseException:
-            del sys.modules[key]
-            raise
-    return sys.modules[key]
+    return user_files.load(path) if _is_path(name) else user_files.module_of(name, path)
 
 
 @contextlib.contextmanager
 def own_lines(folder: str, spec: str) -> Iterator[None]:
     """What goes wrong in a user's own files, and is no plain error of the suite, is a ValueError with file and line."""
+    files = _files_of(folder, spec)
+    with user_files.as_lines(short(folder, spec), files) if files else contextlib.nullcontext():
+        yield
+
+
+def _files_of(folder: str, spec: str) -> list[pathlib.Path]:
+    """The user's own files that the parts of a spec are made of."""
     paths = [source(folder, split(part)[0]).resolve() for part in pattern(spec)]
-    files = [file for path in paths for file in _with_siblings(path)]
-    if not files:
-        yield
-        return
-    with _as_lines(short(folder, spec), files):
-        yield
-
-
-@contextlib.contextmanager
-def _as_lines(name: str, files: Collection[pathlib.Path] = ()) -> Iterator[None]:
-    """What goes wrong while a user's own module is imported is a ValueError of one line, with its place in `files`."""
-    try:
-        yield
-    except SyntaxError as error:
-        raise ValueError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        theirs = [frame for frame in frames if pathlib.Path(frame.filename).resolve() in files]
-        place = f"{spelt(pathlib.Path(theirs[-1].filename))}, line {theirs[-1].lineno}" if theirs else name
-        if not theirs and isinstance(error, ValueError | TypeError | OSError):
-            raise  # the suite's own words
-        relative = isinstance(error, ImportError) and "relative import" in str(error)
-        advice = "; import it by its name alone, or give the module by its dotted name" if relative else ""
-        said = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{place}: {type(error).__name__}: {said}{advice}") from error
-
-
-def _check_siblings(path: pathlib.Path) -> None:
-    """ValueError where another module of the same name was imported in the place of a file beside a user's own."""
-    for file in _siblings(path):
-        stem = file.parent.name if file.stem == "__init__" else file.stem
-        there = getattr(sys.modules.get(stem), "__file__", None)
-        if there is not None and pathlib.Path(there).resolve() != file:
-            raise ValueError(
-                f"{spelt(path)} imports {stem} and gets {there}, not {spelt(file)}; give that another name"
-            )
+    return [file for path in paths for file in user_files.with_siblings(path)]
 
 
 def _is_path(name: str) -> bool:
@@ -379,14 +250,14 @@ def _spelt(folder: str, name: str) -> str:
         return path.stem
     if not _is_path(name):
         return name
-    if set(spelt(path)) & set("+,:"):
-        raise ValueError(f"{spelt(path)} cannot be named in a spec: wanted a path without + , and :")
-    return spelt(path)
+    if set(user_files.spelt(path)) & set("+,:"):
+        raise ValueError(f"{user_files.spelt(path)} cannot be named in a spec: wanted a path without + , and :")
+    return user_files.spelt(path)
 
 
 @functools.cache
 def _folder(folder: str) -> pathlib.Path:
-    return SUITE.parent.joinpath(*folder.split("."))
+    return user_files.SUITE.parent.joinpath(*folder.split("."))
 
 
 def _files(folder: str) -> dict[str, pathlib.Path]:
@@ -402,96 +273,12 @@ def _list_files(folder: pathlib.Path, _changed: int) -> dict[str, pathlib.Path]:
 
 def _defaults(folder: str, name: str) -> dict[str, Value]:
     path = source(folder, name)
-    return _read_defaults(path, path.stat().st_mtime_ns, ENTRY[folder])
-
-
-@functools.cache
-def _read_defaults(path: pathlib.Path, _changed: int, entry: str) -> dict[str, Value]:
-    """Knobs and defaults of the class or function `entry` in a file, by its syntax tree."""
-    constants = _read_constants(path, _changed)
-    for node in _tree(path).body:
-        if isinstance(node, ast.FunctionDef) and node.name == entry:
-            return _of_function(node, constants)
-        if isinstance(node, ast.ClassDef) and node.name == entry:
-            for inner in node.body:
-                if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
-                    return _of_function(inner, constants)
-            return _of_dataclass(node, constants)
-    raise LookupError(f"{path} defines no {entry}")
-
-
-def _of_function(node: ast.FunctionDef, constants: Mapping[str, Any]) -> dict[str, Value]:
-    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    return _evaluated([(arg.arg, default) for arg, default in pairs if default is not None], constants)
-
-
-def _of_dataclass(node: ast.ClassDef, constants: Mapping[str, Any]) -> dict[str, Value]:
-    fields = [
-        (item.target.id, item.value)
-        for item in node.body
-        if isinstance(item, ast.AnnAssign)
-        and isinstance(item.target, ast.Name)
-        and item.value is not None
-        and not ast.unparse(item.annotation).startswith(("ClassVar", "typing.ClassVar"))
-        and item.target.id not in GIVEN
-    ]
-    return _evaluated(fields, constants)
-
-
-def _evaluated(defaults: list[tuple[str, ast.expr]], constants: Mapping[str, Any]) -> dict[str, Value]:
-    """The knobs among arguments with defaults: of another default (None, a tuple, a call) it is left to Python."""
-    values = {name: _evaluate(default, constants) for name, default in defaults}
-    return {name: value for name, value in values.items() if isinstance(value, Value)}
-
-
-@functools.cache
-def _read_constants(path: pathlib.Path, _changed: int) -> dict[str, Any]:
-    """The names at the top of a file with their values; None for a value that takes running the file."""
-    constants: dict[str, Any] = {}
-    for node in _tree(path).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            value = _evaluate(node.value, constants) if node.value else None
-            constants.update({target.id: value for target in targets if isinstance(target, ast.Name)})
-    return constants
-
-
-def _evaluate(node: ast.expr, constants: Mapping[str, Any]) -> Any:
-    """The value of a constant expression without running any code; None for whatever else stands there."""
-    match node:
-        case ast.Tuple(items):
-            values = tuple(_evaluate(item, constants) for item in items)
-            return None if None in values else values
-        case ast.Dict(keys, items):
-            names, values = ([node and _evaluate(node, constants) for node in nodes] for nodes in (keys, items))
-            return None if None in (*names, *values) else dict(zip(names, values, strict=True))
-        case ast.Call(ast.Name("max"), items) if items:
-            values = [_evaluate(item, constants) for item in items]
-            return max(values) if all(isinstance(value, int | float) for value in values) else None
-        case ast.Constant(bool() | int() | float() | str() as value):
-            return value
-        case ast.Name(name):
-            return constants.get(name)
-        case ast.UnaryOp(op, operand):
-            inner, apply = _evaluate(operand, constants), UNARY.get(type(op))
-            return apply(inner) if apply and isinstance(inner, int | float) else None
-        case ast.BinOp(left, op, right):
-            one, other, apply = _evaluate(left, constants), _evaluate(right, constants), BINARY.get(type(op))
-            if not (apply and isinstance(one, int | float) and isinstance(other, int | float)):
-                return None
-            if isinstance(op, ast.Pow) and max(abs(one), abs(other)) > LARGEST_POWER:
-                return None
-            try:
-                value = apply(one, other)
-            except ArithmeticError:
-                return None
-            return value if isinstance(value, int | float) else None  # (-1) ** 0.5 is complex
-    return None
+    return literals.defaults(path, path.stat().st_mtime_ns, ENTRY[folder])
 
 
 def _bounds(path: pathlib.Path, changed: int) -> Mapping[str, tuple[float, float]]:
     """The least and the greatest value of each knob that a file's BOUNDS names."""
-    bounds = {"BOUNDS": {}, **_read_constants(path, changed)}["BOUNDS"]
+    bounds = {"BOUNDS": {}, **literals.at_top(path, changed)}["BOUNDS"]
     match bounds:
         case dict() if all(_is_pair(pair) for pair in bounds.values()):
             return bounds

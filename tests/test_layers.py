@@ -16,7 +16,17 @@ TESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rg
 PLAIN = {"numpy", "scipy", "absl", "etils"}
 JAX = {"jax", "jaxtyping", "equinox", "numpy"}
 ZERO = {
-    *("suite.job", "suite.parts", "suite.files", "suite.manifest", "suite.hardware", "suite.machine", "suite.scale"),
+    *(
+        "suite.job",
+        "suite.parts",
+        "suite.literals",
+        "suite.user_files",
+        "suite.files",
+        "suite.manifest",
+        "suite.hardware",
+        "suite.machine",
+        "suite.scale",
+    ),
     "suite.declarations",
     *("suite.learning_rates", "suite.spreadsheets", "suite.judging"),
     *("suite.sweep.attempts", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),

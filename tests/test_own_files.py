@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from suite import parts
+from suite import parts, user_files
 from suite.job import Cell, Job
 
 MINE = """
@@ -35,7 +35,7 @@ def test_an_own_file_has_a_hash_and_the_suites_have_none(here: pathlib.Path):
 
 
 def test_an_own_file_inside_the_checkout_has_a_hash_too(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parts, "SUITE", here / "suite")
+    monkeypatch.setattr(user_files, "SUITE", here / "suite")
     assert parts.own_files("suite.mixers", "./mine.py").keys() == {"./mine.py"}
 
 

@@ -10,7 +10,7 @@ import programs
 import pytest
 
 from suite import mesh as meshes
-from suite import parts
+from suite import parts, user_files
 from suite.job import Cell, Job
 from suite.measures import learning
 from suite.sweep import provenance, store
@@ -94,7 +94,7 @@ def new_source(monkeypatch: pytest.MonkeyPatch, here: pathlib.Path) -> str:
 
 def new_own_file(monkeypatch: pytest.MonkeyPatch, here: pathlib.Path) -> str:
     before = parts.own_files("suite.mixers", "./mine.py")["./mine.py"]
-    monkeypatch.delitem(parts._imported, here / "mine.py")  # as in a new process
+    monkeypatch.delitem(user_files._imported, here / "mine.py")  # as in a new process
     (here / "mine.py").write_text(MIXER + "# edited\n")
     return f"./mine.py: stored '{before}', now '"
 
