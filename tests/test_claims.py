@@ -12,7 +12,7 @@ import sys
 import planted
 import pytest
 
-from suite import claims, parts
+from suite import claims, parts, user_files
 from suite.claims import ATTENTION, Finding
 from suite.job import Cell
 from suite.judging import rule
@@ -160,7 +160,7 @@ def hash_of(tree: pathlib.Path, claim: str) -> str:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A copy of the suite, to edit."""
     root = tmp_path_factory.mktemp("tree")
-    shutil.copytree(parts.SUITE, root / "suite", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(user_files.SUITE, root / "suite", ignore=shutil.ignore_patterns("__pycache__"))
     return root
 
 
