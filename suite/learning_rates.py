@@ -16,6 +16,7 @@ from typing import Any
 from suite import parts, spreadsheets
 from suite.files import Damaged
 from suite.job import Cell, Job
+from suite.judging import alike
 from suite.sweep import store
 from suite.sweep.store import Row
 
@@ -28,7 +29,7 @@ OTHERWISE = 3e-3  # for an arm or a task that is not in the table
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A line of the table: the rate of an arm on a task at a length, and where it comes from."""
+    """A line of the table: the learning rate of an arm on a task at a length, and how it was chosen."""
 
     arm: str
     task: str  # short spec
@@ -58,20 +59,20 @@ class Choice:
 
 def look_up(job: Job) -> float:
     """The table's rate for a job's arm and task; OTHERWISE where it has none."""
-    found = find(job.arm, parts.short("suite.tasks", job.task), job.length, job.steps, job.short_conv, job.block)
-    return OTHERWISE if found is None else found.learning_rate
+    line = find(job.arm, parts.short("suite.tasks", job.task), job.length, job.steps, job.short_conv, job.block)
+    return OTHERWISE if line is None else line.learning_rate
 
 
 def provenance(arm: str, task: str, length: int, steps: int, short_conv: int, block: str, learning_rate: float) -> str:
-    """How a job came by its rate."""
-    found = find(arm, parts.short("suite.tasks", task), length, steps, short_conv, block)
-    if found is None:
+    """Where a job's learning rate comes from."""
+    line = find(arm, parts.short("suite.tasks", task), length, steps, short_conv, block)
+    if line is None:
         return "default: not in the table" if learning_rate == OTHERWISE else "given"
-    if math.isclose(learning_rate, found.learning_rate):
-        return f"table: {found.provenance}"
+    if math.isclose(learning_rate, line.learning_rate):
+        return f"table: {line.provenance}"
     return (
         "probe"
-        if any(math.isclose(learning_rate, found.learning_rate * factor, rel_tol=0.02) for factor in (1 / 3, 3))
+        if any(math.isclose(learning_rate, line.learning_rate * factor, rel_tol=0.02) for factor in (1 / 3, 3))
         else "given"
     )
 
@@ -115,8 +116,8 @@ def _choice(line: list[str], number: int, fields: dict[str, Any]) -> Choice:
         raise ValueError(f"line {number} has {len(line)} columns, wanted {len(fields)}")
     try:
         values: dict[str, Any] = {
-            name: {"True": True, "False": False}[cell] if kind is bool else kind(cell)
-            for (name, kind), cell in zip(fields.items(), line, strict=True)
+            name: {"True": True, "False": False}[cell] if type_ is bool else type_(cell)
+            for (name, type_), cell in zip(fields.items(), line, strict=True)
         }
     except (ValueError, KeyError) as error:
         raise ValueError(f"line {number}: {error.args[0]}") from error
@@ -137,30 +138,26 @@ def to_tune(trainings: Iterable[Job]) -> list[Job]:
     """Of the trainings of a comparison one for each arm, task, length, block and conv: the widest, of most tokens."""
     groups: dict[tuple, list[Job]] = defaultdict(list)
     for job in trainings:
-        groups[job.mixer, job.task, job.length, job.block, job.short_conv].append(job)
+        groups[job.mixer, *alike.of_job(job, alike.SETTING)].append(job)
     return [max(group, key=lambda job: (job.width, job.steps * job.batch)) for group in groups.values()]
 
 
 def cells(jobs: Iterable[Job], rows: list[Row]) -> list[Cell]:
     """A training for each rate of the grid and each seed; beyond its edges as long as the best rate lies there."""
     curves = {curve.job: curve for curve in gather(rows)}
-    found = []
+    trainings = []
     for job in jobs:
-        job = _plain(job)
+        job = alike.without_trial(job)
         rates = list(GRID)
         if job in curves:
             rates += curves[job].beyond()
-        found += [
-            Cell(job.replace(seed=seed, learning_rate=learning_rate), "learning")
-            for learning_rate in rates
-            for seed in SEEDS
-        ]
-    return found
+        trainings += [job.replace(seed=seed, learning_rate=rate) for rate in rates for seed in SEEDS]
+    return [Cell(training, "learning") for training in trainings]
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What the validation said of the rates of one job, which stands here at rate 0 and seed 0."""
+    """The validation results of the learning rates of one job, which is written with rate 0 and seed 0."""
 
     job: Job
     rows: tuple[Row, ...]  # the last validation of each training
@@ -233,16 +230,12 @@ def gather(rows: Iterable[Row]) -> list[Curve]:
     for row in rows:
         if row["measure"] != "learning" or row["seed"] not in SEEDS:
             continue
-        job = _plain(store.job_of(row))
+        job = alike.without_trial(store.job_of(row))
         if row["outcome"] != "ok":
             failed[job].append(row)
         elif row["phase"] == "validation" and row["step"] == job.steps:
             ends[job][row["run_id"]] = row
     return [Curve(job, tuple(ends[job].values()), tuple(failed[job])) for job in ends]
-
-
-def _plain(job: Job) -> Job:
-    return job.replace(seed=0, learning_rate=0.0)
 
 
 def _next(learning_rate: float, direction: int) -> float:

@@ -36,7 +36,7 @@ BESIDE = {
     "suite.mixers": (),
     "suite.tasks": (),
     "suite.measures": ("NEEDS", "PLACED", "RESUMES", "SECONDS", "CONDITIONS", "QUANTITIES"),
-    "suite.claims": ("QUESTION", "TEXTBOOK", "SAID", "RULE", "SIZES", "cells", "tell"),
+    "suite.claims": ("QUESTION", "TEXTBOOK", "CLAIMED", "RULE", "SIZES", "cells", "tell"),
 }
 
 _READS_RECORDS = contextvars.ContextVar("reads_records", default=False)

@@ -31,7 +31,7 @@ def row(job: Job, measure: str, repeat: int = 0, group: str = "", **facts: Any) 
 
 @functools.cache
 def of_job(job: Job) -> Row:
-    facts = {"run_id": job.id, "arm": job.arm, "width": WIDTHS.get(job.arm, job.width)}
+    facts = {"run_id": job.id, "arm": job.arm, "width": WIDTHS.get(job.arm, job.width), "reference_width": job.width}
     return dataclasses.asdict(job) | PLACE | facts
 
 

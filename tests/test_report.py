@@ -450,7 +450,7 @@ def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
     assert len(table.columns) == len(table.rows) == 7
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(cells) == [name.replace("_", " ") for name in claims.ORDER]
-    assert parallelism.SAID in cells["parallelism"]["question and the textbook's answer"]
+    assert parallelism.CLAIMED in cells["parallelism"]["question and the textbook's answer"]
     assert cells["parallelism"]["measured here"].count("0.500x (95 % 0.400 to 0.600)") == 2
     assert cells["path length"]["verdict"] == "holds: a reason"
     assert cells["inference memory"]["crossover"] == "at 2,048"
@@ -477,7 +477,7 @@ def test_p_values_are_corrected_over_all_claims_of_the_textbook(tmp_path: pathli
 def test_claims_stand_in_the_textbooks_order_and_others_after_them(tmp_path: pathlib.Path):
     own = tmp_path / "aaa.py"
     own.write_text(
-        "from suite.claims import Finding\n\nQUESTION = TEXTBOOK = SAID = RULE = 'own'\n\n\n"
+        "from suite.claims import Finding\n\nQUESTION = TEXTBOOK = CLAIMED = RULE = 'own'\n\n\n"
         "SIZES = {}\n\n\ndef cells(scale, rows):\n    return []\n\n\n"
         "def judge(rows, *, least=2):\n    return Finding('untested', 'measured', f'least {least}', 'own')\n\n\n"
         "def tell(rows, judged, *, least):\n    return judged\n"

@@ -35,7 +35,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 PART = """
 import pathlib
 pathlib.Path({mark!r}).write_text("it ran")
-QUESTION = TEXTBOOK = RULE = SAID = "mine"
+QUESTION = TEXTBOOK = RULE = CLAIMED = "mine"
 SIZES = {{}}
 class Mixer:
     def __init__(self, width, *, key, size: int = 3): ...

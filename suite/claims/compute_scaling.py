@@ -19,7 +19,7 @@ TEXTBOOK = (
     "Double the compute of a transformer and the improvement can be predicted; recurrent networks level off earlier, "
     "because their quality falls with length."
 )
-SAID = "predictable gains; RNNs level off"
+CLAIMED = "predictable gains; RNNs level off"
 RULE = (
     "At each budget of training FLOPs, counted exactly, models of several widths are trained on text; the budget's "
     "optimum is the least of a parabola through test loss against log parameters, or the least loss itself where the "

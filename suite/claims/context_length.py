@@ -23,7 +23,8 @@ from suite.claims import (
     Point,
     Table,
 )
-from suite.job import Cell, Job
+from suite.job import Cell
+from suite.judging import alike
 from suite.judging.statistics import Interval, bootstrap, percentile_interval
 from suite.scale import INSTALLATION, Scale
 from suite.sweep.store import Row
@@ -33,7 +34,7 @@ TEXTBOOK = (
     "Recurrent networks are practically capped near 1,000 tokens of context, since what was read fades from their "
     "state; transformers read 128,000 tokens and more."
 )
-SAID = "capped near 1k tokens against 128k"
+CLAIMED = "capped near 1k tokens against 128k"
 RULE = (
     "Effective context is the smallest c with loss(c) - loss(T) of at most 0.01 nats a token, both on the same targets "
     "of test windows at random offsets: the last few of each window, read with c = 16, 32, ... tokens before them (16 "
@@ -50,9 +51,6 @@ RULE = (
 COMMAND = "python -m launch.compare --claims=context_length"
 STRICTER, LOOSER = 0.3, 3.0  # of the tolerance: 0.003 and 0.03
 BITS_A_BYTE = 4.0  # byte frequencies alone take 4.8 on the shipped corpus
-# What may differ between trainings that are compared with one another, and what may not.
-OWN = ("mixer", "match", "match_to", "own_width", "width", "seed", "learning_rate")
-SAME = tuple(field.name for field in dataclasses.fields(Job) if field.name not in OWN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +223,7 @@ def _longest(rows: list[Row]) -> list[Row]:
     groups: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
         if parts.split(row["task"])[0] == "text" and row["measure"] in ("learning", "truncated_context"):
-            groups[tuple(row[name] for name in SAME)].append(row)
+            groups[alike.of_row(row, alike.CONDITIONS)].append(row)
 
     def rank(group: list[Row]) -> tuple[bool, int, int]:
         cut = {row["arm"] for row in group if row.get("phase") == "context"}

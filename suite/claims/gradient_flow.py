@@ -32,7 +32,7 @@ TEXTBOOK = (
     "Through time the gradient is a product of 999 Jacobians, which vanishes or explodes; a transformer's gradient has "
     "additive residual paths and is stable."
 )
-SAID = "999 Jacobians vanish or explode; residuals are stable"
+CLAIMED = "999 Jacobians vanish or explode; residuals are stable"
 RULE = (
     "J_k is the norm of d h_T / d x_(T-k), from random probes in float64 before any training, and D the decimal "
     "logarithm of the mean of J_1 to J_8 over J_999; parameters matched, a 95 % t-interval over seeds. Holds: the "

@@ -32,7 +32,7 @@ TEXTBOOK = (
     "A recurrent network decodes with a hidden state of fixed size; a transformer keeps the keys and values of every "
     "token, a cache that grows with the context."
 )
-SAID = "fixed against growing"
+CLAIMED = "fixed against growing"
 RULE = (
     "By construction, from the bytes of one sequence's state at contexts of 1,024 to 16,384 tokens. Holds: between all "
     "neighbouring contexts the LSTM's state grows by 0 bytes a token and attention's by exactly 2 x layers x key heads "

@@ -18,7 +18,7 @@ TEXTBOOK = (
     "A recurrent network over 1,024 tokens needs 1,024 products one after another, a transformer one batched product: "
     "10 to 100 times faster on GPUs and TPUs."
 )
-SAID = "10x to 100x on GPUs and TPUs"
+CLAIMED = "10x to 100x on GPUs and TPUs"
 RULE = (
     "R is the ratio of training tokens a second, attention to LSTM, at 1,024 tokens, parameters matched, best forms, "
     "once at equal batch and once at each arm's best batch under one memory limit. S is the ratio of the parallel to "

@@ -30,7 +30,7 @@ TEXTBOOK = (
     "Between tokens 1,000 apart a recurrent network takes 999 multiplicative steps, a transformer of N layers at most "
     "2N sub-layers; the length of the path decides what can be learned."
 )
-SAID = "999 steps against 2N"
+CLAIMED = "999 steps against 2N"
 RULE = (
     "Construction: the shortest path, in operations, from a token to the output 999 tokens later in the stepwise form. "
     "Judged: how many seeds solve recall of one pair (accuracy at the final position at least 0.9 on the test) at "

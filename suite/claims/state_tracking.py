@@ -31,7 +31,7 @@ TEXTBOOK = (
     "Not in the textbook's answer: attention of fixed depth cannot follow the parity of a string or the products of a "
     "group that is not solvable through any length (Hahn 2020, Merrill et al. 2024); a recurrent network can."
 )
-SAID = "not said; theory: recurrence only"
+CLAIMED = "not said; theory: recurrence only"
 RULE = (
     "Judged: how many seeds solve parity, and the word problem of A5, at the final position (accuracy at least 0.9 on "
     "the test) at the trained length; the same parameters are then read at four times that length. Attention speaks "

@@ -12,9 +12,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from suite import learning_rates, parts
+from suite.judging import alike
 from suite.sweep.store import Row
 
 NEAR = 1.5  # budgets lie at least a factor of two apart
+SIZED = (*alike.MODEL, "length")  # what FLOPs follow from
 TRAINING = 3  # a step does the forward pass and twice as much again backward
 
 
@@ -94,7 +96,9 @@ def optimum(sizes_S: np.ndarray, losses_RS: np.ndarray) -> np.ndarray:
 def gather(rows: list[Row]) -> dict[str, Curve]:
     """Trainings on text at fixed budgets: those of the length at which most widths were trained."""
     flops = {
-        _shape(row): row["flops_per_token"] for row in rows if row.get("phase") == "model" and is_text(row["task"])
+        alike.of_row(row, SIZED): row["flops_per_token"]
+        for row in rows
+        if row.get("phase") == "model" and is_text(row["task"])
     }
     tests = [
         row
@@ -102,7 +106,7 @@ def gather(rows: list[Row]) -> dict[str, Curve]:
         if row.get("phase") == "test"
         and is_text(row["task"])
         and row["seed"] not in learning_rates.SEEDS
-        and _shape(row) in flops
+        and alike.of_row(row, SIZED) in flops
     ]
     widths: dict[int, set[int]] = defaultdict(set)
     for row in tests:
@@ -111,7 +115,7 @@ def gather(rows: list[Row]) -> dict[str, Curve]:
         return {}
     length = max(sorted(widths), key=lambda at: len(widths[at]))
     tests = [row for row in tests if row["length"] == length]
-    spent = {row["run_id"]: TRAINING * flops[_shape(row)] * row["tokens"] for row in tests}
+    spent = {row["run_id"]: TRAINING * flops[alike.of_row(row, SIZED)] * row["tokens"] for row in tests}
     budgets = _clusters(spent.values())  # of all arms: each rounds to steps of its own
     arms = sorted({row["arm"] for row in tests})
     return {arm: _curve(arm, [row for row in tests if row["arm"] == arm], spent, budgets) for arm in arms}
@@ -140,11 +144,6 @@ def _clusters(spent: Iterable[float]) -> list[float]:
         else:
             clusters.append([value])
     return [float(f"{statistics.geometric_mean(cluster):.2g}") for cluster in clusters]
-
-
-def _shape(row: Row) -> tuple:
-    names = ("mixer", "task", "block", "short_conv", "reference_width", "depth", "length", "dtype")
-    return tuple(row[name] for name in names)
 
 
 def is_text(task: str) -> bool:

@@ -33,7 +33,7 @@ def cells(scale: Scale, arms: Iterable[str], rows: list[Row]) -> list[Cell]:
 def own_widths(scale: Scale, arms: Iterable[str], rows: list[Row]) -> dict[str, int]:
     """The nearest width so far of every arm that was looked at, beside a reference of `scale.job.width`."""
     looks = {mixer: _looks(scale, mixer, rows) for mixer in arms}
-    return {mixer: _nearest(found) for mixer, found in looks.items() if found}
+    return {mixer: _nearest(of_mixer) for mixer, of_mixer in looks.items() if of_mixer}
 
 
 def is_settled(scale: Scale, arms: Iterable[str], rows: list[Row]) -> bool:
@@ -52,9 +52,9 @@ def mismatch(rows: Iterable[Row], arm: str) -> float:
     for row in filter(is_look, rows):
         by_group[row["interleave_with"]].append(row)
     ratios = [
-        _ratio([row for row in own if not row["match_to"]], [row for row in own if row["match_to"]])
-        for own in by_group.values()
-        if any(row["arm"] == arm for row in own)
+        _ratio([row for row in timed if not row["match_to"]], [row for row in timed if row["match_to"]])
+        for timed in by_group.values()
+        if any(row["arm"] == arm for row in timed)
     ]
     ran = [ratio for ratio in ratios if math.isfinite(ratio)]
     if not ran:

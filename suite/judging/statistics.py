@@ -34,8 +34,8 @@ def ratio_interval(log_ratios: Sequence[float], confidence: float = 0.95) -> Int
 def fisher(successes: int, trials: int, other_successes: int, other_trials: int) -> float:
     """One-sided p-value of Fisher's exact test that the first group succeeds more often than the other."""
     table = [[successes, trials - successes], [other_successes, other_trials - other_successes]]
-    found: Any = scipy.stats.fisher_exact(table, alternative="greater")
-    return float(found.pvalue)
+    test: Any = scipy.stats.fisher_exact(table, alternative="greater")
+    return float(test.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -57,11 +57,11 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 def crossings(x: Sequence[float], log_ratios: Sequence[float]) -> list[float]:
     """Where a ratio passes through 1, read between the points on a log-log line; at a point that is 1 itself, once."""
-    found = []
+    lengths = []
     for (before, low), (after, high) in itertools.pairwise(sorted(zip(x, log_ratios, strict=True))):
         if low * high < 0 or (high == 0 and low != 0):
-            found.append(math.exp(math.log(before) + low / (low - high) * math.log(after / before)))
-    return found
+            lengths.append(math.exp(math.log(before) + low / (low - high) * math.log(after / before)))
+    return lengths
 
 
 def bootstrap(members: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from suite import learning_rates, parts
 from suite.claims import MATCHES
 from suite.job import Job
-from suite.judging import pace
+from suite.judging import alike, pace
 from suite.report import words
 from suite.report.document import Block, Commands, Heading, Prose, Table, Terms
 from suite.report.records import Comparison
@@ -30,7 +30,7 @@ def fairness(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block]
 def _fairness(comparison: Comparison, groups: list[Trainings], title: str) -> Iterator[Block]:
     sizes = [row for row in comparison.rows if row.get("phase") == "model" and row["arm"] in comparison.arms]
     learnt = groups[0].rows if groups else []
-    sizes = [row for row in sizes if groups and _is_alike(comparison.jobs[row["run_id"]], groups[0].job)] or sizes
+    sizes = [row for row in sizes if groups and _is_alike(row, groups[0].job)] or sizes
     if not sizes:
         return
     longest = max(row["length"] for row in sizes)
@@ -136,10 +136,9 @@ def environment(comparison: Comparison) -> Iterator[Block]:
         yield Commands(tuple(comparison.flags.splitlines()), "all flags, as for --flagfile")
 
 
-def _is_alike(job: Job, trained: Job) -> bool:
+def _is_alike(row: Row, trained: Job) -> bool:
     """Whether a model is the one that was trained, but for its length."""
-    fields = ("task", "block", "short_conv", "width", "depth")
-    return all(getattr(job, name) == getattr(trained, name) for name in fields)
+    return alike.of_row(row, alike.BACKBONE) == alike.of_job(trained, alike.BACKBONE)
 
 
 def _mismatch_in(comparison: Comparison, row: Row, match: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from suite import parts
 from suite.claims import Figure, Point
 from suite.job import slug
+from suite.judging import alike
 from suite.learning_rates import Curve
 from suite.report import figures, words
 from suite.report.document import Block, Commands, Document, Heading, Prose, Table
@@ -18,8 +19,7 @@ def document(curves: Sequence[Curve], command: str) -> Document:
     """The page: a section for each task and length, and the command that makes it again."""
     groups: dict[tuple, list[Curve]] = defaultdict(list)
     for curve in curves:
-        job = curve.job
-        groups[parts.short("suite.tasks", job.task), job.length, job.short_conv, job.block].append(curve)
+        groups[alike.of_job(curve.job, alike.SETTING)].append(curve)
     arms = sorted({curve.job.arm for curve in curves})
     blocks = [block for _, group in sorted(groups.items()) for block in _section(group, arms)]
     trainings = sum(len(curve.rows) + len(curve.failed) for curve in curves)

@@ -334,7 +334,7 @@ def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:
         name=claim.name,
         question=claim.module.QUESTION,
         textbook=claim.module.TEXTBOOK,
-        said=claim.module.SAID,
+        said=claim.module.CLAIMED,
         rule=claim.module.RULE,
         rule_hash=claim.rule_hash,
         finding=finding,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from suite import parts
 from suite.claims import Figure, Point
 from suite.job import Job
-from suite.judging import trials
+from suite.judging import alike, trials
 from suite.report import figures, words
 from suite.report.document import Block, Commands, Heading, Note, Prose, Table
 from suite.report.records import Comparison
@@ -18,8 +18,6 @@ from suite.sweep.store import Row
 
 JUDGED = ("attention", "lstm")
 AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
-# The fields of a job that arms, rates and seeds under the same conditions may differ in.
-SHARED = {"mixer": "attention", "match": "params", "match_to": "", "own_width": 0, "seed": 0, "learning_rate": 0.0}
 # The fields in which two trainings on one task and length may differ and still stand in one table.
 TOLD_APART = ("width", "depth", "block", "short_conv", "batch", "steps", "optimizer", "decay", "dtype")
 SOLVED = (0.5, 0.9, 0.99)
@@ -143,7 +141,7 @@ class Trainings:
 
 def trainings(comparison: Comparison) -> list[Trainings]:
     """The trainings under each conditions: text first, then those with the most arms, then the most validations."""
-    shared = {run: job.replace(**SHARED) for run, job in comparison.jobs.items()}
+    shared = {run: alike.without_arm(job) for run, job in comparison.jobs.items()}
     by_job: dict[Job, list[Row]] = defaultdict(list)
     for row in comparison.rows:
         if row["measure"].split(":")[0] == "learning":

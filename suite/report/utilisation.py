@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from suite import hardware, parts
 from suite.claims.parallelism import LADDER
-from suite.judging import pace
+from suite.judging import alike, pace
 from suite.report import words
 from suite.report.document import Block, Commands, Heading, Prose, Table
 from suite.report.records import Comparison
@@ -105,7 +105,11 @@ class Machine:
     def sequential_steps(self, row: Row) -> int:
         """Steps of the form that ran that wait for the step before; 0 where its depth hardly grows with length."""
         here = self._model(row)
-        others = [other for (shape, _), other in self._models.items() if shape == _shape(row) and other is not here]
+        others = [
+            other
+            for (shape, _), other in self._models.items()
+            if shape == alike.of_row(row, alike.MODEL) and other is not here
+        ]
         if not others:
             raise LookupError(
                 f"no size rows of {row['arm']} at a second length, which tell whether it runs step by step"
@@ -166,11 +170,13 @@ class Machine:
 
     @functools.cached_property
     def _models(self) -> dict[tuple[tuple, int], Row]:
-        return {(_shape(row), row["length"]): row for row in self.rows if row.get("phase") == "model"}
+        return {
+            (alike.of_row(row, alike.MODEL), row["length"]): row for row in self.rows if row.get("phase") == "model"
+        }
 
     def _model(self, row: Row) -> Row:
         """The size row of the model of a row, at any batch."""
-        at = _shape(row), row["length"]
+        at = alike.of_row(row, alike.MODEL), row["length"]
         if at not in self._models:
             raise LookupError(f"no size rows of {row['arm']} at {row['length']:,} tokens; run the measure `size`")
         return self._models[at]
@@ -253,10 +259,6 @@ def _failure(row: Row) -> tuple[str, ...]:
     at_step = f"at step {row['step']}" if "step" in row else ""
     reason = " ".join(row.get("error", at_step).split())[:LONGEST_REASON]
     return *cell, words.outcome(row["outcome"]), estimate, reason
-
-
-def _shape(row: Row) -> tuple:
-    return tuple(row[name] for name in ("mixer", "task", "block", "short_conv", "width", "depth", "dtype"))
 
 
 def _share(value: float, name: str) -> float:

@@ -7,17 +7,12 @@ from collections.abc import Iterable
 
 from suite import declarations, learning_rates, parts
 from suite.job import Cell
-from suite.judging import pace
+from suite.judging import alike, pace
 from suite.scale import Scale, claim_cells, curve_cells, untested
 from suite.sweep import store
 
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
-# Jobs that differ in other fields share their compiled programs: they go to one child.
-OF_A_PROGRAM = (
-    *("mixer", "task", "block", "short_conv", "width", "depth", "length", "batch", "microbatch", "remat"),
-    *("optimizer", "dtype"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +81,7 @@ def shares(left: list[Cell], with_seconds: set[Cell], children: int) -> list[lis
         return [timed or now]
     programs: dict[tuple, list[Cell]] = collections.defaultdict(list)
     for cell in now:
-        programs[tuple(getattr(cell.job, name) for name in OF_A_PROGRAM)].append(cell)
+        programs[alike.of_job(cell.job, alike.PROGRAM)].append(cell)
     shares: list[list[Cell]] = [[] for _ in range(children)]
     seconds = [0.0] * children
     cost = {key: sum(map(estimate_seconds, cells)) for key, cells in programs.items()}
