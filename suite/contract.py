@@ -239,8 +239,8 @@ def _once(
     own = parts.own_files(folder, spec)
     if not own:
         return
-    facts = [spec, own, dict(conditions), jax.__version__, jax.default_backend(), provenance.of_source({})["source"]]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    rests_on = [spec, own, dict(conditions), jax.__version__, jax.default_backend(), provenance.of_source({})["source"]]
+    digest = hashlib.sha256(json.dumps(rests_on, sort_keys=True, default=str).encode()).hexdigest()[:16]
     passed = epath.Path(out) / "cache" / f"contract-{digest}"
     if passed.exists():
         return

@@ -87,16 +87,16 @@ def read_json(path: epath.PathLike, *wanted: str) -> dict[str, Any]:
 def parse_json(path: epath.PathLike, content: bytes, *wanted: str) -> dict[str, Any]:
     """The JSON object in the content of a file."""
     try:
-        found = json.loads(content.decode())
+        record = json.loads(content.decode())
     except UnicodeDecodeError as error:
         raise Damaged(path, f"byte {error.start} is not UTF-8") from error
     except json.JSONDecodeError as error:
         raise Damaged(path, "it is empty" if not content.strip() else f"no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise Damaged(path, f"wanted a JSON object; it holds a {type(found).__name__}")
-    if missing := [key for key in wanted if key not in found]:
+    if not isinstance(record, dict):
+        raise Damaged(path, f"wanted a JSON object; it holds a {type(record).__name__}")
+    if missing := [key for key in wanted if key not in record]:
         raise Damaged(path, f"it has no {', '.join(missing)}")
-    return found
+    return record
 
 
 def root(text: str) -> epath.Path:

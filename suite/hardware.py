@@ -61,11 +61,11 @@ def peak(device_kind: str) -> Peak:
     return PEAKS[device_kind]
 
 
-def flops_per_second(found: Peak, dtype: str) -> float:
+def flops_per_second(peak: Peak, dtype: str) -> float:
     """Peak FLOP/s for products in `dtype`; LookupError where the device has none."""
-    if dtype not in found.flops:
-        raise LookupError(f"no peak FLOP/s in {dtype} ({found.source}); add it with its source to suite/hardware.py")
-    return found.flops[dtype]
+    if dtype not in peak.flops:
+        raise LookupError(f"no peak FLOP/s in {dtype} ({peak.source}); add it with its source to suite/hardware.py")
+    return peak.flops[dtype]
 
 
 def step_seconds(device_kind: str) -> float:

@@ -42,25 +42,27 @@ class Job:
     depth: int = _field(2, "number of blocks", minimum=1)
     match: str = _field(
         "params",
-        "what is held equal to --match_to, by solving for the width (bytes of state: for the mixer's own knob)",
+        "the quantity that is made equal to that of --match_to, by the width (state_bytes: by a knob of the mixer)",
         choices=("params", "flops", "state_bytes", "step_time", "none"),
     )
     match_to: str = _field("", "the mixer to match at --width; empty for an arm that is taken as it is")
-    own_width: int = _field(0, "width of this arm where it is known, as after timing; 0 to solve --match", minimum=0)
+    own_width: int = _field(0, "the width of this arm, as found by timing; 0 to find it by --match", minimum=0)
     length: int = _field(256, "tokens in a training example", minimum=1)
     batch: int = _field(16, "examples in a step, over all devices", minimum=1)
     microbatch: int = _field(
-        0, "examples in memory at once, over all devices, whose gradients are added up; 0 for the batch", minimum=0
+        0, "examples of which the gradient is taken at once, over all devices; 0 for the batch", minimum=0
     )
     remat: str = _field(
-        "none", "what is computed again for the gradient instead of being kept", choices=("none", "block")
+        "none",
+        "block: the backward pass computes every block again, which saves memory",
+        choices=("none", "block"),
     )
     steps: int = _field(200, "optimiser steps", minimum=1)
     optimizer: str = _field("adamw", "update rule", choices=("adamw", "sgd", "lion"))
     learning_rate: float = _field(1e-3, "peak learning rate", minimum=0.0)
-    warmup: float = _field(0.1, "fraction of the steps over which the rate rises linearly", minimum=0.0)
+    warmup: float = _field(0.1, "fraction of the steps over which the learning rate rises linearly", minimum=0.0)
     decay: str = _field(
-        "cosine", "course of the rate after warmup (cosine ends at a tenth)", choices=("cosine", "constant")
+        "cosine", "course of the learning rate after warmup (cosine ends at a tenth)", choices=("cosine", "constant")
     )
     weight_decay: float = _field(0.1, "decoupled weight decay of matrices", minimum=0.0)
     clip: float = _field(1.0, "largest global gradient norm; 0 for no clipping", minimum=0.0)
@@ -131,11 +133,11 @@ class Job:
                 stored[name] = stored.pop(before)
         for name in FOLDERS.keys() & stored.keys():
             stored[name] = KNOB_BEFORE.sub("implementation=", str(stored[name]))
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        if newer := sorted(stored.keys() - known.keys()):
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        if newer := sorted(stored.keys() - fields.keys()):
             raise ValueError(f"written by a newer version, which has the fields {', '.join(newer)}; use that one")
         job = object.__new__(cls)
-        for name, field in known.items():
+        for name, field in fields.items():
             value = _checked(field, stored.get(name, field.default))
             folder = FOLDERS.get(name)
             object.__setattr__(job, name, _completed(folder, str(value)) if folder and value else value)

@@ -12,13 +12,13 @@ from suite import files
 PIECE = 1 << 24
 
 
-def write(directory: epath.Path, facts: dict[str, Any]) -> None:
-    """Writes down beside a complete directory what is in it, with `facts` about it."""
-    found = {name: [path.stat().length, _checksum(path)] for name, path in _files(directory).items()}
-    files.write(path_of(directory), json.dumps({"files": found, "facts": facts}) + "\n")
+def write(directory: epath.Path, origin: dict[str, Any]) -> None:
+    """Writes down beside a complete directory what is in it, and its `origin`: whatever the caller says of it."""
+    listed = {name: [path.stat().length, _checksum(path)] for name, path in _files(directory).items()}
+    files.write(path_of(directory), json.dumps({"files": listed, "facts": origin}) + "\n")
 
 
-def facts(directory: epath.Path) -> dict[str, Any]:
+def origin(directory: epath.Path) -> dict[str, Any]:
     return files.read_json(path_of(directory), "facts")["facts"]
 
 
@@ -28,13 +28,13 @@ def damage(directory: epath.Path) -> str:
         wanted = files.read_json(path_of(directory), "files", "facts")["files"]
     except files.Damaged as damaged:
         return f"{path_of(directory).name}: {damaged.why}"
-    found = _files(directory) if directory.exists() else {}
+    present = _files(directory) if directory.exists() else {}
     for name, (size, checksum) in wanted.items():
-        if name not in found:
+        if name not in present:
             return f"{name} is missing"
-        if found[name].stat().length != size:
-            return f"{name} has {found[name].stat().length} bytes instead of {size}"
-        if _checksum(found[name]) != checksum:
+        if present[name].stat().length != size:
+            return f"{name} has {present[name].stat().length} bytes instead of {size}"
+        if _checksum(present[name]) != checksum:
             return f"{name} has other bytes than were written"
     return ""
 

@@ -21,12 +21,12 @@ def parse(spec: str, n_devices: int) -> dict[str, int]:
         return {"data": n_devices}
     axes = {}
     for item in spec.split(","):
-        found = re.fullmatch(r"([a-z]+):([1-9][0-9]*)", item)
-        if found is None or found[1] not in AXES:
+        match = re.fullmatch(r"([a-z]+):([1-9][0-9]*)", item)
+        if match is None or match[1] not in AXES:
             raise ValueError(
                 f"cannot read --mesh={spec}; wanted axis:size with the axis {' or '.join(AXES)}, as in data:8"
             )
-        axes[found[1]] = int(found[2])
+        axes[match[1]] = int(match[2])
     wanted = math.prod(axes.values())
     if wanted != n_devices:
         raise ValueError(

@@ -78,17 +78,17 @@ def names(folder: str) -> list[str]:
 def knobs(folder: str, spec: str) -> dict[str, Value]:
     """All knobs of the part, at the spec's values and otherwise their defaults, in the order of the source."""
     name, given = split(spec)
-    known = _defaults(folder, name)
+    defaults = _defaults(folder, name)
     for knob in given:
-        if knob not in known:
-            raise LookupError(f"{name!r} has no knob {knob!r}; {_suggest(knob, known)}")
-    values = {knob: _typed(name, knob, text, known[knob]) for knob, text in given.items()}
+        if knob not in defaults:
+            raise LookupError(f"{name!r} has no knob {knob!r}; {_suggest(knob, defaults)}")
+    values = {knob: _typed(name, knob, text, defaults[knob]) for knob, text in given.items()}
     path = source(folder, name)
     bounds = _bounds(path, path.stat().st_mtime_ns)
     for knob, value in values.items():
-        if value != known[knob]:
+        if value != defaults[knob]:
             _check_bounds(name, knob, value, bounds)
-    return known | values
+    return defaults | values
 
 
 def canonical(folder: str, spec: str) -> str:
@@ -109,8 +109,8 @@ def short(folder: str, spec: str) -> str:
         return spec
     if name.endswith(".py") and not _file(name).is_file():
         return spec  # a stored spec outlives its file
-    known = _defaults(folder, name)
-    changed = {knob: value for knob, value in knobs(folder, spec).items() if value != known[knob]}
+    defaults = _defaults(folder, name)
+    changed = {knob: value for knob, value in knobs(folder, spec).items() if value != defaults[knob]}
     return _join(_spelt(folder, name), changed)
 
 

@@ -30,8 +30,8 @@ def solve(job: Job, vocab: int) -> Job:
     names = ("mixer", "block", "short_conv", "width", "depth", "match", "match_to")
     if job.match != "params":
         names = (*names, "length", "dtype")
-    found = _solve(Job(**{name: getattr(job, name) for name in names}), vocab)
-    return job.replace(mixer=found.mixer, width=found.width, match_to="")
+    solved = _solve(Job(**{name: getattr(job, name) for name in names}), vocab)
+    return job.replace(mixer=solved.mixer, width=solved.width, match_to="")
 
 
 def mismatch(job: Job, vocab: int) -> float:
@@ -90,12 +90,12 @@ def _solve(job: Job, vocab: int) -> Job:
             return None
 
     near = {candidate: reached(candidate) for candidate in _around(candidates, reached, target)}
-    found = {candidate: value for candidate, value in near.items() if value is not None}
-    if not found:
+    quantities = {candidate: value for candidate, value in near.items() if value is not None}
+    if not quantities:
         backbone.shapes(job.replace(match_to=""), vocab)  # raises the mixer's own reason, if its knobs never fit
-    nearest = min(found, key=lambda candidate: abs(found[candidate] - target), default=None)
-    one_sided = len({value < target for value in found.values()}) == 1
-    if nearest is None or (one_sided and abs(found[nearest] / target - 1) > FAR):
+    nearest = min(quantities, key=lambda candidate: abs(quantities[candidate] - target), default=None)
+    one_sided = len({value < target for value in quantities.values()}) == 1
+    if nearest is None or (one_sided and abs(quantities[nearest] / target - 1) > FAR):
         what = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "bytes of state"}[job.match]
         raise ValueError(f"no width up to {candidates[-1]} gives {job.arm} the {target:,.0f} {what} of {job.match_to}")
     return make(nearest)

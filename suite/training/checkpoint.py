@@ -25,7 +25,8 @@ SPARE = 1.1  # room that is wanted over the bytes of the arrays: what orbax writ
 class Checkpoints:
     """The rolling checkpoints under a directory, `<step>` and `<step>.manifest` each; leaving waits for the last save.
 
-    Only what has a manifest counts: it is written after orbax has committed, and its facts are the caller's.
+    Only what has a manifest counts: it is written after orbax has committed.
+    `origin` is what the caller says of a state.
     """
 
     def __init__(self, directory: epath.PathLike):
@@ -43,7 +44,7 @@ class Checkpoints:
             self.wait()
         self._background.shutdown(wait=kind is None)
 
-    def save(self, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, origin: Mapping[str, Any]) -> None:
         """Starts saving, after the save before; the state is copied off the device first, so it may be donated then.
 
         A step that was saved or restored before is not written again.
@@ -56,7 +57,7 @@ class Checkpoints:
         check_room(self.directory, size(state))
         with _patient():
             committed = ocp.save_async(self.directory / str(step), arrays, overwrite=True)
-        self._under_way = self._background.submit(self._finish, self.directory / str(step), committed, facts)
+        self._under_way = self._background.submit(self._finish, self.directory / str(step), committed, origin)
 
     def wait(self) -> None:
         """Returns when no save is under way; raises what went wrong with it."""
@@ -65,17 +66,17 @@ class Checkpoints:
             under_way.result()
 
     def restore(
-        self, like: PyTree, fits: Callable[[Mapping[str, Any]], bool] = lambda facts: True
+        self, like: PyTree, fits: Callable[[Mapping[str, Any]], bool] = lambda origin: True
     ) -> tuple[PyTree, dict[str, Any]] | None:
-        """The newest state that is whole and whose facts fit, with the shapes and shardings of `like`, and its facts.
+        """The newest whole state whose origin fits, with the shapes and shardings of `like`, and its origin.
 
         None where there is none. What was saved after it is forgotten.
         """
-        found = processes.agree(self._newest_whole(fits) if jax.process_index() == 0 else None)
-        if found is None:
+        newest = processes.agree(self._newest_whole(fits) if jax.process_index() == 0 else None)
+        if newest is None:
             return None
-        self._newest = found["step"]
-        return _load(self.directory / str(self._newest), like), found["facts"]
+        self._newest = newest["step"]
+        return _load(self.directory / str(self._newest), like), newest["origin"]
 
     def _newest_whole(self, fits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """Verifies from the newest to the oldest; what is damaged is put aside, what was never complete removed."""
@@ -87,9 +88,9 @@ class Checkpoints:
                 path.rmtree()
         for path in reversed(self._complete()):
             if not _put_aside_if_damaged(path):
-                facts = manifest.facts(path)
-                if fits(facts):
-                    return {"step": int(path.name), "facts": facts}
+                origin = manifest.origin(path)
+                if fits(origin):
+                    return {"step": int(path.name), "origin": origin}
                 _remove(path)
         return None
 
@@ -98,10 +99,10 @@ class Checkpoints:
         steps = [path.stem for path in self.directory.iterdir() if path.suffix == ".manifest" and path.stem.isdigit()]
         return [self.directory / step for step in sorted(steps, key=int)]
 
-    def _finish(self, path: epath.Path, committed: Any, facts: Mapping[str, Any]) -> None:
+    def _finish(self, path: epath.Path, committed: Any, origin: Mapping[str, Any]) -> None:
         committed.result()
         if jax.process_index() == 0:
-            manifest.write(path, dict(facts))
+            manifest.write(path, dict(origin))
             for old in self._complete()[:-KEPT]:
                 _remove(old)
 
@@ -153,8 +154,10 @@ def check_room(directory: epath.Path, wanted: int) -> None:
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < SPARE * wanted:
-        told = f"no room for a checkpoint: it wants {SPARE * wanted / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free"
-        raise OSError(errno.ENOSPC, f"{told}; make room and start again", os.fspath(directory))
+        shortage = (
+            f"no room for a checkpoint: it wants {SPARE * wanted / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free"
+        )
+        raise OSError(errno.ENOSPC, f"{shortage}; make room and start again", os.fspath(directory))
 
 
 def _remove(path: epath.Path) -> None:

@@ -75,8 +75,8 @@ def _roots(data_dir: str) -> list[pathlib.Path]:
 def _writable(data_dir: str, name: str) -> pathlib.Path:
     """The first place where files can be made under `name`; OSError where there is none."""
     for root in _roots(data_dir):
-        there = next(path for path in ((root / name).absolute(), *(root / name).absolute().parents) if path.exists())
-        if os.access(there, os.W_OK | os.X_OK):
+        nearest = next(path for path in ((root / name).absolute(), *(root / name).absolute().parents) if path.exists())
+        if os.access(nearest, os.W_OK | os.X_OK):
             return root
     raise OSError(
         f"cannot write to --data_dir={data_dir} nor to {cache_dir()}; set XDG_CACHE_HOME to another directory"
@@ -105,7 +105,7 @@ def _open(builder: Any, data_dir: str) -> Tokens:
 
 def _mapped(folder: epath.Path) -> Tokens:
     splits = {split: np.asarray(np.memmap(folder / f"{split}.bin", np.uint8, "r")) for split in SPLITS}
-    return Tokens(splits, manifest.facts(folder)["sha256"])
+    return Tokens(splits, manifest.origin(folder)["sha256"])
 
 
 def _builder(corpus: str, data_dir: str) -> Any:
@@ -145,11 +145,11 @@ def _preparing(corpus: str, data_dir: str) -> str:
 def _check_descriptions(folder: epath.Path) -> None:
     """Raises Damaged for the first file that describes a data set under a folder and cannot be read."""
     described = [f"{depth}/{name}" for depth in ("*", "*/*") for name in DESCRIBED_IN]  # version, configuration/version
-    for there in sorted({path.parent for pattern in described for path in folder.glob(pattern)}):
+    for directory in sorted({path.parent for pattern in described for path in folder.glob(pattern)}):
         for name, field in DESCRIBED_IN.items():
-            if not (there / name).exists():
-                raise Damaged(there / name, "it is missing")
-            files.read_json(there / name, field)
+            if not (directory / name).exists():
+                raise Damaged(directory / name, "it is missing")
+            files.read_json(directory / name, field)
 
 
 def _tokenise(builder: Any, folder: epath.Path) -> None:
@@ -204,9 +204,9 @@ def _shards(builder: Any, split: str) -> list[Any]:
     return builder.info.splits[piece].file_instructions
 
 
-def _slices(there: list[str]) -> dict[str, str]:
+def _slices(splits: list[str]) -> dict[str, str]:
     """Which slice of a catalogue set is which split: its own, and for a held-out one that it lacks the end of train."""
-    lacking = [split for split in ("validation", "test") if split not in there]
+    lacking = [split for split in ("validation", "test") if split not in splits]
     slices = {split: split for split in SPLITS}
     for number, split in enumerate(lacking):
         end = 100 - 5 * number
