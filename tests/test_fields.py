@@ -64,11 +64,11 @@ def data(built: rig.Rig) -> list[np.ndarray]:
 def records(job: Job, folder: pathlib.Path, devices: list) -> list[tuple]:
     run = store.open_run(folder, job)
     built = rig.build(job, meshes.make(devices=devices[:1]), run=run)
-    found = []
+    kept = []
     for row in learning.measure(built):
         Record(run, learning.KIND).append(row)
-        found.append((row["phase"], row["step"], row.get("examples")))
-    return found
+        kept.append((row["phase"], row["step"], row.get("examples")))
+    return kept
 
 
 def test_every_field_has_a_change_to_try() -> None:

@@ -37,22 +37,10 @@ COLUMNS = (
 
 def conditions(job: Job, measure: str, place: Row, repeat: int = 0, interleave_with: str = "") -> Row:
     placed = measure.split(":")[0] in ("step_time", "peak")
-    facts = {
-        "measure": measure,
-        "repeat": repeat,
-        "interleave_with": interleave_with,
-        "placed": placed,
-        "run_id": job.id,
-        "arm": job.arm,
-    }
-    facts |= {
-        "width": 56 if job.match_to else job.width,
-        "params": 113984,
-        "params_mismatch": 0.02,
-        "solved": job.arm,
-        "implementation": "reference",
-    }
-    return facts | {"n_processes": 1, "jax": "0.10.2", "commit": "abc", "source": "0123456789abcdef"} | place
+    row = {"measure": measure, "repeat": repeat, "interleave_with": interleave_with, "placed": placed}
+    row |= {"run_id": job.id, "arm": job.arm, "solved": job.arm, "width": 56 if job.match_to else job.width}
+    row |= {"params": 113984, "params_mismatch": 0.02, "implementation": "reference", "n_processes": 1}
+    return row | {"jax": "0.10.2", "commit": "abc", "source": "0123456789abcdef"} | place
 
 
 def put(
@@ -61,9 +49,9 @@ def put(
     """Writes rows as launch.job does."""
     run = store.open_run(root, job)
     shared = conditions(job, measure, place, repeat, interleave_with)
-    kind = stem(measure, place["place"] if shared["placed"] else "", repeat, interleave_with)
+    name = stem(measure, place["place"] if shared["placed"] else "", repeat, interleave_with)
     for row in rows:
-        Record(run, kind).append({"outcome": "ok", **row, **shared})
+        Record(run, name).append({"outcome": "ok", **row, **shared})
 
 
 def put_time(
@@ -143,22 +131,22 @@ def put_all(root: pathlib.Path, place: Row, job: Job = LSTM) -> None:
 
 
 def describe(root: pathlib.Path, scale: str, evidence: bool, arms: list[str], place: Row) -> None:
-    facts = {"scale": scale, "about": "", "evidence": evidence, "arms": arms, "claims": ["parallelism"]}
-    facts |= {"command": [f"--scale={scale}", "--out=somewhere"], "place": place}
-    (root / "compare.json").write_text(json.dumps(facts))
+    settings = {"scale": scale, "about": "", "evidence": evidence, "arms": arms, "claims": ["parallelism"]}
+    settings |= {"command": [f"--scale={scale}", "--out=somewhere"], "place": place}
+    (root / "compare.json").write_text(json.dumps(settings))
 
 
-def finding(verdict: str = "untested", **facts: Any) -> Finding:
-    return Finding(verdict, "measured", "a sentence", "a reason", **facts)
+def finding(verdict: str = "untested", **fields: Any) -> Finding:
+    return Finding(verdict, "measured", "a sentence", "a reason", **fields)
 
 
-def gathered(root: pathlib.Path, **findings: Finding) -> records.Comparison:
+def with_findings(root: pathlib.Path, **findings: Finding) -> records.Comparison:
     """A small comparison with made-up findings in the place of its own."""
     if not (root / "runs").exists():
         put_all(root, CPU)
         describe(root, "quick", True, ["attention", "lstm"], CPU)
-    [own] = records.read(root).judged
-    judged = tuple(dataclasses.replace(own, name=name, finding=found) for name, found in findings.items())
+    [template] = records.read(root).judged
+    judged = tuple(dataclasses.replace(template, name=name, finding=finding) for name, finding in findings.items())
     return dataclasses.replace(records.read(root), judged=judged)
 
 
@@ -174,7 +162,9 @@ def seven() -> dict[str, Finding]:
     seeds = [Point(arm, x, y) for x in (8, 64) for arm, y in (("attention", 1.0), ("lstm", 0.5)) for _ in range(5)]
     latency = (*points("batch 1", {1024: 0.5, 4096: 2.0}, 0.2), *points("batch 1, bfloat16 cache", {1024: 0.4}))
     reach = points("lstm", {1: 1.0, 10: 1e-3, 999: 0.0}) + points("attention, plain", {1: 1.0, 999: 0.5})
-    numbers = tuple(Number(f"a quantity, {kind}", 0.5, "x", 3, "again", 0.4, 0.6) for kind in ("one", "other", "third"))
+    numbers = tuple(
+        Number(f"a quantity, {which}", 0.5, "x", 3, "again", 0.4, 0.6) for which in ("one", "other", "third")
+    )
     of_speed = Figure("training_speed_ratio", "t", "x", "y", speed, {"equal": 1.0, "textbook": 10.0}, ((ratio, 2048),))
     of_seeds = Figure("recall", "t", "x", "y", tuple(seeds), {"solved": 0.9}, (("lstm", 64),), dots=True, log_y=False)
     of_bytes = Figure("state_bytes_ratio", "t", "x", "y", points(ratio, {1024: 50.0, 4096: 200.0}))
@@ -224,11 +214,13 @@ def test_a_ratio_beyond_the_threshold_holds(tmp_path: pathlib.Path):
     assert finding.numbers[0].high == pytest.approx(20.0, rel=0.05)
 
 
-@pytest.mark.parametrize(("ratio", "said"), [(2.0, "attention is the faster one"), (0.5, "reversed")])
-def test_a_ratio_below_the_threshold_fails_and_its_direction_is_said(tmp_path: pathlib.Path, ratio: float, said: str):
+@pytest.mark.parametrize(("ratio", "direction"), [(2.0, "attention is the faster one"), (0.5, "reversed")])
+def test_a_ratio_below_the_threshold_fails_and_its_direction_is_said(
+    tmp_path: pathlib.Path, ratio: float, direction: str
+):
     finding = judge(put_pair(tmp_path, ratio))
     assert finding.verdict == "fails"
-    assert said in finding.reason
+    assert direction in finding.reason
 
 
 def test_an_interval_across_the_threshold_is_undecided(tmp_path: pathlib.Path):
@@ -413,40 +405,40 @@ def strict(text: str) -> Any:
 
 
 def test_the_findings_are_strict_json(drawn: pathlib.Path):
-    found = strict((drawn / "report.json").read_text())
-    [claim] = found["claims"]
+    stored = strict((drawn / "report.json").read_text())
+    [claim] = stored["claims"]
     assert (claim["name"], claim["verdict"]) == ("parallelism", "untested")
     assert re.fullmatch("[0-9a-f]{12}", claim["rule_hash"])
-    assert found["headline"] == report.headline(drawn)
+    assert stored["headline"] == report.headline(drawn)
 
 
 def test_the_headline_has_this_machines_numbers(drawn: pathlib.Path):
-    said = report.headline(drawn)
-    assert "Some CPU" in said
-    assert "float32" in said
-    assert "attention trained faster than the LSTM nowhere up to 1,024 tokens (1x, 95 % 1 to 1)" in said
-    assert "one claim cannot be tested at this scale" in said
+    sentence = report.headline(drawn)
+    assert "Some CPU" in sentence
+    assert "float32" in sentence
+    assert "attention trained faster than the LSTM nowhere up to 1,024 tokens (1x, 95 % 1 to 1)" in sentence
+    assert "one claim cannot be tested at this scale" in sentence
     assert "the LSTM stood at 3.08 and attention at 3.37 bits per byte" in (drawn / "report.md").read_text()
 
 
 def test_the_headline_is_one_sentence_of_the_claims_clauses_and_counts(tmp_path: pathlib.Path):
-    said = verdicts.headline(gathered(tmp_path, **seven()))
+    sentence = verdicts.headline(with_findings(tmp_path, **seven()))
     clauses = "attention trained at half the speed; it solved recall in 5/5 seeds against 0/5"
     counts = "two claims hold, one fails, one is undecided and three cannot be tested at this scale"
-    assert said == f"On the CPU (Some CPU), float32, {clauses}; {counts}."
+    assert sentence == f"On the CPU (Some CPU), float32, {clauses}; {counts}."
 
 
 def test_the_first_clause_of_the_headline_names_who_it_speaks_of(tmp_path: pathlib.Path):
-    said = verdicts.headline(gathered(tmp_path, path_length=seven()["path_length"]))
-    assert "float32, attention solved recall in 5/5 seeds" in said
+    sentence = verdicts.headline(with_findings(tmp_path, path_length=seven()["path_length"]))
+    assert "float32, attention solved recall in 5/5 seeds" in sentence
 
 
-def claims_table(found: records.Comparison) -> document.Table:
-    return next(block for block in report.compose(found).blocks if isinstance(block, document.Table))
+def claims_table(comparison: records.Comparison) -> document.Table:
+    return next(block for block in report.compose(comparison).blocks if isinstance(block, document.Table))
 
 
 def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
-    table = claims_table(gathered(tmp_path, **seven()))
+    table = claims_table(with_findings(tmp_path, **seven()))
     assert len(table.columns) == len(table.rows) == 7
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(cells) == [name.replace("_", " ") for name in claims.ORDER]
@@ -460,44 +452,44 @@ def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
 
 
 def test_the_first_screen_says_what_the_words_of_this_project_mean(tmp_path: pathlib.Path):
-    blocks = report.compose(gathered(tmp_path, **seven())).blocks
+    blocks = report.compose(with_findings(tmp_path, **seven())).blocks
     before = " ".join(map(str, blocks[: blocks.index(document.Heading("Claims"))]))
     for meaning in ("its mixer, the layer", "is an arm", "A claim is", "the judged pair", "The scale, how much is run"):
         assert meaning in before
 
 
 def test_p_values_are_corrected_over_all_claims_of_the_textbook(tmp_path: pathlib.Path):
-    found = gathered(tmp_path, path_length=seven()["path_length"], state_tracking=seven()["state_tracking"])
-    notes = [block.text for block in report.compose(found).blocks if isinstance(block, document.Note)]
+    comparison = with_findings(tmp_path, path_length=seven()["path_length"], state_tracking=seven()["state_tracking"])
+    notes = [block.text for block in report.compose(comparison).blocks if isinstance(block, document.Note)]
     [note] = [text for text in notes if "p-value" in text]
     assert "path length p = 0.004 (p = 0.028 after Holm)" in note
     assert "state tracking p = 0.01 (p = 0.06 after Holm)" in note
 
 
 def test_claims_stand_in_the_textbooks_order_and_others_after_them(tmp_path: pathlib.Path):
-    own = tmp_path / "aaa.py"
-    own.write_text(
+    users = tmp_path / "aaa.py"
+    users.write_text(
         "from suite.claims import Finding\n\nQUESTION = TEXTBOOK = CLAIMED = RULE = 'own'\n\n\n"
         "SIZES = {}\n\n\ndef cells(scale, rows):\n    return []\n\n\n"
         "def judge(rows, *, least=2):\n    return Finding('untested', 'measured', f'least {least}', 'own')\n\n\n"
         "def tell(rows, judged, *, least):\n    return judged\n"
     )
     describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
-    facts = json.loads((tmp_path / "compare.json").read_text()) | {"claims": [str(own), "parallelism"]}
-    (tmp_path / "compare.json").write_text(json.dumps(facts))
-    assert [judged.name for judged in records.read(tmp_path, (), [str(own)]).judged] == ["parallelism", str(own)]
-    changed = records.read(tmp_path, [f"{own}.least=3"], [str(own)]).judged[1]
+    settings = json.loads((tmp_path / "compare.json").read_text()) | {"claims": [str(users), "parallelism"]}
+    (tmp_path / "compare.json").write_text(json.dumps(settings))
+    assert [judged.name for judged in records.read(tmp_path, (), [str(users)]).judged] == ["parallelism", str(users)]
+    changed = records.read(tmp_path, [f"{users}.least=3"], [str(users)]).judged[1]
     assert (changed.finding.sentence, changed.changed) == ("least 3", (records.Threshold("least", 3, 2),))
 
 
 def test_a_claims_tables_and_other_arms_stand_in_its_section(tmp_path: pathlib.Path):
-    blocks = report.compose(gathered(tmp_path, **seven())).blocks
+    blocks = report.compose(with_findings(tmp_path, **seven())).blocks
     assert document.Heading("Seeds that solved it", 3) in blocks
     assert document.Table(("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5"))) in blocks
-    facts = [pair for block in blocks if isinstance(block, document.Terms) for pair in block.pairs]
-    assert ("Other arms", "like the LSTM: gru, elman") in facts
-    assert ("Verdict extends", "to gru and elman") in facts
-    assert [said for term, said in facts if term == "Verdict extends"] == ["to gru and elman"], (
+    pairs = [pair for block in blocks if isinstance(block, document.Terms) for pair in block.pairs]
+    assert ("Other arms", "like the LSTM: gru, elman") in pairs
+    assert ("Verdict extends", "to gru and elman") in pairs
+    assert [text for term, text in pairs if term == "Verdict extends"] == ["to gru and elman"], (
         "an open verdict extends to none"
     )
 
@@ -516,7 +508,7 @@ def test_every_arm_stands_on_one_line_of_two_tables(tmp_path: pathlib.Path):
     for mixer, accuracy in (("attention", 0.5), ("lstm", 1.0), ("gru", 0.95)):
         for seed in (0, 1):
             put_answers(tmp_path, parity.replace(mixer=mixer, seed=seed), accuracy, CPU)
-    blocks = report.compose(gathered(tmp_path, **seven())).blocks
+    blocks = report.compose(with_findings(tmp_path, **seven())).blocks
     start = blocks.index(document.Heading("Every arm"))
     tasks, likeness = (block for block in blocks[start : start + 5] if isinstance(block, document.Table))
     assert tasks.columns == ("arm", "parity, 20 tokens")
@@ -593,9 +585,9 @@ def test_rows_of_another_place_are_left_out(tmp_path: pathlib.Path):
     put_pair(tmp_path, 20.0, place=GPU)
     put_pair(tmp_path, 0.5, place=CPU)
     describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
-    found = records.read(tmp_path)
-    assert {row["place"] for row in found.rows} == {CPU["place"]}
-    assert found.judged[0].finding.numbers[0].value == pytest.approx(0.5, rel=0.01)
+    comparison = records.read(tmp_path)
+    assert {row["place"] for row in comparison.rows} == {CPU["place"]}
+    assert comparison.judged[0].finding.numbers[0].value == pytest.approx(0.5, rel=0.01)
 
 
 def test_an_arm_of_the_users_own_is_escaped(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
@@ -629,9 +621,9 @@ def put_matched(root: pathlib.Path, match: str, off: float) -> str:
             put_time(root, JOB, 0.1, CPU, interleave_with=group)
             put_time(root, other, 0.1 * ratio, CPU, interleave_with=group)
     describe(root, "quick", True, ["attention", "lstm"], CPU)
-    found = records.read(root)
-    rows = [row | {"mismatch": off} if row["match_to"] and match != "step_time" else row for row in found.rows]
-    blocks = tuple(fairness.fairness(dataclasses.replace(found, rows=rows), []))
+    comparison = records.read(root)
+    rows = [row | {"mismatch": off} if row["match_to"] and match != "step_time" else row for row in comparison.rows]
+    blocks = tuple(fairness.fairness(dataclasses.replace(comparison, rows=rows), []))
     return "\n".join(str(block) for block in blocks)
 
 
@@ -693,8 +685,8 @@ def test_thresholds_that_lie_close_share_a_label():
     close = {"looser": 0.03, "tolerance": 0.01, "much": 0.5}
     spec = draw(Figure("f", "t", "x", "y", points("lstm", {1: 0.0, 100: 1.0}), close, log_y=False), ["lstm"])
     assert len(layers(spec, type="rule")[0]) == 3
-    said = [row["label"] for rows in layers(spec, type="text") for row in rows if "series" not in row]
-    assert said == ["tolerance: 0.01, looser: 0.03", "much: 0.5"]
+    labels = [row["label"] for rows in layers(spec, type="text") for row in rows if "series" not in row]
+    assert labels == ["tolerance: 0.01, looser: 0.03", "much: 0.5"]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.098, 0.105), (0.7, 1.4), (0.3, 30.0), (1e-300, 1.0)])
@@ -740,8 +732,8 @@ def test_a_figure_says_which_of_its_axes_are_logarithmic(log_x: bool, log_y: boo
 
 
 def test_what_a_logarithmic_axis_cannot_show_is_said(tmp_path: pathlib.Path):
-    found = gathered(tmp_path, gradient_flow=seven()["gradient_flow"])
-    [drawn] = [chart for chart in report.compose(found).charts if chart.name == "reach"]
+    comparison = with_findings(tmp_path, gradient_flow=seven()["gradient_flow"])
+    [drawn] = [chart for chart in report.compose(comparison).charts if chart.name == "reach"]
     assert "lstm at 999" in drawn.note
     assert all(point["y"] > 0 for point in layers(drawn.spec, type="line")[0])
 
@@ -762,14 +754,16 @@ def test_the_one_chart_shows_what_attention_costs_over_the_lstm():
 
 
 def test_a_line_crosses_one_where_it_is_drawn_to():
-    found = {point.series: point for point in verdicts.crossings(verdicts.ratios(seven().values()))}
-    assert found["step time"].x == pytest.approx(256.0)  # 0.8 at 128 and 1.25 at 512: half way between their logarithms
-    assert found["decode latency"].x == pytest.approx(2048.0)
-    assert "state bytes" not in found
+    crossed = {point.series: point for point in verdicts.crossings(verdicts.ratios(seven().values()))}
+    assert crossed["step time"].x == pytest.approx(
+        256.0
+    )  # 0.8 at 128 and 1.25 at 512: half way between their logarithms
+    assert crossed["decode latency"].x == pytest.approx(2048.0)
+    assert "state bytes" not in crossed
 
 
 def test_crossovers_are_dots_and_what_failed_is_a_cross_at_the_foot(tmp_path: pathlib.Path):
-    chart = report.compose(gathered(tmp_path, **seven())).charts[0]
+    chart = report.compose(with_findings(tmp_path, **seven())).charts[0]
     assert chart.name == "crossover"
     [_, dots] = layers(chart.spec, type="circle")
     assert {dot["series"] for dot in dots} == {"step time", "decode latency"}
@@ -780,7 +774,7 @@ def test_crossovers_are_dots_and_what_failed_is_a_cross_at_the_foot(tmp_path: pa
 
 def test_what_no_claim_has_is_not_drawn(tmp_path: pathlib.Path):
     assert verdicts.ratios([finding()]).points == ()
-    assert report.compose(gathered(tmp_path, compute_scaling=finding())).charts[0].name != "crossover"
+    assert report.compose(with_findings(tmp_path, compute_scaling=finding())).charts[0].name != "crossover"
 
 
 def luminance(colour: str) -> float:
@@ -804,12 +798,12 @@ def test_the_quantities_have_colours_of_no_arm_that_are_seen_on_white_and_on_bla
 def test_an_arm_has_a_rate_of_its_own_and_probes_are_no_seeds(tmp_path: pathlib.Path):
     job = JOB.replace(length=256, batch=16)
     for mixer, learning_rate in (("attention", 1e-3), ("lstm", 1e-2)):
-        own = job.replace(mixer=mixer, match_to="" if mixer == "attention" else "attention")
+        arm = job.replace(mixer=mixer, match_to="" if mixer == "attention" else "attention")
         for seed in (0, 1):
-            put_learning(tmp_path, own.replace(seed=seed, learning_rate=learning_rate), 2.0, CPU)
-        put_learning(tmp_path, own.replace(learning_rate=3 * learning_rate), 1.0, CPU)
-    found = records.read(tmp_path)
-    [group] = trainings.trainings(found)
+            put_learning(tmp_path, arm.replace(seed=seed, learning_rate=learning_rate), 2.0, CPU)
+        put_learning(tmp_path, arm.replace(learning_rate=3 * learning_rate), 1.0, CPU)
+    comparison = records.read(tmp_path)
+    [group] = trainings.trainings(comparison)
     assert {(row["arm"], row["learning_rate"]) for row in group.rows} == {("attention", 1e-3), ("lstm", 1e-2)}
     assert {row["learning_rate"] for row in group.probes} == {3e-3, 3e-2}
     assert group.at_equal_tokens()["lstm"][1] == 2
@@ -936,7 +930,7 @@ def test_a_browser_draws_every_figure_without_complaint(tmp_path: pathlib.Path, 
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip(f"the page was not opened: none of {', '.join(names)} is installed")
-    shown = report.compose(gathered(tmp_path, **seven()))
+    shown = report.compose(with_findings(tmp_path, **seven()))
     (tmp_path / "report.html").write_text(html.render(shown).removesuffix("</body>\n</html>\n") + MEASURE)
     frames = "".join(
         f'<iframe src="report.html" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS
@@ -958,13 +952,13 @@ def test_a_browser_draws_every_figure_without_complaint(tmp_path: pathlib.Path, 
     )
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     [title] = re.findall("<title>(.*?)</title>", done.stdout)
-    measured = {found["width"]: found for found in json.loads(unescape(title))}
-    assert set(measured) == set(WIDTHS)
-    for found in measured.values():
-        assert found["drawn"] == len(shown.charts)
-        assert [name for name in found["asked"] if not name.startswith("data:")] == []
-        assert found["dark"] == dark
-        assert found["taken"] <= found["room"]
+    pages = {page["width"]: page for page in json.loads(unescape(title))}
+    assert set(pages) == set(WIDTHS)
+    for page in pages.values():
+        assert page["drawn"] == len(shown.charts)
+        assert [name for name in page["asked"] if not name.startswith("data:")] == []
+        assert page["dark"] == dark
+        assert page["taken"] <= page["room"]
 
 
 # launch.report

@@ -45,15 +45,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def drawn(root: pathlib.Path) -> tuple[records.Comparison, str]:
-    """What is gathered, and all that a report says of it but for its pictures."""
-    found = records.read(root)
+    """The records, and the texts of their report without its pictures."""
+    comparison = records.read(root)
     with parts.reading_records():
-        document = report.compose(found)
-        texts = [html.render(document), markdown.render(document), results.text(found.every_row)]
-        strict = json.loads(report.as_json(found, document.headline), parse_constant=pytest.fail)
-        sections_of_both = diff.document(found, found)
-    assert [problem["where"] for problem in strict["problems"]] == [problem.where for problem in found.problems]
-    return found, "\n".join([*texts, markdown.render(sections_of_both)])
+        document = report.compose(comparison)
+        texts = [html.render(document), markdown.render(document), results.text(comparison.every_row)]
+        strict = json.loads(report.as_json(comparison, document.headline), parse_constant=pytest.fail)
+        sections_of_both = diff.document(comparison, comparison)
+    assert [problem["where"] for problem in strict["problems"]] == [problem.where for problem in comparison.problems]
+    return comparison, "\n".join([*texts, markdown.render(sections_of_both)])
 
 
 def emptied(path: pathlib.Path) -> None:
@@ -108,12 +108,12 @@ def test_what_is_damaged_is_listed_and_the_others_are_reported(
     root = tmp_path / "out"
     shutil.copytree(whole, root)
     damage(root / file)
-    found, text = drawn(root)
-    assert {row["arm"] for row in found.rows} >= {"attention"}
+    comparison, text = drawn(root)
+    assert {row["arm"] for row in comparison.rows} >= {"attention"}
     if damage is a_dangling_link and file.endswith("json") and not file.endswith("job.json"):
-        assert found.problems == ()  # as if it were not there
+        assert comparison.problems == ()  # as if it were not there
     else:
-        [problem] = found.problems
+        [problem] = comparison.problems
         assert problem.where in (file, FILES[file])
         assert "Left out of" in text
         assert problem.where in text
@@ -128,9 +128,9 @@ def test_a_damage_of_what_no_number_rests_on_stops_no_report(
     shutil.copytree(whole, root)
     (root / file).write_text("--scale=quick\n")
     damage(root / file)
-    found, _ = drawn(root)
-    assert found.problems == ()
-    assert len(found.rows) == len(records.read(whole).rows)
+    comparison, _ = drawn(root)
+    assert comparison.problems == ()
+    assert len(comparison.rows) == len(records.read(whole).rows)
 
 
 def test_stray_files_are_ignored(whole: pathlib.Path, tmp_path: pathlib.Path):
@@ -144,24 +144,26 @@ def test_stray_files_are_ignored(whole: pathlib.Path, tmp_path: pathlib.Path):
     for name in ("runs/link", f"{LSTM_RUN}/link.txt", f"{LSTM_RUN}/link"):
         (root / name).symlink_to("nowhere")
     (root / "runs" / "empty").mkdir()
-    found, _ = drawn(root)
-    assert (found.problems, found.rows) == ((), records.read(whole).rows)
+    comparison, _ = drawn(root)
+    assert (comparison.problems, comparison.rows) == ((), records.read(whole).rows)
 
 
 @pytest.mark.parametrize(
-    ("written", "found"), [(b'"ok"', b'"o\xff"'), (b"0.1", b"NaN"), (b"0.1", b"-Infinity"), (b'"ok"', 5000 * b"[")]
+    ("written", "damaged"), [(b'"ok"', b'"o\xff"'), (b"0.1", b"NaN"), (b"0.1", b"-Infinity"), (b'"ok"', 5000 * b"[")]
 )
-def test_a_line_that_is_none_costs_no_other(whole: pathlib.Path, tmp_path: pathlib.Path, written: bytes, found: bytes):
+def test_a_line_that_is_none_costs_no_other(
+    whole: pathlib.Path, tmp_path: pathlib.Path, written: bytes, damaged: bytes
+):
     root = tmp_path / "out"
     shutil.copytree(whole, root)
     (root / TIMES.replace("jsonl", "done")).unlink()  # still being measured
     lines = (root / TIMES).read_bytes().splitlines(keepends=True)
     assert written in lines[1]
-    lines[1] = lines[1].replace(written, found, 1)
+    lines[1] = lines[1].replace(written, damaged, 1)
     (root / TIMES).write_bytes(b"".join(lines))
-    gathered, _ = drawn(root)
-    assert gathered.problems == (records.Problem(TIMES, "1 lines are no row; left out"),)
-    assert len(gathered.rows) == len(records.read(whole).rows) - 1
+    comparison, _ = drawn(root)
+    assert comparison.problems == (records.Problem(TIMES, "1 lines are no row; left out"),)
+    assert len(comparison.rows) == len(records.read(whole).rows) - 1
 
 
 def test_a_copied_a_renamed_and_a_foreign_run_are_listed(whole: pathlib.Path, tmp_path: pathlib.Path):
@@ -169,10 +171,10 @@ def test_a_copied_a_renamed_and_a_foreign_run_are_listed(whole: pathlib.Path, tm
     shutil.copytree(whole, root)
     shutil.copytree(root / LSTM_RUN, root / "runs" / "copy")
     shutil.copytree(root / LSTM_RUN, root / "runs" / "<b>moved")
-    found, text = drawn(root)
-    assert [problem.where for problem in found.problems] == ["runs/<b>moved/job.json", "runs/copy/job.json"]
-    assert all("copied or renamed" in problem.why for problem in found.problems)
-    assert found.rows == records.read(whole).rows
+    comparison, text = drawn(root)
+    assert [problem.where for problem in comparison.problems] == ["runs/<b>moved/job.json", "runs/copy/job.json"]
+    assert all("copied or renamed" in problem.why for problem in comparison.problems)
+    assert comparison.rows == records.read(whole).rows
     assert "runs/&lt;b&gt;moved/job.json" in text
 
 
@@ -188,10 +190,10 @@ def test_a_run_of_specs_that_this_version_cannot_read_is_listed(
     stored = json.loads((root / LSTM_RUN / "job.json").read_text())
     del stored["id"], stored["crc32"]  # as an older version wrote it
     (root / LSTM_RUN / "job.json").write_text(json.dumps(stored | {field: value}))
-    found, _ = drawn(root)
-    [problem] = found.problems
+    comparison, _ = drawn(root)
+    [problem] = comparison.problems
     assert problem.where == LSTM_RUN
-    assert {row["run_id"] for row in found.rows} == {JOB.id}
+    assert {row["run_id"] for row in comparison.rows} == {JOB.id}
 
 
 def test_rows_of_two_versions_are_said_to_be(whole: pathlib.Path, tmp_path: pathlib.Path):
@@ -200,8 +202,8 @@ def test_rows_of_two_versions_are_said_to_be(whole: pathlib.Path, tmp_path: path
     for file in (LEARNING, LEARNING.replace("jsonl", "done")):
         (root / file).unlink()
     put_answers(root, LSTM, 0.5, CPU | {"source": "another", "jax": "0.12.0"})
-    found, text = drawn(root)
-    jax, source = found.problems
+    comparison, text = drawn(root)
+    jax, source = comparison.problems
     assert source.why == "taken with 2 versions of the source; a fresh --out has one"
     assert jax.why == "taken with 2 versions of JAX; a fresh --out has one"
     assert jax.why in text
@@ -211,13 +213,13 @@ def test_without_a_comparison_there_is_no_evidence(tmp_path: pathlib.Path):
     """A directory whose compare.json is lost may be of any scale, and single jobs are of none."""
     put_pair(tmp_path, 20.0)
     describe(tmp_path, "quick", True, ["attention", "lstm"], GPU)
-    found, _ = drawn(tmp_path)
-    assert (found.evidence, found.judged[0].finding.verdict) == (True, "holds")
+    comparison, _ = drawn(tmp_path)
+    assert (comparison.evidence, comparison.judged[0].finding.verdict) == (True, "holds")
     for lose in (pathlib.Path.unlink, emptied):
         lose(tmp_path / "compare.json")
-        found, text = drawn(tmp_path)
-        [parallelism] = [judged.finding for judged in found.judged if judged.name == "parallelism"]
-        assert (found.evidence, parallelism.verdict) == (False, "untested")
+        comparison, text = drawn(tmp_path)
+        [parallelism] = [judged.finding for judged in comparison.judged if judged.name == "parallelism"]
+        assert (comparison.evidence, parallelism.verdict) == (False, "untested")
         assert parallelism.reason.startswith(f"{records.NO_SCALE}; ")
         assert f"No claim can be decided here: {records.NO_SCALE}." in text
         (tmp_path / "compare.json").touch()
@@ -227,9 +229,9 @@ def test_problems_stand_in_every_format_and_on_the_terminal(tmp_path: pathlib.Pa
     root, to = tmp_path / "out", tmp_path / "to"
     put_whole(root)
     emptied(root / LSTM_RUN / "job.json")
-    facts = json.loads((root / "compare.json").read_text())
+    settings = json.loads((root / "compare.json").read_text())
     hostile = "<script>alert(1)</script>[x](javascript:1)|\x1b[2J\n# .py"
-    (root / "compare.json").write_text(json.dumps(facts | {"claims": [hostile]}))
+    (root / "compare.json").write_text(json.dumps(settings | {"claims": [hostile]}))
     before = sorted(root.rglob("*"))
     done = launch(f"--out={root}", f"--to={to}")
     assert done.returncode == 0
@@ -239,8 +241,8 @@ def test_problems_stand_in_every_format_and_on_the_terminal(tmp_path: pathlib.Pa
         f"crossover: claim {claim}: {records.NOT_GIVEN}",
         f"crossover: {damaged}",
     ]
-    told = json.loads((to / "report.json").read_text())
-    assert told["problems"] == [
+    drawn_report = json.loads((to / "report.json").read_text())
+    assert drawn_report["problems"] == [
         {"where": f"claim {hostile}", "why": records.NOT_GIVEN},
         {"where": f"runs/{LSTM.id}/job.json", "why": "it is empty"},
     ]

@@ -84,13 +84,13 @@ def put_strange_records(root: pathlib.Path, stranger: pathlib.Path) -> None:
                 "implementation": "stranger.part",
             }
             stored.write_text("".join(json.dumps(row | named) + "\n" for row in rows))
-    facts = json.loads((root / "compare.json").read_text())
-    facts["claims"] = ["parallelism", str(stranger / "part.py"), "stranger.part", "stranger/part"]
-    (root / "compare.json").write_text(json.dumps(facts))
+    settings = json.loads((root / "compare.json").read_text())
+    settings["claims"] = ["parallelism", str(stranger / "part.py"), "stranger.part", "stranger/part"]
+    (root / "compare.json").write_text(json.dumps(settings))
     (root / "cells.txt").write_text("x/stranger.part@y.0\n")
     (root / "cache").mkdir()
     (root / "cache" / "stranger").write_bytes(b"native code")
-    (stranger.parent / "ran").unlink(missing_ok=True)  # a Job of a dotted name has found it, and so run its package
+    (stranger.parent / "ran").unlink(missing_ok=True)  # a Job of a dotted name has imported its package
 
 
 def watched(
@@ -133,19 +133,19 @@ def test_a_claim_of_the_readers_own_is_judged_where_the_command_line_gives_it(
 ):
     out, mine = tmp_path / "out", str(stranger / "part.py")
     put_strange_records(out, stranger)
-    found = records.read(out)
-    assert [judged.name for judged in found.judged] == ["parallelism"]
+    comparison = records.read(out)
+    assert [judged.name for judged in comparison.judged] == ["parallelism"]
     for name in (mine, "stranger.part", "stranger/part"):
-        assert records.Problem(f"claim {name}", records.NOT_GIVEN) in found.problems
+        assert records.Problem(f"claim {name}", records.NOT_GIVEN) in comparison.problems
     done, seen = watched(out, stranger, "launch.report", f"--out={out}", "--claims=./part.py")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ran").exists()
     assert not [line for line in seen if "stranger" in line]
-    told = json.loads((out / "report.json").read_text())
-    assert [claim["name"] for claim in told["claims"]] == ["parallelism", "./part.py"]
-    assert [claim["verdict"] for claim in told["claims"]] == ["untested", "holds"]
-    found = records.read(out, ["stranger.part.bar=0.7"], ["stranger.part"])
-    assert [judged.finding.reason for judged in found.judged][1:] == ["above 0.7"]
+    stored = json.loads((out / "report.json").read_text())
+    assert [claim["name"] for claim in stored["claims"]] == ["parallelism", "./part.py"]
+    assert [claim["verdict"] for claim in stored["claims"]] == ["untested", "holds"]
+    comparison = records.read(out, ["stranger.part.bar=0.7"], ["stranger.part"])
+    assert [judged.finding.reason for judged in comparison.judged][1:] == ["above 0.7"]
 
 
 def test_a_stored_spec_is_taken_as_it_stands(stranger: pathlib.Path):
@@ -187,11 +187,11 @@ def test_a_text_is_no_formula_of_a_spreadsheet_and_comes_back_as_it_was(cell: st
 
 def test_what_a_record_says_is_no_formula_in_the_table(tmp_path: pathlib.Path):
     put_learning(tmp_path, LSTM, -2.0, CPU | {"device_kind": "=1+1", "implementation": "@x"})
-    found = records.read(tmp_path)
-    columns, first, *_ = spreadsheets.read(results.text(found.every_row))
+    comparison = records.read(tmp_path)
+    columns, first, *_ = spreadsheets.read(results.text(comparison.every_row))
     line = dict(zip(columns, first, strict=True))
     assert (line["device_kind"], float(line["value"])) == ("=1+1", -1.0)
-    assert "'=1+1" in results.text(found.every_row)
+    assert "'=1+1" in results.text(comparison.every_row)
 
 
 def test_a_table_of_rates_comes_back_as_it_was_written():
