@@ -66,7 +66,7 @@ def records(job: Job, folder: pathlib.Path, devices: list) -> list[tuple]:
     built = rig.build(job, meshes.make(devices=devices[:1]), run=run)
     kept = []
     for row in learning.measure(built):
-        Record(run, learning.KIND).append(row)
+        Record(run, learning.STEM).append(row)
         kept.append((row["phase"], row["step"], row.get("examples")))
     return kept
 

@@ -23,8 +23,8 @@ def found(tmp_path_factory: pytest.TempPathFactory, devices: list) -> tuple[Row,
     run = store.open_run(tmp_path_factory.mktemp("out"), JOB)
     built = rig.build(JOB, meshes.make(devices=devices[:2]), run=run)
     for row in learning.measure(built):
-        Record(run, learning.KIND).append(row)
-    return Record(run, learning.KIND).rows()[-1], list(length_accuracy.measure(built))
+        Record(run, learning.STEM).append(row)
+    return Record(run, learning.STEM).rows()[-1], list(length_accuracy.measure(built))
 
 
 def test_the_trained_length_is_read_as_the_test_was(found: tuple[Row, list[Row]]) -> None:
@@ -61,7 +61,7 @@ def test_a_remedy_is_a_knob_of_the_mixer_that_takes_effect_beyond_the_trained_le
     run = store.open_run(tmp_path, job)
     built = rig.build(job, meshes.make(devices=devices[:1]), run=run)
     for row in learning.measure(built):
-        Record(run, learning.KIND).append(row)
+        Record(run, learning.STEM).append(row)
     plain, stretched = (
         [row for row in length_accuracy.measure(built, remedy=remedy) if row["phase"] == "length"]
         for remedy in ("", "interpolation")

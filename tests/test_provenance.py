@@ -68,7 +68,7 @@ def training(out: pathlib.Path, devices: list) -> Generator[store.Row, None, Non
     built = rig.build(job(), meshes.make(devices=devices[:1]), run=run, data_dir=".")
     for row in learning.measure(built):
         of_cell = {"measure": "learning", "repeat": 0, "interleave_with": "", "placed": False}
-        Record(run, learning.KIND).append(row | built.conditions | of_cell)
+        Record(run, learning.STEM).append(row | built.conditions | of_cell)
         yield row
 
 
@@ -130,7 +130,7 @@ def test_what_is_half_trained_goes_on_with_more_devices_or_dumps(
 def done(out: pathlib.Path, devices: list) -> list[store.Row]:
     for _ in training(out, devices):
         pass
-    Record(store.run_path(out, job()), learning.KIND).mark_done()
+    Record(store.run_path(out, job()), learning.STEM).mark_done()
     return store.load(out)
 
 

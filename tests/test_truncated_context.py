@@ -29,7 +29,7 @@ def trained(
     run = store.open_run(tmp_path_factory.mktemp("out"), job)
     built = rig.build(job, meshes.make(devices=devices), run=run, data_dir=str(data_dir))
     for row in learning.measure(built):
-        Record(run, learning.KIND).append(row)
+        Record(run, learning.STEM).append(row)
     return built
 
 

@@ -35,10 +35,10 @@ QUANTITIES = {
     "validation": HELD_OUT,
     "test": HELD_OUT,
 }
-KIND = "learning"
-# What is known with a state before the first step: its step, the last one in a row of training, how many rows there
-# are, seconds, and the metrics of the steps that are in no row yet.
-NOTHING = {"step": 0, "recorded": 0, "rows": 0, "seconds": 0.0, "window": []}
+STEM = "learning"  # of the file with its rows
+# A checkpoint's own record, before the first step: the step, the last step in a row of training, the rows, the seconds,
+# and the metrics of the steps that are in no row yet.
+BEGINNING = {"step": 0, "recorded": 0, "rows": 0, "seconds": 0.0, "window": []}
 
 
 def measure(rig: Rig) -> Iterator[Row]:
@@ -51,23 +51,23 @@ def measure(rig: Rig) -> Iterator[Row]:
     with checkpoint.Checkpoints(run / "checkpoints") as checkpoints:
         rests_on = provenance.of_training(job, provenance.of_data(rig.task))
         goes_on = functools.partial(_goes_on, run, rests_on)
-        state, known = checkpoints.restore(rig.state, goes_on) or (rig.state, NOTHING)
+        state, saved = checkpoints.restore(rig.state, goes_on) or (rig.state, BEGINNING)
         number = int(state.step)
-        n_rows, validated = _keep_rows(rig, number, known)
-        window: list[Metrics] = [jax.tree.map(np.asarray, metrics) for metrics in known["window"]]  # not in a row yet
-        watch = _warm(rig, known["seconds"])
+        n_rows, validated = _keep_rows(rig, number, saved)
+        window: list[Metrics] = [jax.tree.map(np.asarray, metrics) for metrics in saved["window"]]  # not in a row yet
+        watch = _warm(rig, saved["seconds"])
         due = clock.Every(rig.save_seconds, number, processes.agree)
 
         def save() -> None:
             rig.watchdog.expect(long=True)
             with watch.paused():
                 if jax.process_index() == 0:
-                    Record(run, KIND).flush()  # a checkpoint that outlives its rows is none
+                    Record(run, STEM).flush()  # a checkpoint that outlives its rows is none
                 pending = [steps.as_numbers(metrics) for metrics in window]
-                if all(fact["finite"] for fact in pending):  # of what has diverged a row comes, and no checkpoint
-                    known = {"step": number, "recorded": number - len(window), "rows": n_rows}
-                    known |= {"seconds": watch.spent, "window": pending, "rests_on": rests_on}
-                    checkpoints.save(number, state, known)
+                if all(metrics["finite"] for metrics in pending):  # of what has diverged a row comes, and no checkpoint
+                    record = {"step": number, "recorded": number - len(window), "rows": n_rows}
+                    record |= {"seconds": watch.spent, "window": pending, "rests_on": rests_on}
+                    checkpoints.save(number, state, record)
                 due.restart(number)
 
         try:
@@ -77,25 +77,13 @@ def measure(rig: Rig) -> Iterator[Row]:
             loop = rig.train(state, number, job.steps)
             for number, state, metrics in loop:
                 window.append(metrics)
-                validate = _validates(rig, number)
-                if validate:
-                    jax.block_until_ready(state)
-                # All but the newest are done: reading them stops nothing.
-                while len(window) > (0 if validate else job.record_every):
-                    ready, window = window[: job.record_every], window[job.record_every :]
-                    row = _training_row(rig, number - len(window), watch.spent, ready)
+                validates = _validates(rig, number)
+                for row in _rows(rig, number, state, window, watch, validates):
                     yield row
                     n_rows += 1
                     if row["outcome"] != "ok":
                         return
-                if validate:
-                    with watch.paused():
-                        row = _held_out_row(rig, state, "validation", job.validation_examples, watch.spent)
-                        yield row
-                    n_rows += 1
-                    if row["outcome"] != "ok":
-                        return
-                if validate or due.is_over(number):
+                if validates or due.is_over(number):
                     save()
             with watch.paused():
                 yield _held_out_row(rig, state, "test", job.test_examples, watch.spent)
@@ -106,39 +94,51 @@ def measure(rig: Rig) -> Iterator[Row]:
     checkpoint.save_final(run / "final", state.params)
 
 
-def _keep_rows(rig: Rig, number: int, known: Mapping[str, Any]) -> tuple[int, bool]:
+def _rows(
+    rig: Rig, number: int, state: State, window: list[Metrics], watch: Stopwatch, validates: bool
+) -> Iterator[Row]:
+    """The rows that are due after a step. Metrics that are in a row leave the window."""
+    size = rig.job.record_every
+    if validates:
+        jax.block_until_ready(state)
+    # All but the newest are done: reading them stops nothing.
+    while len(window) > (0 if validates else size):
+        ready = window[:size]
+        del window[:size]
+        yield _training_row(rig, number - len(window), watch.spent, ready)
+    if validates:
+        with watch.paused():
+            yield _held_out_row(rig, state, "validation", rig.job.validation_examples, watch.spent)
+
+
+def _keep_rows(rig: Rig, number: int, saved: Mapping[str, Any]) -> tuple[int, bool]:
     """Drops the rows beyond a restored step; how many are left, and whether a validation due there has its row."""
     assert rig.run is not None
     first = jax.process_index() == 0
-    kept = Record(rig.run, KIND).keep(functools.partial(_is_before, known)) if first else []
-    found = any(row["phase"] == "validation" and row["step"] == number for row in kept)
-    return tuple(processes.agree([len(kept), found or number == 0 or not _validates(rig, number)]))
+    kept = Record(rig.run, STEM).keep(functools.partial(_is_before, saved)) if first else []
+    validated = any(row["phase"] == "validation" and row["step"] == number for row in kept)
+    return tuple(processes.agree([len(kept), validated or number == 0 or not _validates(rig, number)]))
 
 
-def _goes_on(run: epath.Path, rests_on: Mapping[str, str], known: Mapping[str, Any]) -> bool:
-    """Whether training may go on from a saved state: its rows are there and it rests on what it did."""
-    changes = differences(known["rests_on"], rests_on) if "rests_on" in known else ["saved by an earlier version"]
+def _goes_on(run: epath.Path, rests_on: Mapping[str, str], saved: Mapping[str, Any]) -> bool:
+    """Whether training may go on from a checkpoint: it rests on the same, and the rows before it are there."""
+    changes = differences(saved["rests_on"], rests_on) if "rests_on" in saved else ["saved by an earlier version"]
     if changes:
-        _say_once(
+        _print_once(
             f"crossover: {run} is trained from the start again, for what it rests on changed: {'; '.join(changes)}"
         )
-    return not changes and _has_rows(run, known)
+    return not changes and sum(_is_before(saved, row) for row in Record(run, STEM).rows()) >= saved["rows"]
 
 
 @functools.cache
-def _say_once(line: str) -> None:
-    """Of two checkpoints of one training the same is to be said."""
+def _print_once(line: str) -> None:
+    """Both checkpoints of a training give the same line."""
     print(line, file=sys.stderr)
 
 
-def _has_rows(run: epath.Path, known: Mapping[str, Any]) -> bool:
-    """Whether all rows that were written when a state was saved are there: one that was torn is made again."""
-    return sum(_is_before(known, row) for row in Record(run, KIND).rows()) >= known["rows"]
-
-
-def _is_before(known: Mapping[str, Any], row: Row) -> bool:
-    """Whether training that goes on from a saved state does not make a row again."""
-    last = {"train": known["recorded"], "validation": known["step"]}.get(row.get("phase", ""), -1)
+def _is_before(saved: Mapping[str, Any], row: Row) -> bool:
+    """Whether training that goes on from a checkpoint does not make a row again."""
+    last = {"train": saved["recorded"], "validation": saved["step"]}.get(row.get("phase", ""), -1)
     return row["outcome"] == "ok" and row["step"] <= last
 
 
@@ -154,19 +154,19 @@ def _warm(rig: Rig, spent: float) -> Stopwatch:
 
 
 def _training_row(rig: Rig, number: int, seconds: float, window: list[Metrics]) -> Row:
-    facts = [steps.as_numbers(metrics) for metrics in window]
+    metrics = [steps.as_numbers(of_step) for of_step in window]
     row = {"phase": "train", "step": number, "tokens": number * rig.job.batch * rig.job.length, "seconds": seconds}
-    bad = [index for index, fact in enumerate(facts) if not fact["finite"]]
-    if bad:
-        return {**row, "step": number - len(facts) + 1 + bad[0], "outcome": "diverged"}
-    means = {name: float(np.mean([fact[name] for fact in facts])) for name in ("loss", "gradient_norm")}
+    diverged = [index for index, of_step in enumerate(metrics) if not of_step["finite"]]
+    if diverged:
+        return {**row, "step": number - len(metrics) + 1 + diverged[0], "outcome": "diverged"}
+    means = {name: float(np.mean([of_step[name] for of_step in metrics])) for name in ("loss", "gradient_norm")}
     return {**row, **means, "outcome": "ok"}
 
 
 def _held_out_row(rig: Rig, state: State, split: str, examples: int, seconds: float) -> Row:
     step = int(state.step)
     row = {"phase": split, "step": step, "tokens": step * rig.job.batch * rig.job.length, "seconds": seconds}
-    found = rig.evaluate(state.params, split, examples)
-    if not math.isfinite(found["loss"]):
+    scores = rig.evaluate(state.params, split, examples)
+    if not math.isfinite(scores["loss"]):
         return {**row, "outcome": "diverged"}
-    return {**row, "examples": examples, "fingerprint": int(state.fingerprint), **found, "outcome": "ok"}
+    return {**row, "examples": examples, "fingerprint": int(state.fingerprint), **scores, "outcome": "ok"}
