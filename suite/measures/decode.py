@@ -1,4 +1,4 @@
-"""Seconds a token of greedy decoding after a context of some length, and the bytes of state that it carries along."""
+"""Seconds a token of greedy decoding after contexts of several lengths, and the bytes of its state."""
 
 import functools
 import math
@@ -49,7 +49,7 @@ BLOCK_SECONDS = 0.1  # a shorter block times the scheduler of a busy machine
 
 
 def check(job: Job, task: Any, *, shortest: int, longest: int, tokens: int, batch: int, **_: int) -> None:
-    """There is a context between the shortest and the longest, and a state for each of them."""
+    """Refuses an empty range of contexts, and a mixer without a state for the longest."""
     if shortest > longest:
         raise ValueError(f"decode: no context from shortest {shortest} to longest {longest}")
     contract.wants(job, "decode", "start", "extend", "step")

@@ -33,12 +33,12 @@ BETWEEN = 12  # distances from the near ones to the start of the sequence, evenl
 
 
 def check(job: Job, task: Any, *, probes: int) -> None:
-    """The sequence has near distances and a far one; a user's own mixer computes in float64 where its inputs are."""
+    """Refuses a sequence without a far distance, and a user's own mixer that computes in less than float64."""
     del probes
     if job.length < NEAR + 2:
         raise ValueError(f"length {job.length} is too short: wanted {NEAR + 2}, {NEAR} near distances and a far one")
     if not job.own_files():
-        return  # the tests hold the suite's own to it
+        return  # the tests check the suite's mixers
     solved = matching.solve(job, task.vocab)
     with jax.enable_x64(True), parts.own_lines("suite.mixers", job.mixer):
         shapes = jax.tree.map(

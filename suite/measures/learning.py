@@ -1,4 +1,4 @@
-"""Training from start to test: loss by tokens and by seconds, checkpoints on the way, the test set read once."""
+"""Training from its start to its test: loss by tokens and by seconds, with checkpoints; the test set is read once."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Accuracy at and beyond the trained length, whole and by how far back the answer lies."""
+"""Accuracy at and beyond the trained length: of all answers, and by the distance of an answer from its question."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,9 +30,9 @@ BOUNDS = {"longest": (1, 2**16), "growth": (2, 2**16)}
 
 
 def check(job: Job, task: Any, *, longest: int, growth: int, remedy: str) -> None:
-    """The task can be lengthened and tells its distances, and the model reads what is so long, with the remedy."""
+    """Refuses a task without distances, and a task or a model that cannot be lengthened with the remedy."""
     if not hasattr(task, "distances"):
-        raise ValueError(f"length_accuracy wants a task that tells its distances; {job.task} has no such method")
+        raise ValueError(f"length_accuracy wants a task with the method distances; {job.task} has none")
     for factor, changes in _factors(longest, growth, remedy):
         if factor > 1:
             rigs.check_at_length(job, task, factor * job.length, changes)
@@ -57,16 +57,16 @@ def _factors(longest: int, growth: int, remedy: str) -> Iterator[tuple[int, dict
         factor *= growth
 
 
-def _at(there: Rig, trained: Rig) -> Iterator[Row]:
-    length = there.job.length
+def _at(rig: Rig, trained: Rig) -> Iterator[Row]:
+    """The rows of one length: those of the trained parameters in the rig of that length."""
+    length = rig.job.length
     # Distances 0, 1, 2 and 3, 4 to 7, 8 to 15, ...
     edges_K = np.concatenate([[0], 2 ** np.arange(length.bit_length())])
     targets_K, correct_K = np.zeros(len(edges_K)), np.zeros(len(edges_K))
     examples = final_correct = 0
-    for ids_B, _, correct_BT, weights_BT in there.answers(
-        there.adopt(trained.trained), "test", trained.job.test_examples
-    ):
-        bucket_BT = np.searchsorted(edges_K, there.task.distances("test", ids_B), side="right") - 1
+    answers = rig.answers(rig.adopt(trained.trained), "test", trained.job.test_examples)
+    for ids_B, _, correct_BT, weights_BT in answers:
+        bucket_BT = np.searchsorted(edges_K, rig.task.distances("test", ids_B), side="right") - 1
         np.add.at(targets_K, bucket_BT, weights_BT)
         np.add.at(correct_K, bucket_BT, weights_BT * correct_BT)
         last_B = length - 1 - np.argmax(weights_BT[:, ::-1] > 0, axis=1)

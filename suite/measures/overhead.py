@@ -1,4 +1,4 @@
-"""What the training loop costs: its tokens a second beside the bare compiled step on a resident batch."""
+"""The cost of the training loop: its seconds beside those of the bare compiled step on a resident batch."""
 
 from collections.abc import Iterator
 from typing import Any

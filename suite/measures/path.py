@@ -1,4 +1,4 @@
-"""How long the shortest path is from the token k steps back to the output now: operations in the stepwise form."""
+"""The shortest path from the token k steps back to the output: operations of the stepwise form."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +25,7 @@ FARTHEST = 999  # the distance at which the claim asks what can be learned
 
 
 def check(job: Job, task: Any) -> None:
-    """There is a token before the last one, and a step to follow it through."""
+    """Refuses an example of one token, and a mixer without a step."""
     del task
     if job.length < 2:
         raise ValueError(f"path: length {job.length} has no token before the last one; wanted at least 2")
@@ -37,8 +37,8 @@ def measure(rig: Rig) -> Iterator[Row]:
     last = min(FARTHEST, rig.programs.job.length - 1)
     path_T = path_lengths(rig, last + 1)
     for distance in sorted({*(1 << power for power in range(last.bit_length())), last} - {0}):
-        found = {"path": int(path_T[distance])} if np.isfinite(path_T[distance]) else {}
-        yield {"phase": "path", "distance": distance, "reachable": bool(found), **found, "outcome": "ok"}
+        path = {"path": int(path_T[distance])} if np.isfinite(path_T[distance]) else {}
+        yield {"phase": "path", "distance": distance, "reachable": bool(path), **path, "outcome": "ok"}
 
 
 def path_lengths(rig: Rig, length: int) -> np.ndarray:

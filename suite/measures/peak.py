@@ -1,4 +1,4 @@
-"""What this place can do at best: a large matrix product, a long copy, and a loop of dependent steps."""
+"""The peaks of one device: a large matrix product, a long copy, and a loop of dependent steps."""
 
 from collections.abc import Iterator
 
@@ -20,12 +20,12 @@ BOUNDS = {"size": (16, 65_536)}
 
 
 def measure(rig: Rig, *, size: int = 2048) -> Iterator[Row]:
-    """One row: what `peaks` finds."""
+    """One row, of `peaks`."""
     yield {"phase": "peak", **peaks(rig.job.dtype, size), "outcome": "ok"}
 
 
 def peaks(dtype: str, size: int = 2048) -> Row:
-    """The best of several tries of each, on one device; peaks are what a busy machine reaches when it is left alone.
+    """The best of several tries of each: a busy machine reaches its peak in a moment in which it is left alone.
 
     FLOP/s of products of (size, size) in `dtype`, bytes/s of a copy, seconds of one dependent step of a loop.
     """

@@ -1,4 +1,4 @@
-"""What saving in the background costs: a burst of training steps in which a save is under way, beside one without."""
+"""The cost of a save in the background: bursts of training steps with a save under way, beside bursts without one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,9 +21,9 @@ BOUNDS = {"blocks": (1, 10_000), "steps": (1, 1_000_000)}
 def measure(rig: Rig, *, blocks: int = 10, steps: int = 100) -> Iterator[Row]:
     """One row a block; bursts with and without a save take turns, since a machine's speed drifts.
 
-    `left_seconds` is what of a save was not over with its burst: at 0 the save has cost what the burst shows.
+    `left_seconds` is how long a save goes on after its burst: at 0 the bursts show all that it costs.
     """
-    assert rig.run is not None, "what is saved lies in a run directory"
+    assert rig.run is not None, "a save lies in a run directory"
     folder = rig.run / "save_overhead"
     state = rig.state
     batch = rig.resident_batch()

@@ -1,4 +1,4 @@
-"""What a model is before it runs: parameters, FLOPs a token, sequential depth, bytes of state against context."""
+"""The model before it runs: mismatch, FLOPs a token, sequential depth, and bytes of state by context."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +36,7 @@ CONTEXTS = (256, 1024, 2048, 4096, 8192, 16384)
 
 
 def check(job: Job, task: Any) -> None:
-    """The FLOPs of a token are those of a step."""
+    """Refuses a mixer without a step, whose FLOPs are those of a token."""
     del task
     contract.wants(job, "size", "start", "step")
 
@@ -67,12 +67,12 @@ def measure(rig: Rig) -> Iterator[Row]:
 
 
 def reference_depth(job: Job, vocab: int) -> int:
-    """Longest chain of dependent operations of the forward pass, every mixer in its reference parallel form."""
+    """The longest chain of dependent operations of the forward pass, with reference implementations."""
     return _depth(job.replace(mixer="+".join(_reference(spec) for spec in parts.pattern(job.mixer))), vocab)
 
 
 def ran_depth(job: Job, vocab: int, ran: str) -> int:
-    """The same in the forms that ran, one a part of the pattern; a kernel's in a form with the same chain."""
+    """The same with the implementations that ran, one a part of the pattern; of a kernel, one with the same chain."""
     specs = zip(parts.pattern(job.mixer), ran.split("+"), strict=True)
     return _depth(job.replace(mixer="+".join(_counted(spec, implementation) for spec, implementation in specs)), vocab)
 

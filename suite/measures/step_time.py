@@ -1,4 +1,4 @@
-"""Seconds of a training step: compiled, warmed up, fenced and in bursts, and what waiting for input adds."""
+"""Seconds of a training step: of its compilation, fenced, in bursts, and with real input."""
 
 import math
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def measure(rig: Rig, *, blocks: int = 10, warmup: int = 5) -> Iterator[Row]:
     """A row for the compilation, one a block of resident-batch steps, and one with real input at the end."""
     compiled, seconds, cached = rig.programs.compiled_step
     memory = compiled.memory_analysis()
-    assert memory is not None, "the backend tells no memory of a compiled program"
+    assert memory is not None, "the backend gives no memory of a compiled program"
     yield {
         "phase": "compile",
         "compile_seconds": seconds,

@@ -1,4 +1,4 @@
-"""Loss on the same targets when only so many tokens before them are read: how far back a trained model looks."""
+"""Loss of a trained model on the same targets after contexts of several lengths: how far back it looks."""
 
 import functools
 import math
@@ -26,7 +26,7 @@ GROUP = 8  # windows whose mean is a row: what a bootstrap draws again, document
 
 
 def check(job: Job, task: Any, *, targets: int, examples: int) -> None:
-    """There is a context before the targets."""
+    """Refuses a job whose examples have no token before the targets."""
     del task, examples
     contexts_of(job.length, targets)
 
@@ -46,13 +46,13 @@ def measure(rig: Rig, *, targets: int = 8, examples: int = 256) -> Iterator[Row]
         ]
         for group, first in enumerate(range(0, size, GROUP)):
             for context, nats_BT in zip(contexts, nats_CBT, strict=True):
-                own_BT = nats_BT[first : first + GROUP].astype(np.float64)
+                group_BT = nats_BT[first : first + GROUP].astype(np.float64)
                 yield {
                     "phase": "context",
                     "context": context,
                     "turn": number * math.ceil(size / GROUP) + group,
-                    "windows": len(own_BT),
-                    "nats": float(own_BT.mean()),
+                    "windows": len(group_BT),
+                    "nats": float(group_BT.mean()),
                     "outcome": "ok",
                 }
 
