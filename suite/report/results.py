@@ -65,7 +65,7 @@ def _plain_table(comparison: Comparison, columns: Columns, phase: str, rows: lis
     groups: dict[tuple[str, ...], list[dict[str, Number]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: comparison.order(row["arm"])):
         at = (row["arm"], row["length"], row["batch"], *({name: "", **row}[name] for name in names))
-        groups[tuple(_text(value) for value in at)].append(columns.numbers(row))
+        groups[tuple(_text(value) for value in at)].append(declarations.columns_of(row).numbers(row))
     lines = [
         (*at, *(_median(numbers, name) for name in quantities), str(len(numbers))) for at, numbers in groups.items()
     ]
