@@ -98,8 +98,7 @@ _of_the_suite = functools.cache(columns)
 
 def seconds(measure: str, job: Job, *, step: float, compilation: float) -> float:
     """A measure's SECONDS for a job of which a training step and its compilation take so many seconds."""
-    numbers = {name: value for name, value in dataclasses.asdict(job).items() if isinstance(value, int | float)}
-    names = {**numbers, **parts.knobs(MEASURES, measure), "step": step, "compilation": compilation}
+    names = {**vars(job), **parts.knobs(MEASURES, measure), "step": step, "compilation": compilation}
     return formula(str(parts.constant(MEASURES, measure, "SECONDS")), names)
 
 
