@@ -148,20 +148,20 @@ def tell(rows: list[Row], judged: Finding, *, decades: float, budgets: int, devi
     """The finding with its sentence, tables and the curves of all arms."""
     del decades, budgets, deviations  # in no picture
     curves = isoflop.gather(rows)
-    told = dataclasses.replace(
+    finding = dataclasses.replace(
         judged,
         figures=_figures(curves),
         tables=_tables(curves, _longer(rows, curves)),
         arms=tuple(likeness({arm: curve.exponent() for arm, curve in curves.items() if len(curve.budgets) > 1})),
     )
     if not {ATTENTION, LSTM} <= curves.keys():
-        return dataclasses.replace(told, sentence="attention and the LSTM were not trained at fixed budgets")
+        return dataclasses.replace(finding, sentence="attention and the LSTM were not trained at fixed budgets")
     attention, lstm = curves[ATTENTION], curves[LSTM]
     common = _common_budgets(attention, lstm)
     if len(common) < 2:
-        return dataclasses.replace(told, sentence="attention and the LSTM share fewer than two budgets")
+        return dataclasses.replace(finding, sentence="attention and the LSTM share fewer than two budgets")
     return dataclasses.replace(
-        told,
+        finding,
         sentence=_sentence(attention, lstm),
         scope=f"{len(common)} budgets, {common[0]:.2g} to {common[-1]:.2g} FLOPs, text at {_length(attention)} tokens",
         crossover=_crossover(attention, lstm),

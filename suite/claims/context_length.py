@@ -130,12 +130,12 @@ def tell(rows: list[Row], judged: Finding, *, tolerance: float, shortest: int, c
     """The finding with its sentence and the loss of every arm over the context."""
     del shortest, cap
     curves, tolerances = _curves(_longest(rows)), _tolerances(tolerance)
-    told = dataclasses.replace(judged, figures=_figures(curves, tolerances), tables=_tables(curves, tolerances))
+    finding = dataclasses.replace(judged, figures=_figures(curves, tolerances), tables=_tables(curves, tolerances))
     if not {ATTENTION, LSTM} <= curves.keys():
-        return dataclasses.replace(told, sentence=f"contexts were cut for {', '.join(curves) or 'no arm'}")
+        return dataclasses.replace(finding, sentence=f"contexts were cut for {', '.join(curves) or 'no arm'}")
     attention, lstm = curves[ATTENTION], curves[LSTM]
     return dataclasses.replace(
-        told,
+        finding,
         sentence=_sentence(attention, lstm, tolerance),
         scope=f"trained at {attention.length:,} tokens; {_seeds(attention)} of attention, {_seeds(lstm)} of the LSTM",
         arms=tuple(_likeness(curves, tolerance, factor)),

@@ -149,12 +149,12 @@ def tell(rows: list[Row], judged: Finding, *, lowest: int, highest: int) -> Find
     """The finding with its sentence, the contexts where bytes and seconds cross, and both over the context."""
     memory = _memory(rows)
     sized = memory.sized
-    told = dataclasses.replace(judged, figures=_figures(memory, held_equal(rows)))
+    finding = dataclasses.replace(judged, figures=_figures(memory, held_equal(rows)))
     if not memory.has_pair:
-        return dataclasses.replace(told, sentence=f"bytes of state are known of {', '.join(sized) or 'no arm'}")
+        return dataclasses.replace(finding, sentence=f"bytes of state are known of {', '.join(sized) or 'no arm'}")
     crossings = _crossings(memory)
     return dataclasses.replace(
-        told,
+        finding,
         sentence=_sentence(sized[memory.attention], sized[LSTM]),
         scope=_scope(memory.timings, lowest, highest),
         crossover=_crossover(crossings, memory.attention),
@@ -166,9 +166,9 @@ def tell(rows: list[Row], judged: Finding, *, lowest: int, highest: int) -> Find
 def _memory(rows: list[Row]) -> Memory:
     decoding = [row for row in rows if parts.split(row["measure"])[0] == "decode"]
     sized = _sizes(rows, {row["run_id"] for row in decoding})
-    runs = {own.row["run_id"] for own in sized.values()}
+    runs = {state.row["run_id"] for state in sized.values()}
     decoding = [row for row in decoding if row["run_id"] in runs]
-    caches = [arm for arm, own in sized.items() if _is_cache(own.row)]
+    caches = [arm for arm, state in sized.items() if _is_cache(state.row)]
     return Memory(sized, decoding, _timings(decoding), caches)
 
 
@@ -179,10 +179,10 @@ def _verdict(pair: tuple[Sized, Sized], lowest: int, highest: int) -> tuple[str,
         return "untested", f"no bytes of both at {' and '.join(f'{context:,}' for context in missing)} tokens"
     wanted = _bytes_a_token(attention.row)
     wrong = [
-        f"{name}'s state grows by {own.grows(low, high):g} bytes a token from {low:,} to {high:,} tokens, not {right}"
-        for name, own, right in (("attention", attention, wanted), ("the LSTM", lstm, 0))
-        for low, high in itertools.pairwise(sorted(at for at in own.at if lowest <= at <= highest))
-        if own.at[high] - own.at[low] != right * (high - low)
+        f"{name}'s state grows by {state.grows(low, high):g} bytes a token from {low:,} to {high:,} tokens, not {right}"
+        for name, state, right in (("attention", attention, wanted), ("the LSTM", lstm, 0))
+        for low, high in itertools.pairwise(sorted(at for at in state.at if lowest <= at <= highest))
+        if state.at[high] - state.at[low] != right * (high - low)
     ]
     if wrong:
         return "fails", "; ".join(wrong)
@@ -214,7 +214,7 @@ def _sizes(rows: list[Row], decoded: set[str]) -> dict[str, Sized]:
     for arm, of_arm in sorted(runs.items()):
         run = of_arm[min(of_arm, key=lambda run: (run not in decoded, run))]
         sized[arm] = Sized(run[0], {row["context"]: row["state_bytes"] for row in run})
-    return {arm: own for arm, own in sized.items() if len(own.at) > 1}  # one context shows no growth
+    return {arm: state for arm, state in sized.items() if len(state.at) > 1}  # one context shows no growth
 
 
 def _timings(decoding: list[Row]) -> Timings:
@@ -257,7 +257,7 @@ def _crossings(memory: Memory) -> dict[tuple[str, int], tuple[str, str]]:
 
 def _crossing_of_bytes(cache: Sized, lstm: Sized) -> str:
     """Where the two lines meet; a fraction of a token where the first one outweighs the whole recurrent state."""
-    slopes = [own.grows(min(own.at), max(own.at)) for own in (cache, lstm)]
+    slopes = [state.grows(min(state.at), max(state.at)) for state in (cache, lstm)]
     return f"{(lstm.line(0) - cache.line(0)) / (slopes[0] - slopes[1]):.3g}" if slopes[0] > slopes[1] else "nowhere"
 
 
@@ -309,9 +309,9 @@ def _control(decoding: list[Row], sized: dict[str, Sized]) -> Control:
 
 
 def _likeness(sized: dict[str, Sized], pair: tuple[str, str], lowest: int, highest: int) -> Iterable[tuple[str, str]]:
-    for arm, own in sized.items():
-        if arm not in pair and {lowest, highest} <= own.at.keys():
-            yield arm, LIKE_ATTENTION if own.grows(lowest, highest) > 0 else LIKE_LSTM
+    for arm, state in sized.items():
+        if arm not in pair and {lowest, highest} <= state.at.keys():
+            yield arm, LIKE_ATTENTION if state.grows(lowest, highest) > 0 else LIKE_LSTM
 
 
 def _sentence(attention: Sized, lstm: Sized) -> str:
@@ -391,7 +391,7 @@ def _figures(memory: Memory, matched: str) -> tuple[Figure, ...]:
         name = "decode_latency" + (f"_{batch}" if batch > batches[0] else "")
         title = f"Seconds a decoded token, {_counted(batch)} at once"
         figures.append(Figure(name, title, x, "seconds", points, failed=tuple(failed.get(batch, ()))))
-    points = tuple(Point(arm, at, size) for arm, own in sized.items() for at, size in own.ordered)
+    points = tuple(Point(arm, at, size) for arm, state in sized.items() for at, size in state.ordered)
     figures.append(Figure("state_bytes", "Bytes of one sequence's state", x, "bytes", points))
     return tuple(figure for figure in figures if figure.points)
 

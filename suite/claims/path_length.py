@@ -124,18 +124,18 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     """The finding with its sentence, of the farthest distance that splits the seeds, and every seed as a dot."""
     by_distance = _by_distance(rows, solved)
     pairs = _pairs(by_distance)
-    told = dataclasses.replace(
+    finding = dataclasses.replace(
         judged,
         figures=_figures(by_distance, _paths(rows), solved),
         tables=_tables(by_distance, _by_distance(rows, solved, CONV)),
     )
     if not pairs:
-        return dataclasses.replace(told, sentence="recall was not run with attention and the LSTM")
+        return dataclasses.replace(finding, sentence="recall was not run with attention and the LSTM")
     for_attention, for_lstm = _significant(pairs, 0, 1, alpha), _significant(pairs, 1, 0, alpha)
     farthest = max(for_attention or for_lstm or pairs)
     attention, lstm = pairs[farthest]
     return dataclasses.replace(
-        told,
+        finding,
         sentence=(f"{attention} attention seeds and {lstm} LSTM seeds solve recall of one pair at distance {farthest}"),
         headline=f"attention solved recall at distance {farthest} in {attention} seeds against {lstm}",
         scope=f"one pair, distances {_listed(pairs)}; {_budget(pairs)}",
@@ -226,8 +226,10 @@ def _paths(rows: list[Row]) -> dict[str, list[Row]]:
 
 def _path_numbers(paths: dict[str, list[Row]]) -> list[Number]:
     return [
-        Number(f"path over {own[-1]['distance']} tokens, {arm}", own[-1]["path"], "operations", len(own), COMMAND)
-        for arm, own in paths.items()
+        Number(
+            f"path over {of_arm[-1]['distance']} tokens, {arm}", of_arm[-1]["path"], "operations", len(of_arm), COMMAND
+        )
+        for arm, of_arm in paths.items()
         if arm in (ATTENTION, LSTM)
     ]
 
@@ -245,10 +247,10 @@ def _numbers(pairs: dict[int, Pair]) -> list[Number]:
 
 def _tables(without: dict[int, dict[str, Trials]], with_conv: dict[int, dict[str, Trials]]) -> tuple[Table, ...]:
     rows = tuple(
-        (f"{arm}, distance {k}, conv {short_conv}", *trials.table_cells(own))
+        (f"{arm}, distance {k}, conv {short_conv}", *trials.table_cells(of_arm))
         for short_conv, by_distance in ((0, without), (CONV, with_conv))
         for k, arms in by_distance.items()
-        for arm, own in sorted(arms.items())
+        for arm, of_arm in sorted(arms.items())
     )
     return (Table("Recall of one pair", ("arm", *trials.COLUMNS), rows),) if rows else ()
 
@@ -259,8 +261,8 @@ def _figures(
     seeds = [
         Point(arm, k, accuracy)
         for k, arms in by_distance.items()
-        for arm, own in arms.items()
-        for accuracy in own.accuracies
+        for arm, of_arm in arms.items()
+        for accuracy in of_arm.accuracies
     ]
     recall = Figure(
         name="recall_by_distance",
@@ -285,9 +287,9 @@ def _figures(
 def _likeness(arms: dict[str, Trials]) -> Iterable[tuple[str, str]]:
     """By whether most seeds solve it, at a distance where attention and the LSTM differ in that."""
     attention, lstm = arms[ATTENTION].mostly_solved, arms[LSTM].mostly_solved
-    for arm, own in arms.items():
+    for arm, of_arm in arms.items():
         if arm not in (ATTENTION, LSTM):
-            like = LIKE_ATTENTION if own.mostly_solved == attention else LIKE_LSTM
+            like = LIKE_ATTENTION if of_arm.mostly_solved == attention else LIKE_LSTM
             yield arm, NEITHER if attention == lstm else like
 
 

@@ -182,17 +182,17 @@ def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Findi
 def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Finding:
     """The finding with its sentence, of the task that splits the seeds, and every seed as a dot."""
     every = _tasks(rows, solved)
-    told = dataclasses.replace(judged, figures=_figures(every), tables=_tables(rows, every, solved))
+    finding = dataclasses.replace(judged, figures=_figures(every), tables=_tables(rows, every, solved))
     tasks = _with_the_pair(every)
     if not tasks:
         return dataclasses.replace(
-            told, sentence="parity and the word problem were not run with attention and the LSTM"
+            finding, sentence="parity and the word problem were not run with attention and the LSTM"
         )
     ahead, behind = _ahead(tasks, alpha, for_lstm=True), _ahead(tasks, alpha, for_lstm=False)
     task = next(iter(ahead or behind), tasks[0])
     attention, lstm = task.pair
     return dataclasses.replace(
-        told,
+        finding,
         sentence=f"{lstm} LSTM seeds and {attention} attention seeds ({task.best}) solve {task.name}",
         headline=f"the LSTM tracked {task.name} in {lstm} seeds against {attention}",
         scope="; ".join(map(_scope, tasks)),
@@ -252,7 +252,7 @@ def _tasks(rows: list[Row], solved: float) -> list[TaskTrials]:
 
 
 def _beyond(rows: Iterable[Row], arms: dict[str, Trials]) -> dict[str, tuple[float, ...]]:
-    """Accuracies at the final position of sequences BEYOND times as long, of the trainings at the arm's own rate."""
+    """Accuracies at the final position of sequences BEYOND times as long, of the trainings at the arm's rate."""
     by_arm: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         is_far = row.get("phase") == "length" and row.get("eval_length") == BEYOND * row["length"]
@@ -277,8 +277,8 @@ def _short(rows: list[Row], solved: float) -> dict[str, Trials]:
 def _control(rows: list[Row], solved: float) -> Control:
     arms = _short(rows, solved)
     pair = {arm: arms[arm] for arm in (ATTENTION, LSTM) if arm in arms}
-    met = len(pair) == 2 and all(own.mostly_solved for own in pair.values())
-    medians = ", ".join(f"{arm} {own.median:.2f}" for arm, own in pair.items())
+    met = len(pair) == 2 and all(of_arm.mostly_solved for of_arm in pair.values())
+    medians = ", ".join(f"{arm} {of_arm.median:.2f}" for arm, of_arm in pair.items())
     name = f"attention and the LSTM solve parity at length {SHORT}"
     return Control(name, met, f"median accuracy {medians}" if pair else "not run yet")
 
@@ -297,12 +297,12 @@ def _numbers(tasks: list[TaskTrials]) -> tuple[Number, ...]:
 def _tables(rows: list[Row], tasks: list[TaskTrials], solved: float) -> tuple[Table, ...]:
     with_conv = trials.gather((row for row in trials.of_task(rows, PARITY) if row["short_conv"] == CONV), solved)
     lines = [
-        (f"{arm}, {task.name}", *trials.table_cells(own), f"{task.solved_beyond(arm)}/{own.seeds}")
+        (f"{arm}, {task.name}", *trials.table_cells(of_arm), f"{task.solved_beyond(arm)}/{of_arm.seeds}")
         for task in tasks
-        for arm, own in task.arms.items()
+        for arm, of_arm in task.arms.items()
     ]
     for name, arms in ((f"length {SHORT}", _short(rows, solved)), (f"conv {CONV}", with_conv)):
-        lines += [(f"{arm}, parity, {name}", *trials.table_cells(own), "") for arm, own in arms.items()]
+        lines += [(f"{arm}, parity, {name}", *trials.table_cells(of_arm), "") for arm, of_arm in arms.items()]
     columns = ("arm", *trials.COLUMNS, f"solved at {BEYOND} times the length")
     return (Table("Seeds that solve the tasks", columns, tuple(lines)),) if lines else ()
 
@@ -316,9 +316,9 @@ def _figures(tasks: list[TaskTrials]) -> tuple[Figure, ...]:
             y="accuracy at the final position",
             points=tuple(
                 Point(arm, length, accuracy)
-                for arm, own in task.arms.items()
+                for arm, of_arm in task.arms.items()
                 for length, accuracies in (
-                    (task.length, own.accuracies),
+                    (task.length, of_arm.accuracies),
                     (BEYOND * task.length, task.beyond.get(arm, ())),
                 )
                 for accuracy in accuracies
@@ -332,19 +332,19 @@ def _figures(tasks: list[TaskTrials]) -> tuple[Figure, ...]:
 
 
 def _likeness(task: TaskTrials) -> Iterable[tuple[str, str]]:
-    attention, lstm = (own.mostly_solved for own in task.pair)
-    for arm, own in task.arms.items():
+    attention, lstm = (of_arm.mostly_solved for of_arm in task.pair)
+    for arm, of_arm in task.arms.items():
         if arm not in (*POSITIONS, LSTM):
             if attention == lstm:
                 yield arm, NEITHER
             else:
-                yield arm, LIKE_ATTENTION if own.mostly_solved == attention else LIKE_LSTM
+                yield arm, LIKE_ATTENTION if of_arm.mostly_solved == attention else LIKE_LSTM
 
 
 def _scope(task: TaskTrials) -> str:
     attention, lstm = task.pair
     seeds = f"{lstm.seeds}" if attention.seeds == lstm.seeds else f"{attention.seeds} and {lstm.seeds}"
-    tests = [row for own in task.pair for row in own.tests]
+    tests = [row for of_arm in task.pair for row in of_arm.tests]
     budget = f", {tests[0]['steps']:,} steps of {tests[0]['batch']}" if tests else ""
     return f"{task.name}, {seeds} seed{'' if seeds == '1' else 's'}{budget}"
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 ROOTS = ("SIZES", "cells", "judge")
 SUITE = pathlib.Path(__file__).resolve().parent.parent
 FOLLOWED = (SUITE / "judging", SUITE / "claims", SUITE / "learning_rates.py")
-FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 Definition = tuple[pathlib.Path, str]  # a name at the top of a file
 
@@ -89,25 +88,29 @@ def _tree(path: pathlib.Path) -> ast.Module:
 @functools.cache
 def _defined(path: pathlib.Path) -> dict[str, list[ast.stmt]]:
     """The statements that define or change each name at the top of a file."""
-    names: dict[str, list[ast.stmt]] = defaultdict(list)
+    statements: dict[str, list[ast.stmt]] = defaultdict(list)
     for node in _tree(path).body:
-        if isinstance(node, (*FUNCTION, ast.ClassDef)):
-            names[node.name].append(node)
-        elif not isinstance(node, ast.Import | ast.ImportFrom):
-            loops = [inner.target for inner in ast.walk(node) if isinstance(inner, ast.comprehension)]
-            local = {inner for target in loops for inner in ast.walk(target)}
-            for inner in set(ast.walk(node)) - local:
-                if isinstance(inner, ast.Name) and (isinstance(inner.ctx, ast.Store) or _mutates(node, inner)):
-                    names[inner.id].append(node)
-    return dict(names)
+        for name in _names_of(node):
+            statements[name].append(node)
+    return dict(statements)
 
 
-def _mutates(node: ast.stmt, name: ast.Name) -> bool:
-    """Whether a statement may change what a name stands for: `SIZES["quick"] = ...`, `SIZES.update(...)`."""
-    if isinstance(node, ast.Assign):
-        targets = [target for target in node.targets if isinstance(target, ast.Subscript | ast.Attribute)]
-        return any(name in set(ast.walk(target)) for target in targets)
-    return not isinstance(node, ast.AnnAssign)
+def _names_of(node: ast.stmt) -> set[str]:
+    """The names that a statement may define or change: `SIZES["quick"] = ...` and `SIZES.update(...)` change SIZES."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.Import() | ast.ImportFrom():
+            return set()
+        case ast.Assign(targets=targets):
+            changed: list[ast.expr] | list[ast.stmt] = targets
+        case ast.AnnAssign(target=target) | ast.AugAssign(target=target):
+            changed = [target]
+        case _:
+            changed = [node]
+    inner = [inner for part in changed for inner in ast.walk(part)]
+    names = {name.id for name in inner if isinstance(name, ast.Name)}
+    return names | {block.name for block in inner if isinstance(block, ast.FunctionDef | ast.ClassDef)}
 
 
 @functools.cache
@@ -115,12 +118,12 @@ def _imported(path: pathlib.Path) -> dict[str, str]:
     """The dotted name that each imported name stands for."""
     names = {}
     for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names if alias.asname}
-            names |= {root: root for alias in node.names if not alias.asname for root in [alias.name.split(".")[0]]}
-        elif isinstance(node, ast.ImportFrom):
-            module = f"{node.module}." if node.module else ""
-            names |= {alias.asname or alias.name: f"{module}{alias.name}" for alias in node.names}
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            if isinstance(node, ast.ImportFrom):
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}" if node.module else alias.name
+            else:
+                root = alias.name.partition(".")[0]
+                names[alias.asname or root] = alias.name if alias.asname else root
     return names
 
 
@@ -130,7 +133,7 @@ def _without_annotations(node: ast.stmt) -> ast.stmt:
     for inner in ast.walk(copied):
         if isinstance(inner, ast.arg):
             inner.annotation = None
-        elif isinstance(inner, FUNCTION):
+        elif isinstance(inner, ast.FunctionDef):
             inner.returns = None
         elif isinstance(inner, ast.AnnAssign):
             inner.annotation = ast.Constant(None)
