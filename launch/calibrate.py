@@ -78,14 +78,14 @@ def main() -> int:
 
 
 def read_shapes() -> list[tuple[int, int, int]]:
-    found = []
+    shapes = []
     for text in parts.split_list(SHAPES.value):
         numbers = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)", text)
         if numbers is None:
             raise ValueError(f"cannot read the shape {text!r}; wanted batch x length x width, as in 8x256x128")
         batch, length, width = map(int, numbers.groups())
-        found.append((batch, length, width))
-    return found
+        shapes.append((batch, length, width))
+    return shapes
 
 
 def run_child(process: int, xla_flags: str) -> int:
@@ -132,10 +132,10 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
             one = benchmark.Benchmark(family, batch, length, width, head_size, dtype)
             if _key(one.facts) in done:
                 continue
-            facts = {"phase": "benchmark", "chosen": benchmark.chosen(one), **conditions}
+            shared = {"phase": "benchmark", "chosen": benchmark.chosen(one), **conditions}
             # Together, at the end: a benchmark that was cut off is timed anew.
             for row in list(benchmark.run(one, ROUNDS.value)):
-                record.append(row | facts)
+                record.append(row | shared)
                 if row["outcome"] == "ok":
                     fastest = min(row["seconds"])
                     print(f"  {family} {batch}x{length}x{width} {row['contender']}: {1e3 * fastest:.1f} ms", flush=True)
@@ -158,10 +158,9 @@ def _all_rows(out: epath.Path) -> Iterator[Row]:
 def report(out: epath.Path) -> epath.Path:
     from suite import report  # here, not above: --help answers at once
 
-    found = rows(out)
     store.write(out / "environment.json", json.dumps(provenance.environment(), indent=1) + "\n")
     command = shlex.join(["python", "-m", "launch.calibrate", *sys.argv[1:]])
-    return report.write_calibration(found, provenance.environment(), command, out)
+    return report.write_calibration(rows(out), provenance.environment(), command, out)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def chosen_arms() -> tuple[str, ...]:
     return tuple(dict.fromkeys(parts.short("suite.mixers", spec) for spec in specs))
 
 
-def asked() -> rendezvous.Facts:
+def asked() -> rendezvous.Settings:
     """What this comparison is, to be the same on every host that takes part in it."""
     names = [*ASKED, *(field.name for field in dataclasses.fields(jobs.Job) if field.name not in NOT_OURS)]
     return {f"--{name}": str(flags.FLAGS[name].value) for name in names}

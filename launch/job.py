@@ -83,7 +83,7 @@ def options() -> Options:
     return Options(**values)
 
 
-def read_cells() -> tuple[list[Cell], rendezvous.Facts]:
+def read_cells() -> tuple[list[Cell], rendezvous.Settings]:
     """The cells of the flags, or those that launch.compare left in a file, with what it was asked for."""
     if CELLS.value:
         left = json.loads(pathlib.Path(CELLS.value).read_text())

@@ -64,7 +64,7 @@ def main() -> int:
             first, second = map(files.root, DIFF.value)
             one, other = (report.read(root, (), more_claims) for root in (first, second))
             path = report.write_diff(one, other, to or second)
-        tell(f"{name}: {problem}" for name, found in (("A", one), ("B", other)) for problem in found.problems)
+        tell(f"{name}: {problem}" for name, records in (("A", one), ("B", other)) for problem in records.problems)
         print(f"side by side: {path}")
         return 0
     with exit_codes.door():
@@ -82,12 +82,12 @@ def prune(out: epath.Path) -> None:
     if not (out / "runs").exists():
         raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
     n_files, n_bytes = prune.size(out)
-    found = prune.find(out)
-    for one in found:
+    needless = prune.find(out)
+    for one in needless:
         print(f"{one.bytes / 1e6:10.3f} MB  {one.path}")
         if not DRY_RUN.value:
             prune.remove(one)
-    pruned, freed = sum(one.files for one in found), sum(one.bytes for one in found)
+    pruned, freed = sum(one.files for one in needless), sum(one.bytes for one in needless)
     done = "would be removed" if DRY_RUN.value else "removed"
     of_all = f"{n_files:,} files and {n_bytes / 1e6:,.1f} MB"
     print(f"{pruned:,} files and {freed / 1e6:,.1f} MB of {of_all} {done}")

@@ -30,8 +30,8 @@ ZERO = {
     "suite.declarations",
     *("suite.learning_rates", "suite.spreadsheets", "suite.judging"),
     *("suite.sweep.attempts", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),
-    *("suite.sweep.options", "suite.sweep.provenance", "suite.sweep.prune", "suite.sweep.rendezvous"),
-    *("suite.sweep.record", "suite.sweep.startup", "suite.sweep.status", "suite.sweep.store"),
+    *("suite.sweep.links", "suite.sweep.options", "suite.sweep.provenance", "suite.sweep.prune"),
+    *("suite.sweep.record", "suite.sweep.rendezvous", "suite.sweep.startup", "suite.sweep.status", "suite.sweep.store"),
 }
 ONE = {"suite.mesh", "suite.counting", "suite.training.clock", "suite.ops"}
 ONE |= {"suite.sweep.processes", "suite.sweep.watchdog"}

@@ -17,8 +17,9 @@ import pytest
 from programs import TINY, command, environment, free_address, start, training, wait
 
 from suite.job import Cell, Job
-from suite.sweep import exit_codes, processes, provenance, rendezvous, store
-from suite.sweep.rendezvous import Entry, Member
+from suite.sweep import exit_codes, links, processes, provenance, rendezvous, store
+from suite.sweep.links import Member
+from suite.sweep.rendezvous import Entry
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -100,7 +101,7 @@ def test_two_jobs_at_one_address_never_mix(monkeypatch: pytest.MonkeyPatch) -> N
         results = meet_all(jobs, seconds=2)
         met = [index for index, result in enumerate(results) if not isinstance(result, Exception)]
         assert len({results[index][1] for index in met}) <= 1, "at most one of the jobs has met"
-        assert len({jobs[index][1].facts["seed"] for index in met}) <= 1
+        assert len({jobs[index][1].settings["seed"] for index in met}) <= 1
         assert len(met) in (0, 2)
         assert sorted(jobs[index][0].rank for index in met) in ([], [0, 1])
         for result in results:
@@ -130,7 +131,7 @@ def test_who_does_not_come_is_named_with_the_address_and_the_job_may_be_started_
 def test_it_is_said_from_time_to_time_who_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(rendezvous, "SAY_SECONDS", 0.2)
+    monkeypatch.setattr(links, "SAY_SECONDS", 0.2)
     meet_all([(Member("127.0.0.1:1", 2, 1), entry())], seconds=0.5)
     said = capsys.readouterr().err
     assert said.startswith("crossover: rank 1 waited 0 s for process 0 at 127.0.0.1:1 (Connection refused)"), said
@@ -157,9 +158,7 @@ def test_a_port_that_another_program_has_is_named(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(sys.platform != "linux", reason="a port is reserved by a name that Linux frees with the process")
 def test_a_port_that_another_job_has_just_left_to_jax_is_not_free() -> None:
     address = free_address()
-    program = (
-        f"from suite import rendezvous; print(rendezvous._reserve({address.rpartition(':')[2]}), flush=True); input()"
-    )
+    program = f"from suite.sweep import links; print(links._reserve({address.rpartition(':')[2]}), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as other:
@@ -267,7 +266,7 @@ def test_ranks_from_two_checkouts_are_refused_by_name_within_seconds(tmp_path: p
     other, out, address = tmp_path / "other", tmp_path / "out", free_address()
     for folder in ("suite", "launch"):
         shutil.copytree(provenance.PACKAGE / folder, other / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    step = other / "suite" / "step.py"
+    step = other / "suite" / "training" / "step.py"
     text = step.read_text()
     step.write_text(text.replace("b2=0.95", "b2=0.94"))
     assert step.read_text() != text
@@ -283,7 +282,7 @@ def test_ranks_from_two_checkouts_are_refused_by_name_within_seconds(tmp_path: p
     assert codes == [70, 70], said
     for text in said:
         assert "rank 1 (host " in text
-        assert "differs from rank 0 in suite/step.py (" in text
+        assert "differs from rank 0 in suite/training/step.py (" in text
         assert len(text.strip().splitlines()) == 1
     assert not (out / "runs").exists(), "nothing is set aside, nothing is tried"
 
@@ -303,8 +302,8 @@ def test_what_differs_in_the_data_is_named_to_both(tmp_path: pathlib.Path) -> No
     address = free_address()
     program = (
         "import sys\n"
-        "from suite import processes\n"
-        "from suite.rendezvous import Member\n"
+        "from suite.sweep import processes\n"
+        "from suite.sweep.links import Member\n"
         f"processes.join(Member({address!r}, 2, int(sys.argv[1])), 'name', None)\n"
         "processes.check_alike({'a': 'same'})\n"
         "try:\n"

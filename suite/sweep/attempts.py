@@ -46,7 +46,7 @@ def withdraw(leases: Leases, key: str) -> None:
 
 
 def note_end(leases: Leases, key: str, owner: str, rank: int, code: int, *, outside: bool) -> None:
-    """Writes down how a process that worked on a cell has died, and frees the cell: said by who had started it.
+    """Writes down how a process that worked on a cell has ended, and frees the cell; its parent calls this.
 
     `outside`: it was killed, and not by the kernel for want of memory.
     """
@@ -67,8 +67,8 @@ def verdict(ownership: Ownership) -> str:
     if sum(exit_codes.KILLED in attempt["ended"].values() for attempt in counted) >= KILLS:
         return "oom"
     refused = any(exit_codes.REFUSED in attempt["ended"].values() for attempt in counted)
-    own = sum(_is_its_own(attempt) for attempt in counted)
-    return "crashed" if refused or own >= TRIES or len(counted) >= ALL_TRIES else ""
+    by_itself = sum(_ended_by_itself(attempt) for attempt in counted)
+    return "crashed" if refused or by_itself >= TRIES or len(counted) >= ALL_TRIES else ""
 
 
 def last_end(ownership: Ownership) -> str:
@@ -98,7 +98,7 @@ def _ended(ownership: Ownership, owner: str, rank: int, code: int, *, outside: b
     return {**ownership, "owner": "" if ownership["owner"] == owner else ownership["owner"], "attempts": attempts}
 
 
-def _is_its_own(attempt: dict[str, Any]) -> bool:
+def _ended_by_itself(attempt: dict[str, Any]) -> bool:
     """Whether an attempt ended by itself: who outlives the others of its job says only that one of them is gone."""
     codes = set(attempt["ended"].values())
     return bool(codes) and (attempt["processes"] == 1 or codes != {exit_codes.PEER_DIED})

@@ -27,8 +27,8 @@ def check(options: Options, cells: list[Cell], mesh: Mesh) -> dict[str, str]:
         shape = cell.job.replace(**programs.NOT_IN_A_PROGRAM)
         if shape not in tasks:
             tasks[shape] = rig.open_task(cell.job, options.data_dir)
-            facts = provenance.of_data(tasks[shape])
-            data |= {f"{name} of --task={cell.job.task}": str(value) for name, value in facts.items()}
+            described = provenance.of_data(tasks[shape])
+            data |= {f"{name} of --task={cell.job.task}": str(value) for name, value in described.items()}
             contract.check_job(cell.job, tasks[shape], options.out)
             if not options.check or cell.own_files() or (cell.job.mixer, cell.job.match_to) not in checked:
                 rig.check(cell.job, mesh, tasks[shape].vocab)

@@ -21,6 +21,7 @@ from suite import machine
 from suite.job import Cell
 from suite.scale import curve_cells
 from suite.sweep import attempts, exit_codes, leases, provenance, rendezvous, schedule, status, store
+from suite.sweep.links import Member
 from suite.sweep.options import Options
 from suite.sweep.progress import Progress
 from suite.sweep.record import Record
@@ -43,7 +44,7 @@ class Comparison:
     options: Options  # of the children
     workers: int  # children that share the cells; 0 for as many as suit the machine
     any_batch: bool  # whether batches are sized for all devices
-    asked: rendezvous.Facts  # what is asked for: the same on every host
+    asked: rendezvous.Settings  # what is asked for: the same on every host
     command: list[str]  # arguments, for the report
     report: Callable[["Comparison", bool], None]  # draws what there is and says so; whether nothing is left to do
     clock: Callable[[], float]
@@ -68,15 +69,15 @@ class Comparison:
     def describe(self) -> None:
         """What a report must know of the comparison beside its rows."""
         scale = self.plan.scale
-        facts = {"scale": scale.name, "about": scale.about, "evidence": scale.evidence}
-        facts |= {
+        settings = {"scale": scale.name, "about": scale.about, "evidence": scale.evidence}
+        settings |= {
             "arms": list(scale.arms),
             "claims": list(self.plan.claims),
             "command": self.command,
             "place": self.place,
         }
-        facts["untested"] = self.plan.untested
-        store.write(self.out / "compare.json", json.dumps(facts, indent=1) + "\n")
+        settings["untested"] = self.plan.untested
+        store.write(self.out / "compare.json", json.dumps(settings, indent=1) + "\n")
 
     def run(self) -> int:
         try:
@@ -134,7 +135,7 @@ class Comparison:
     def dismiss(self, code: int, seconds: float) -> None:
         """Ends the comparisons on the other hosts, whose children wait for one of this host."""
         if self.place and self.place["n_processes"] > 1:
-            member = rendezvous.Member(self.address, self.place["n_processes"], 0)
+            member = Member(self.address, self.place["n_processes"], 0)
             rendezvous.dismiss(member, code, seconds, self.clock)
 
     def left(self) -> list[Cell]:
@@ -145,9 +146,9 @@ class Comparison:
             provenance.check_done(self.out, rows, wanted, self.options.data_dir)
         if not self.wanted and (line := provenance.of_another_version(rows)):
             print(f"crossover: {line}", file=sys.stderr)
-        known = len(self.wanted)
+        n_before = len(self.wanted)
         self.wanted |= {self.record(cell).name: None for cell in wanted}
-        if len(self.wanted) > known:
+        if len(self.wanted) > n_before:
             store.write(self.out / status.WANTED, "\n".join(self.wanted) + "\n")
         left = [cell for cell in wanted if cell not in self.over]
         self.over |= {cell for cell in left if self.record(cell).is_over}
@@ -184,7 +185,7 @@ class Comparison:
         do a job it is the list of process 0 that is run.
         """
         running: dict[Cell, tuple[str, str]] = {}  # where the record of each is, and whose attempt it was
-        said: dict[str, Any] = {}
+        ending: dict[str, str] = {}
         kills = attempts.oom_kills()
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "cells.json"
@@ -194,13 +195,13 @@ class Comparison:
                 self.children.add(process)
                 for event in events:
                     with self.lock:
-                        said |= self.follow(event, running)
+                        ending |= self.follow(event, running)
                 code = exit_codes.code_of_child(process.wait())
                 self.children.remove(process)
         if self.dismissed is not None:
             return code
-        if (code == exit_codes.REFUSED and not running) or "refused" in said:
-            print(said.get("refused") or self.said()[-1], file=sys.stderr)
+        if (code == exit_codes.REFUSED and not running) or "refused" in ending:
+            print(ending.get("refused") or self.printed()[-1], file=sys.stderr)
             return exit_codes.REFUSED
         with self.lock:
             self.pass_on()
@@ -210,7 +211,7 @@ class Comparison:
         for key, owner in running.values():
             attempts.note_end(self.leases, key, owner, self.place["process"], code, outside=outside)
         if code == exit_codes.PREEMPTED:
-            return 0 if "lost" in said else code
+            return 0 if "lost" in ending else code
         with self.lock:
             return self.after_crash(code, lonely=not running)
 
@@ -221,8 +222,8 @@ class Comparison:
         for process in list(self.children):
             process.wait()
 
-    def follow(self, event: dict[str, Any], running: dict[Cell, tuple[str, str]]) -> dict[str, Any]:
-        """Takes one event of a child to account; what it says of its own end is returned."""
+    def follow(self, event: dict[str, Any], running: dict[Cell, tuple[str, str]]) -> dict[str, str]:
+        """Takes one event of a child to account; returns why the child ends, where the event says so."""
         if event["event"] == "ready":
             self.place = {key: event[key] for key in event if key not in ("event", "cell", "address")}
             self.address = event["address"]
@@ -241,8 +242,8 @@ class Comparison:
             case "done":
                 del running[cell]
                 self.lonely = 0
-        told = event["event"] == "skipped" and cell in self.over  # by another child
-        if self.first and not told:  # on another host there is no telling how many are left
+        is_known = event["event"] == "skipped" and cell in self.over  # by another child
+        if self.first and not is_known:  # on another host there is no telling how many are left
             self.progress.follow(event["event"], cell)
         if event["event"] != "started":
             self.over.add(cell)
@@ -253,7 +254,7 @@ class Comparison:
         self.lonely += lonely
         if self.lonely < LONELY_ENDS:
             return 0
-        print("\n".join(self.said()[-15:]), file=sys.stderr)
+        print("\n".join(self.printed()[-15:]), file=sys.stderr)
         print(f"crossover: a child ended with {code} outside any cell; see {self.log}", file=sys.stderr)
         return code
 
@@ -268,7 +269,7 @@ class Comparison:
             if line.startswith("crossover: "):
                 print(line, file=sys.stderr, flush=True)
 
-    def said(self) -> list[str]:
+    def printed(self) -> list[str]:
         """The lines that children have printed."""
         return self.log.read_text().strip().splitlines()
 

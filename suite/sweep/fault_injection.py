@@ -51,7 +51,7 @@ class Fault:
 
 def parse(text: str) -> Fault:
     """Reads kind@step:rank."""
-    found = re.fullmatch(r"([a-z]+)@([0-9]+):([0-9]+)", text)
-    if found is None or found[1] not in KINDS:
+    match = re.fullmatch(r"([a-z]+)@([0-9]+):([0-9]+)", text)
+    if match is None or match[1] not in KINDS:
         raise ValueError(f"cannot read --fault={text}; wanted kind@step:rank, the kind one of {', '.join(KINDS)}")
-    return Fault(found[1], int(found[2]), int(found[3]))
+    return Fault(match[1], int(match[2]), int(match[3]))

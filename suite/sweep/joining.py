@@ -12,7 +12,9 @@ from etils import epath
 
 from suite.job import Cell
 from suite.sweep import events, exit_codes, processes, provenance, rendezvous, startup, store
+from suite.sweep.links import Member
 from suite.sweep.options import Options
+from suite.sweep.rendezvous import Settings
 
 MEETING_SECONDS = 60.0  # at least, whatever the patience, for the processes of a job to come
 REFUSING_SECONDS = 10.0  # for them to hear that one of them is refused
@@ -25,9 +27,7 @@ OF_ONE_PROCESS = (
 )
 
 
-def join(
-    options: Options, read: Callable[[], tuple[list[Cell], rendezvous.Facts]], clock: Callable[[], float]
-) -> list[Cell]:
+def join(options: Options, read: Callable[[], tuple[list[Cell], Settings]], clock: Callable[[], float]) -> list[Cell]:
     """Starts JAX in this process together with the others of its job; the cells that process 0 has read.
 
     `read` gives the cells, and what was asked for: it must be the same in all processes.
@@ -52,7 +52,7 @@ def join(
     return cells
 
 
-def find_member(options: Options) -> rendezvous.Member | None:
+def find_member(options: Options) -> Member | None:
     """Which process of its job this is: by the flags, then by the environment; None for the only one."""
     return processes.find(
         options.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS", ""),
@@ -71,16 +71,20 @@ def whole_number(variable: str, default: int) -> int:
 
 
 def meet(
-    options: Options, member: rendezvous.Member, cells: list[Cell], asked: rendezvous.Facts, clock: Callable[[], float]
+    options: Options,
+    member: Member,
+    cells: list[Cell],
+    asked: Settings,
+    clock: Callable[[], float],
 ) -> tuple[list[Cell], str]:
     """Meets the other processes of the job, alike in all that decides; the cells of process 0, and the job's name.
 
-    What launch.compare wants done it has found out on each host by itself, at another moment: process 0's list counts.
+    Each launch.compare of several hosts has made a list at another moment: that of process 0 counts.
     """
     followed, first = bool(options.cells), member.rank == 0
     taken = cells
 
-    def accept(offer: Any) -> rendezvous.Facts:
+    def accept(offer: Any) -> Settings:
         nonlocal taken
         if followed:
             taken = [Cell.from_dict(record) for record in offer["cells"]]
@@ -94,7 +98,7 @@ def meet(
     offer = {"cells": [cell.to_dict() for cell in cells] if followed else [], "out": options.out}
     seconds = max(options.patience, MEETING_SECONDS)
     with probing(options.out) if first else contextlib.nullcontext("") as probe:
-        entry = rendezvous.Entry(facts_of(options, member, asked), offer | {"probe": probe}, accept)
+        entry = rendezvous.Entry(settings_of(options, member, asked), offer | {"probe": probe}, accept)
         _, name = rendezvous.meet(member, entry, seconds, clock)
     return taken, name
 
@@ -131,17 +135,17 @@ def refuse_together(options: Options, error: Exception, clock: Callable[[], floa
             rendezvous.meet(member, entry, REFUSING_SECONDS, clock)
 
 
-def facts_of(options: Options, member: rendezvous.Member, asked: rendezvous.Facts) -> rendezvous.Facts:
+def settings_of(options: Options, member: Member, asked: Settings) -> Settings:
     """What the numbers of a job rest on, and so must be the same in all of its processes."""
-    facts = {"started by": "launch.compare" if options.cells else "launch.job"} | asked
-    facts |= {f"--{name}": str(getattr(options, name)) for name in ("mesh", "save_seconds", "seconds")}
-    facts |= {"--num_processes": str(member.processes)}
+    settings = {"started by": "launch.compare" if options.cells else "launch.job"} | asked
+    settings |= {f"--{name}": str(getattr(options, name)) for name in ("mesh", "save_seconds", "seconds")}
+    settings |= {"--num_processes": str(member.processes)}
     variables = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
-    facts |= {name: value for name, value in sorted(variables.items()) if name not in OF_ONE_PROCESS}
-    return facts | provenance.of_process() | provenance.sources()
+    settings |= {name: value for name, value in sorted(variables.items()) if name not in OF_ONE_PROCESS}
+    return settings | provenance.of_process() | provenance.sources()
 
 
-def start_jax(options: Options, member: rendezvous.Member | None, name: str) -> None:
+def start_jax(options: Options, member: Member | None, name: str) -> None:
     """Starts JAX with the persistent cache under --out, together with the processes that were met, if any."""
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(options.out) / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -40,14 +40,14 @@ class Leases:
         """Owner and attempts under a key, empty where there is none or it cannot be read, and its generation."""
         path = self._root / key
         with _named(path):
-            found = self._store.read(key).result()
-        if found.state == "missing":
-            return {}, found.stamp.generation
+            read = self._store.read(key).result()
+        if read.state == "missing":
+            return {}, read.stamp.generation
         try:
-            return files.parse_json(path, found.value, "owner", "beat", "attempts"), found.stamp.generation
+            return files.parse_json(path, read.value, "owner", "beat", "attempts"), read.stamp.generation
         except files.Damaged as damage:
             print(f"crossover: {damage}; the cell is free and its attempts are forgotten", file=sys.stderr)
-            return {}, found.stamp.generation
+            return {}, read.stamp.generation
 
     def write(self, key: str, ownership: Ownership, generation: bytes) -> bytes:
         """Writes where the generation is still this one; the new generation, or nothing where another was first."""
@@ -96,7 +96,7 @@ class Leases:
     def _renew(self) -> None:
         while not self._stop.wait(self.seconds / RENEWALS):
             for lease in list(self.held.values()):
-                # What cannot be renewed now, as on a full disk, is found out by who wants to write.
+                # What cannot be renewed now, as on a full disk, is read out by who wants to write.
                 with contextlib.suppress(LeaseLost, ValueError, OSError):
                     lease.renew()
 

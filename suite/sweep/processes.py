@@ -16,7 +16,7 @@ import jax
 from jax._src import clusters, distributed  # the one way to the coordination service, which has no public door
 
 from suite.sweep import exit_codes, rendezvous
-from suite.sweep.rendezvous import Member
+from suite.sweep.links import Member
 
 HEARTBEAT_SECONDS = 30  # after which the others take a silent process for dead; JAX's own 100 is long
 PARTING_SECONDS = 300  # for the slowest to save, on a busy machine
@@ -35,22 +35,21 @@ def find(address: str, number: int, rank: int, variables: Mapping[str, str]) -> 
 
     None for the only process of its job. ValueError where the half of it is known.
     """
-    given = [bool(address), number > 0, rank >= 0]
-    if not all(given) and not (number == 1 and rank <= 0):
-        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+    if not (address and number > 0 and rank >= 0) and not (number == 1 and rank <= 0):
+        detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(
             address or None, number or None, rank if rank >= 0 else None, None, None, NAME_SECONDS
         )
-        detected, number, rank = found[0] or "", found[1] or 0, -1 if found[2] is None else found[2]
-        address = address or _of_step(detected, variables)
+        number, rank = detected[1] or 0, -1 if detected[2] is None else detected[2]
+        address = address or _of_step(detected[0] or "", variables)
     if number == 1 and rank <= 0:
         return None
-    known = {"--coordinator_address": bool(address), "--num_processes": number > 0, "--process_id": rank >= 0}
-    if not any(known.values()):
+    given = {"--coordinator_address": bool(address), "--num_processes": number > 0, "--process_id": rank >= 0}
+    if not any(given.values()):
         return None
-    missing = [name for name, there in known.items() if not there]
+    missing = [name for name, is_given in given.items() if not is_given]
     if missing:
         raise ValueError(
-            f"one job of several processes wants {', '.join(known)} together, and {' and '.join(missing)} is missing"
+            f"one job of several processes wants {', '.join(given)} together, and {' and '.join(missing)} is missing"
         )
     return Member(address, number, rank)
 
@@ -134,20 +133,20 @@ def join(member: Member | None, name: str, devices: list[int] | None) -> None:
         raise exit_codes.NotMet(f"another job answers at {address}: choose another port for this one")
 
 
-def check_alike(facts: rendezvous.Facts) -> None:
-    """ValueError in every process, naming rank, fact and values, where the facts are not the same in all of them."""
+def check_alike(settings: rendezvous.Settings) -> None:
+    """ValueError in every process, naming rank, setting and values, where settings differ between them."""
     number, count = next(_numbers), jax.process_count()
     if count == 1:
         return
-    said = f"crossover/{number}"
+    key = f"crossover/{number}"
     if jax.process_index() == 0:
-        others = [json.loads(_read(f"{said}/{rank}")) for rank in range(1, count)]
-        found = [(rank, rendezvous.differences(facts, other)) for rank, other in enumerate(others, 1)]
-        verdict = next((f"rank {rank} {difference}" for rank, difference in found if difference), "")
-        _service().key_value_set(said, verdict or ALIKE)
+        others = [json.loads(_read(f"{key}/{rank}")) for rank in range(1, count)]
+        differing = [(rank, rendezvous.differences(settings, other)) for rank, other in enumerate(others, 1)]
+        verdict = next((f"rank {rank} {difference}" for rank, difference in differing if difference), "")
+        _service().key_value_set(key, verdict or ALIKE)
     else:
-        _service().key_value_set(f"{said}/{jax.process_index()}", json.dumps(facts))
-        verdict = _read(said)
+        _service().key_value_set(f"{key}/{jax.process_index()}", json.dumps(settings))
+        verdict = _read(key)
     if verdict not in ("", ALIKE):
         raise ValueError(verdict)
 

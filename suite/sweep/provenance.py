@@ -130,11 +130,11 @@ def check_done(root: epath.PathLike, rows: Collection[Row], cells: Collection[Ce
 
     `rows` are those that there are, with the tasks of their jobs. What a row does not tell is not asked.
     """
-    own, corpora = _own_files(cells), _corpora(rows, cells, data_dir)
+    hashes, corpora = _own_files(cells), _corpora(rows, cells, data_dir)
     changed: dict[tuple[str, str, str], dict[tuple[str, str], None]] = collections.defaultdict(dict)
     for row in rows:
         then = dict(row["own_source"]) if "own_source" in row else {}
-        now = {name: own[name] for name in then if name in own}
+        now = {name: hashes[name] for name in then if name in hashes}
         if CORPUS in row and row["task"] in corpora:
             name = f"the corpus of {parts.short('suite.tasks', row['task'])}"
             then[name], now[name] = row[CORPUS], corpora[row["task"]]
@@ -170,9 +170,9 @@ def _own_files(cells: Iterable[Cell]) -> dict[str, str]:
 
 def _corpora(rows: Iterable[Row], cells: Iterable[Cell], data_dir: str) -> dict[str, str]:
     """By task, the hash of its corpus as it is now, for those of the cells that rows were taken on too."""
-    known = {row["task"] for row in rows if CORPUS in row}
-    found = {}
-    for job in {cell.job.task: cell.job for cell in cells if cell.job.task in known}.values():
+    tasks = {row["task"] for row in rows if CORPUS in row}
+    corpora = {}
+    for job in {cell.job.task: cell.job for cell in cells if cell.job.task in tasks}.values():
         with contextlib.suppress(LookupError):  # not there any more: no matter, unless something is left to do
-            found[job.task] = of_data(make_task(job, data_dir))[CORPUS]
-    return found
+            corpora[job.task] = of_data(make_task(job, data_dir))[CORPUS]
+    return corpora

@@ -41,15 +41,15 @@ def find(root: epath.PathLike) -> list[Pruned]:
         run, _, stem = name.partition("/")
         running |= state == "running"
         done[run] |= {stem} if state == "done" else set()
-    found = [path for run in sorted(done) for path in _of_run(root / "runs" / run, done[run])]
-    found += [] if running else [path for path in (root / "cache",) if path.exists()]
-    found += _leftovers(root, [root, *(root / "runs" / run for run in sorted(done) if (root / "runs" / run).exists())])
-    return [Pruned(path, *size(path)) for path in found if not _is_link(path)]
+    paths = [path for run in sorted(done) for path in _of_run(root / "runs" / run, done[run])]
+    paths += [] if running else [path for path in (root / "cache",) if path.exists()]
+    paths += _leftovers(root, [root, *(root / "runs" / run for run in sorted(done) if (root / "runs" / run).exists())])
+    return [Pruned(path, *size(path)) for path in paths if not _is_link(path)]
 
 
-def remove(found: Pruned) -> None:
+def remove(pruned: Pruned) -> None:
     """Removes it; a file that is gone already is not missed."""
-    files.remove(found.path)
+    files.remove(pruned.path)
 
 
 def size(path: epath.Path) -> tuple[int, int]:

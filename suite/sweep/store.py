@@ -57,10 +57,10 @@ def check_schema(root: epath.PathLike) -> None:
     Damaged where their schema.json does not tell.
     """
     stored = epath.Path(root) / "schema.json"
-    found = read_json(stored, "schema")["schema"] if stored.exists() else 1
-    if found > SCHEMA:
+    schema = read_json(stored, "schema")["schema"] if stored.exists() else 1
+    if schema > SCHEMA:
         raise ValueError(
-            f"{root} holds records of schema {found} and this version reads up to {SCHEMA}; use the newer version"
+            f"{root} holds records of schema {schema} and this version reads up to {SCHEMA}; use the newer version"
         )
 
 
@@ -133,7 +133,7 @@ class Problem(NamedTuple):
 class Survey(NamedTuple):
     """All that can be read under a directory: its runs, their rows joined with the fields of their jobs, and the rest.
 
-    The facts of a row (the solved width) win over the fields of its job.
+    The fields of a row (the solved width) win over the fields of its job.
     """
 
     runs: list[tuple[Job, epath.Path]]
@@ -143,25 +143,25 @@ class Survey(NamedTuple):
 
 def survey(root: epath.PathLike) -> Survey:
     """Reads a directory whole, each file once. ValueError where it was written by a newer version."""
-    found = Survey([], [], [])
+    whole = Survey([], [], [])
     try:
         check_schema(root)
     except Damaged as damaged:
-        found.problems.append(Problem(damaged.path, damaged.why))
+        whole.problems.append(Problem(damaged.path, damaged.why))
     for run, job in _runs(root):
         if isinstance(job, Problem):
-            found.problems.append(job)
+            whole.problems.append(job)
             continue
-        found.runs.append((job, run))
+        whole.runs.append((job, run))
         fields = dataclasses.asdict(job) | {"reference_width": job.width}
-        with _listing(run, found.problems):
+        with _listing(run, whole.problems):
             names = files.names(run)
             for record in records(run, names):
-                with _listing(record.rows_path, found.problems):
+                with _listing(record.rows_path, whole.problems):
                     read, problems = _checked_rows(record, done=f"{record.stem}.done" in names)
-                    found.rows.extend(fields | row for row in read)
-                    found.problems.extend(problems)
-    return found
+                    whole.rows.extend(fields | row for row in read)
+                    whole.problems.extend(problems)
+    return whole
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The watchdog of a long computation, which between two pieces of work beats and asks whether to stop."""
+"""The watchdog of a long computation, which between two pieces of work feeds it and asks whether to stop."""
 
 import faulthandler
 import os
@@ -16,26 +16,26 @@ TICKS = 10  # looks of the watchdog within its patience
 
 
 class Watchdog:
-    """Beats once for every piece of work, in every process of a job alike. Without patience nothing is watched."""
+    """Fed once for every piece of work, in every process of a job alike. Without patience nothing is watched."""
 
     def __init__(self, patience: float = 0.0, fault: Fault | None = None, guard: Callable[[], None] = lambda: None):
         self.patience = patience
         self.fault = fault
         self._guard = guard  # raises where this process may write no more
-        self._beats = 0
+        self._fed = 0
         self._limit = LONG * TICKS  # in ticks of the watchdog; until the first step all may be compilation
         if patience:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self, *, long: bool = False) -> None:
+    def feed(self, *, long: bool = False) -> None:
         """A piece of work is over; what comes next is a step, or may be `long`, as a compilation is.
 
-        Raises Preempted where a notice has reached any process of the job: in all of them at the same beat.
+        Raises Preempted where a notice has reached any process of the job: in all of them at the same feeding.
         """
         self._guard()
-        self._beats += 1
+        self._fed += 1
         self.expect(long=long)
-        if multihost_utils.reached_preemption_sync_point(self._beats):
+        if multihost_utils.reached_preemption_sync_point(self._fed):
             raise exit_codes.Preempted
 
     def expect(self, *, long: bool) -> None:
@@ -43,7 +43,7 @@ class Watchdog:
         self._limit = LONG * TICKS if long else TICKS
 
     def _watch(self) -> None:
-        """Dumps every stack and ends the process when no beat came: a thread, since a stuck process raises nothing.
+        """Dumps every stack and ends the process when it was not fed: a thread, since a stuck process raises nothing.
 
         The next belt is faulthandler's own thread, which needs no interpreter: where that is never let go of.
         """
@@ -51,8 +51,8 @@ class Watchdog:
         while True:
             faulthandler.dump_traceback_later(LONG * self.patience * 2, exit=True)
             time.sleep(self.patience / TICKS)
-            still = still + 1 if self._beats == seen else 0
-            seen = self._beats
+            still = still + 1 if self._fed == seen else 0
+            seen = self._fed
             if still > self._limit:
                 os.write(2, f"crossover: no progress for {self.patience * still / TICKS:.0f} s\n".encode())
                 faulthandler.dump_traceback(all_threads=True)

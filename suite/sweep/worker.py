@@ -137,7 +137,7 @@ class Worker:
                 self.run_group(group)
                 left = list(dict.fromkeys([*self.put_off, *left]))
             elif left:  # which are with other workers
-                self.watchdog.beat(long=True)
+                self.watchdog.feed(long=True)
                 time.sleep(WAIT_SECONDS)
             if self.options.seconds and processes.agree(watch.spent > self.options.seconds):
                 return
@@ -199,9 +199,9 @@ class Worker:
         while turns:
             for cell, rows in list(turns.items()):
                 if parts.constant("suite.measures", cell.measure, "RESUMES"):
-                    self.watchdog.expect(long=True)  # it beats by itself, where it can save
+                    self.watchdog.expect(long=True)  # it is fed by the measure, where it can save
                 else:
-                    self.watchdog.beat(long=True)
+                    self.watchdog.feed(long=True)
                 if next(rows, None) is None:
                     del turns[cell]
                     if cell not in self.put_off:

@@ -158,7 +158,7 @@ class Rig:
         """
         before: Metrics | None = None
         for number, batch in enumerate(self.batches("train", first, last), first + 1):
-            self.watchdog.beat(long=before is None)
+            self.watchdog.feed(long=before is None)
             state, metrics = self.step(state, self._struck(number, batch))
             if before is not None:
                 jax.block_until_ready(before)
@@ -177,7 +177,7 @@ class Rig:
         """Loss in nats, accuracy and accuracy at final positions, over the first `examples` of a held-out split."""
         sums: collections.Counter[str] = collections.Counter()
         for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / self.job.batch), end=examples)):
-            self.watchdog.beat(long=number == 0)
+            self.watchdog.feed(long=number == 0)
             sums.update(steps.as_numbers(self.programs.evaluate(params, batch)))
         return {
             "loss": sums["nats"] / sums["weights"],
@@ -189,7 +189,7 @@ class Rig:
         """Batches of at least `examples`: ids_B, and nats, correctness and weights of every target, (B, T) each."""
         size = self.job.batch
         for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / size))):
-            self.watchdog.beat(long=number == 0)
+            self.watchdog.feed(long=number == 0)
             ids_B = np.arange(size) + number * size
             nats_BT, correct_BT = jax.device_get(self.programs.answers(params, batch))
             yield ids_B, nats_BT, correct_BT, self.task.batch(split, ids_B).weights_BT
