@@ -146,7 +146,7 @@ def test_a_host_without_an_address_is_refused_and_one_that_is_not_this_is_not_wa
 
 
 def test_a_port_that_another_program_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "KNOCK_SECONDS", 0.5)
+    monkeypatch.setattr(links, "KNOCK_SECONDS", 0.5)
     address = free_address()
     with service(address):
         results = meet_all([(Member(address, 2, rank), entry()) for rank in range(2)], seconds=0.5)
