@@ -1,4 +1,4 @@
-"""Accuracy by length and distance: what was trained is read again, at its own length and beyond."""
+"""Accuracy by length and distance: trained parameters at their own length and beyond."""
 
 import pathlib
 
@@ -18,7 +18,7 @@ JOB = JOB.replace(validate_every=40, validation_examples=16, test_examples=48)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, devices: list) -> tuple[Row, list[Row]]:
+def measured(tmp_path_factory: pytest.TempPathFactory, devices: list) -> tuple[Row, list[Row]]:
     """The test row of a short training, and the rows of the measure on two devices."""
     run = store.open_run(tmp_path_factory.mktemp("out"), JOB)
     built = rig.build(JOB, meshes.make(devices=devices[:2]), run=run)
@@ -27,22 +27,22 @@ def found(tmp_path_factory: pytest.TempPathFactory, devices: list) -> tuple[Row,
     return Record(run, learning.STEM).rows()[-1], list(length_accuracy.measure(built))
 
 
-def test_the_trained_length_is_read_as_the_test_was(found: tuple[Row, list[Row]]) -> None:
-    test, rows = found
+def test_the_trained_length_is_read_as_the_test_was(measured: tuple[Row, list[Row]]) -> None:
+    test, rows = measured
     first = rows[0]
     assert (first["phase"], first["eval_length"], first["examples"]) == ("length", 8, 48)
     for name in ("accuracy", "final_accuracy"):
         assert first[name] == pytest.approx(test[name], abs=1e-6)
 
 
-def test_it_is_read_at_four_times_the_length_too(found: tuple[Row, list[Row]]) -> None:
-    _, rows = found
+def test_it_is_read_at_four_times_the_length_too(measured: tuple[Row, list[Row]]) -> None:
+    _, rows = measured
     assert [row["eval_length"] for row in rows if row["phase"] == "length"] == [8, 32]
 
 
 @pytest.mark.parametrize("length", [8, 32])
-def test_distances_share_out_all_targets(found: tuple[Row, list[Row]], length: int) -> None:
-    _, rows = found
+def test_distances_share_out_all_targets(measured: tuple[Row, list[Row]], length: int) -> None:
+    _, rows = measured
     whole, *buckets = [row for row in rows if row["eval_length"] == length]
     # Of parity every token after the start is a target, and needs the first bit.
     assert [(row["low"], row["high"]) for row in buckets[:4]] == [(0, 0), (1, 1), (2, 3), (4, 7)]
@@ -68,11 +68,11 @@ def test_a_remedy_is_a_knob_of_the_mixer_that_takes_effect_beyond_the_trained_le
     )
     assert [row["remedy"] for row in stretched] == ["interpolation"] * 2
     assert stretched[0] == {**plain[0], "remedy": "interpolation"}
-    there = built.at_length(32, {"interpolation": 4.0})
-    assert "interpolation=4.0" in there.programs.job.mixer
+    stretched_rig = built.at_length(32, {"interpolation": 4.0})
+    assert "interpolation=4.0" in stretched_rig.programs.job.mixer
     before, after = (
         np.concatenate([nats_BT for _, nats_BT, _, _ in far.answers(far.adopt(built.trained), "test", 16)])
-        for far in (built.at_length(32), there)
+        for far in (built.at_length(32), stretched_rig)
     )
     assert np.max(np.abs(before - after)) > 1e-3
 

@@ -1,4 +1,4 @@
-"""Measures, one file each: raw numbers of a job, as rows. What is divided by what is the report's affair.
+"""Measures, one file each: raw numbers of a job, as rows. The report divides, and takes medians.
 
 A file defines
 
@@ -13,8 +13,8 @@ A file defines
                                               unit n marks over how many the quantities are a mean
     QUANTITIES                                {phase: {column: unit}} of what was measured: {"test": {"loss": "nats"}}
 
-The last six are literals and are read without running the file. A quantity's unit may go on: `s per read` is divided
-by the condition `read` in results.csv, and `1 as norm_at_{distance}` is called norm_at_8 there instead of phase_column.
+The last six are literals and are read without running the file. A quantity's unit may go on: results.csv divides one
+of `s per read` by the condition `read`, and names one of `1 as norm_at_{distance}` norm_at_8 instead of phase_column.
 
 Rows are flat. Each has an `outcome` ("ok", "diverged", "oom", "did_not_compile", "crashed"), a `phase` of QUANTITIES,
 columns that are declared and, where it repeats another, its `turn`. The worker adds `rig.conditions`, the measure, its

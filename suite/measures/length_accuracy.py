@@ -41,8 +41,8 @@ def check(job: Job, task: Any, *, longest: int, growth: int, remedy: str) -> Non
 def measure(rig: Rig, *, longest: int = 4, growth: int = 4, remedy: str = "") -> Iterator[Row]:
     """For the trained length, and `growth` times it up to `longest`: a row of the whole and one for each distance.
 
-    `remedy` names a knob of the mixer that is set to that many times beyond the trained length, without training:
-    `interpolation` or `ntk` for attention with rope.
+    Beyond the trained length the knob `remedy` of the mixer, `interpolation` or `ntk` for attention with rope, is set
+    to the multiple, without training.
     """
     for factor, changes in _factors(longest, growth, remedy):
         for row in _at(rig.at_length(factor * rig.job.length, changes), rig):
@@ -50,7 +50,7 @@ def measure(rig: Rig, *, longest: int = 4, growth: int = 4, remedy: str = "") ->
 
 
 def _factors(longest: int, growth: int, remedy: str) -> Iterator[tuple[int, dict[str, float]]]:
-    """How many times the trained length, and the knobs of the mixer that are set there."""
+    """Multiples of the trained length, each with the knobs of the mixer at that length."""
     factor = 1
     while factor <= longest:
         yield factor, {remedy: float(factor)} if remedy and factor > 1 else {}

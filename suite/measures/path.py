@@ -42,7 +42,7 @@ def measure(rig: Rig) -> Iterator[Row]:
 
 
 def path_lengths(rig: Rig, length: int) -> np.ndarray:
-    """Fewest operations from the first token to the output of each of `length` steps, inf where none lead there."""
+    """The fewest operations from the first token to the output of each of `length` steps; inf where no path exists."""
     job = rig.programs.job
 
     @jax.jit

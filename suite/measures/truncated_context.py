@@ -58,7 +58,7 @@ def measure(rig: Rig, *, targets: int = 8, examples: int = 256) -> Iterator[Row]
 
 
 def contexts_of(length: int, targets: int) -> list[int]:
-    """Powers of two from the shortest, and last all that there is before the targets."""
+    """Powers of two from the shortest, and last the whole context before the targets."""
     if length <= targets:
         raise ValueError(f"length {length} leaves no context before {targets} targets; train on longer examples")
     powers = [SHORTEST << power for power in range(length.bit_length())]
