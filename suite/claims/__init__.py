@@ -4,6 +4,7 @@ A file defines
 
     QUESTION, TEXTBOOK, RULE        the question, the textbook's answer, and the rule in words; fixed before any data
     CLAIMED                         the textbook's number in a few words, for a table
+    ON_TEXT                         whether its numbers come from losses on text, which two corpora do not share
     SIZES                           its own sizes at each scale, by the scale's name; `untested` in one of them is the
                                     reason why the claim cannot be decided at that scale
     cells(scale, rows)              the cells that it still needs, given the rows; pure, called until none is new

@@ -20,6 +20,7 @@ TEXTBOOK = (
     "because their quality falls with length."
 )
 CLAIMED = "predictable gains; RNNs level off"
+ON_TEXT = True
 RULE = (
     "At each budget of training FLOPs, counted exactly, models of several widths are trained on text; the budget's "
     "optimum is the least of a parabola through test loss against log parameters, or the least loss itself where the "

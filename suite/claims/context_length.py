@@ -35,6 +35,7 @@ TEXTBOOK = (
     "state; transformers read 128,000 tokens and more."
 )
 CLAIMED = "capped near 1k tokens against 128k"
+ON_TEXT = True
 RULE = (
     "Effective context is the smallest c with loss(c) - loss(T) of at most 0.01 nats a token, both on the same targets "
     "of test windows at random offsets: the last few of each window, read with c = 16, 32, ... tokens before them (16 "

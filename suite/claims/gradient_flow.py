@@ -33,6 +33,7 @@ TEXTBOOK = (
     "additive residual paths and is stable."
 )
 CLAIMED = "999 Jacobians vanish or explode; residuals are stable"
+ON_TEXT = False
 RULE = (
     "J_k is the norm of d h_T / d x_(T-k), from random probes in float64 before any training, and D the decimal "
     "logarithm of the mean of J_1 to J_8 over J_999; parameters matched, a 95 % t-interval over seeds. Holds: the "

@@ -33,6 +33,7 @@ TEXTBOOK = (
     "token, a cache that grows with the context."
 )
 CLAIMED = "fixed against growing"
+ON_TEXT = False
 RULE = (
     "By construction, from the bytes of one sequence's state at contexts of 1,024 to 16,384 tokens. Holds: between all "
     "neighbouring contexts the LSTM's state grows by 0 bytes a token and attention's by exactly 2 x layers x key heads "

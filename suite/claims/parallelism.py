@@ -19,6 +19,7 @@ TEXTBOOK = (
     "10 to 100 times faster on GPUs and TPUs."
 )
 CLAIMED = "10x to 100x on GPUs and TPUs"
+ON_TEXT = False
 RULE = (
     "R is the ratio of training tokens a second, attention to LSTM, at 1,024 tokens, parameters matched, best forms, "
     "once at equal batch and once at each arm's best batch under one memory limit. S is the ratio of the parallel to "

@@ -31,6 +31,7 @@ TEXTBOOK = (
     "2N sub-layers; the length of the path decides what can be learned."
 )
 CLAIMED = "999 steps against 2N"
+ON_TEXT = False
 RULE = (
     "Construction: the shortest path, in operations, from a token to the output 999 tokens later in the stepwise form. "
     "Judged: how many seeds solve recall of one pair (accuracy at the final position at least 0.9 on the test) at "

@@ -32,6 +32,7 @@ TEXTBOOK = (
     "group that is not solvable through any length (Hahn 2020, Merrill et al. 2024); a recurrent network can."
 )
 CLAIMED = "not said; theory: recurrence only"
+ON_TEXT = False
 RULE = (
     "Judged: how many seeds solve parity, and the word problem of A5, at the final position (accuracy at least 0.9 on "
     "the test) at the trained length; the same parameters are then read at four times that length. Attention speaks "

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 
-from suite import claims
+from suite import claims, parts
 from suite.report import words
 from suite.report.document import Block, Commands, Document, Heading, Note, Prose, Table, Terms
 from suite.report.records import Comparison, Judged
 from suite.report.trainings import Trainings, trainings
-from suite.report.verdicts import headline, problems
+from suite.report.verdicts import CLAIMS, MODELS, headline, problems
 
 TITLE = "Two comparisons side by side"
-# Claims whose numbers come from losses on text: of two corpora they are not compared.
-ON_TEXT = ("context_length", "compute_scaling")
 NOT_JUDGED = "not judged there"
 COLUMNS = ("claim", "verdict A", "verdict B", "quantity", "measured A", "measured B", "B / A")
 
@@ -20,6 +18,8 @@ def document(first: Comparison, second: Comparison) -> Document:
     """The page; the first is A, the second is B, and today's rules judge both."""
     blocks = [
         Terms((("A", f"{first.out}: {headline(first)}"), ("B", f"{second.out}: {headline(second)}"))),
+        Prose(MODELS),
+        Prose(CLAIMS),
         *problems(first, f"A, {first.out}"),
         *problems(second, f"B, {second.out}"),
         *_claims(first, second),
@@ -54,7 +54,7 @@ def _claims(first: Comparison, second: Comparison) -> Iterator[Block]:
     lines = []
     for name in sorted(one | other, key=lambda name: [*claims.ORDER, *sorted(one | other)].index(name)):
         verdicts = tuple(_verdict(judged[name]) if name in judged else NOT_JUDGED for judged in (one, other))
-        if reason and name in ON_TEXT:
+        if reason and _is_on_text(name):
             lines.append((words.spelt(name), *verdicts, "not set side by side: two corpora", "", "", ""))
             continue
         a, b = (
@@ -73,6 +73,11 @@ def _claims(first: Comparison, second: Comparison) -> Iterator[Block]:
     yield Table(COLUMNS, tuple(lines), cards=True)
     if reason:
         yield Note(reason)
+
+
+def _is_on_text(claim: str) -> bool:
+    """Whether the numbers of one of the suite's claims come from losses on text."""
+    return claim in parts.names("suite.claims") and parts.constant("suite.claims", claim, "ON_TEXT")
 
 
 def _verdict(judged: Judged) -> str:

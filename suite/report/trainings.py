@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from suite import parts
-from suite.claims import Figure, Point
+from suite.claims import ATTENTION, LSTM, Figure, Point
 from suite.job import Job
 from suite.judging import alike, trials
 from suite.report import figures, words
@@ -16,7 +16,6 @@ from suite.report.document import Block, Commands, Heading, Note, Prose, Table
 from suite.report.records import Comparison
 from suite.sweep.store import Row
 
-JUDGED = ("attention", "lstm")
 AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
 # The fields in which two trainings on one task and length may differ and still stand in one table.
 TOLD_APART = ("width", "depth", "block", "short_conv", "batch", "steps", "optimizer", "decay", "dtype")
@@ -126,7 +125,7 @@ class Trainings:
     def comparison_at_equal_tokens(self) -> str:
         """A clause on the losses of the judged pair, or of all arms, at equal tokens; empty without two arms."""
         reached = self.at_equal_tokens()
-        pair = {arm: reached[arm] for arm in JUDGED if arm in reached} if set(JUDGED) <= set(reached) else reached
+        pair = {ATTENTION: reached[ATTENTION], LSTM: reached[LSTM]} if {ATTENTION, LSTM} <= set(reached) else reached
         if len(pair) < 2:
             return ""
         ordered = sorted(pair.items(), key=lambda entry: entry[1])

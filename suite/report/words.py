@@ -88,7 +88,9 @@ def place(devices: Row, environment: Row) -> str:
     name, n_devices = devices["device_kind"], devices["n_devices"]
     if devices["platform"] != "cpu":
         return f"{n_devices} x {name}"
-    cores = f"{environment['cores']} CPU cores ({name})" if "cores" in environment else f"the CPU ({name})"
+    cores = f"the CPU ({name})"
+    if "cores" in environment:
+        cores = f"{environment['cores']} CPU core{'' if environment['cores'] == 1 else 's'} ({name})"
     return cores if n_devices == 1 else f"{cores} as {n_devices} devices"
 
 
