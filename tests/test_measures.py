@@ -3,13 +3,15 @@
 import collections
 import math
 import pathlib
+import re
 
 import pytest
 from programs import run_here
+from test_report import CPU, put
 
 from suite import declarations, parts, report
 from suite.job import Job
-from suite.report import results
+from suite.report import records, results
 from suite.sweep import exit_codes, store
 from suite.sweep.store import Row
 
@@ -128,6 +130,30 @@ def test_a_measure_of_ones_own_is_in_the_table_and_in_the_report(
     text = pathlib.Path("out/report.md").read_text()
     assert "./mine.py:most=2 (not judged)" in text
     assert "cost (s / read)" in text
+
+
+DECLARED = {"CONDITIONS": {"number": "1"}, "QUANTITIES": {"squares": {"square": "1 per number"}}}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({}, "they do not say which columns were measured"),
+        ({"columns": 7}, "wanted CONDITIONS as in"),
+        ({"columns": DECLARED | {"QUANTITIES": {"squares": {"square": 1}}}}, "wanted QUANTITIES of phase squares"),
+        ({"columns": DECLARED}, "a row lacks a condition: 'number'"),
+        ({"columns": DECLARED, "number": 0}, "a row lacks a condition: .*zero"),
+        ({"columns": DECLARED, "number": "two"}, "a row lacks a condition"),
+    ],
+)
+def test_rows_of_an_own_measure_that_cannot_be_read_are_left_out_with_the_reason(
+    tmp_path: pathlib.Path, row: Row, why: str
+):
+    put(tmp_path, JOB, "./mine.py", [{"phase": "squares", "square": 4.0, **row}], CPU)
+    comparison = records.read(tmp_path)
+    assert comparison.rows == []
+    [problem] = [problem for problem in comparison.problems if problem.where == "rows of ./mine.py"]
+    assert re.search(f"{why}.*; left out$", problem.why)
 
 
 @pytest.mark.parametrize(
