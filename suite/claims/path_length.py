@@ -5,19 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from suite import parts
-from suite.claims import (
-    ATTENTION,
-    LIKE_ATTENTION,
-    LIKE_LSTM,
-    LSTM,
-    NEITHER,
-    Control,
-    Figure,
-    Finding,
-    Number,
-    Point,
-    Table,
-)
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness
 from suite.job import Cell, Job
 from suite.judging import trials
 from suite.judging.statistics import fisher, holm
@@ -141,7 +129,7 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
         headline=f"attention solved recall at distance {farthest} in {attention} seeds against {lstm}",
         scope=f"one pair, distances {_listed(pairs)}; {_budget(pairs)}",
         crossover=_crossover(for_attention, for_lstm),
-        arms=tuple(_likeness(by_distance[farthest])),
+        arms=tuple(likeness({arm: float(of_arm.mostly_solved) for arm, of_arm in by_distance[farthest].items()})),
     )
 
 
@@ -283,15 +271,6 @@ def _figures(
         points=tuple(Point(arm, row["distance"], row["path"]) for arm, of_arm in paths.items() for row in of_arm),
     )
     return tuple(figure for figure in (recall, path) if figure.points)
-
-
-def _likeness(arms: dict[str, Trials]) -> Iterable[tuple[str, str]]:
-    """By whether most seeds solve it, at a distance where attention and the LSTM differ in that."""
-    attention, lstm = arms[ATTENTION].mostly_solved, arms[LSTM].mostly_solved
-    for arm, of_arm in arms.items():
-        if arm not in (ATTENTION, LSTM):
-            like = LIKE_ATTENTION if of_arm.mostly_solved == attention else LIKE_LSTM
-            yield arm, NEITHER if attention == lstm else like
 
 
 def _crossover(for_attention: list[int], for_lstm: list[int]) -> str:

@@ -6,19 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from suite import parts
-from suite.claims import (
-    ATTENTION,
-    LIKE_ATTENTION,
-    LIKE_LSTM,
-    LSTM,
-    NEITHER,
-    Control,
-    Figure,
-    Finding,
-    Number,
-    Point,
-    Table,
-)
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness
 from suite.job import Cell
 from suite.judging import trials
 from suite.judging.statistics import fisher, holm
@@ -192,13 +180,15 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     ahead, behind = _ahead(tasks, alpha, for_lstm=True), _ahead(tasks, alpha, for_lstm=False)
     task = next(iter(ahead or behind), tasks[0])
     attention, lstm = task.pair
+    spoken_for = [arm for arm in POSITIONS if arm != task.best]
+    solved_by = {arm: float(of_arm.mostly_solved) for arm, of_arm in task.arms.items() if arm not in spoken_for}
     return dataclasses.replace(
         finding,
         sentence=f"{lstm} LSTM seeds and {attention} attention seeds ({task.best}) solve {task.name}",
         headline=f"the LSTM tracked {task.name} in {lstm} seeds against {attention}",
         scope="; ".join(map(_scope, tasks)),
         crossover=f"the LSTM is ahead on {_listed(ahead)}" if ahead else "none found",
-        arms=tuple(_likeness(task)),
+        arms=tuple(likeness(solved_by, (task.best, LSTM))),
     )
 
 
@@ -330,16 +320,6 @@ def _figures(tasks: list[TaskTrials]) -> tuple[Figure, ...]:
         )
         for task in tasks
     )
-
-
-def _likeness(task: TaskTrials) -> Iterable[tuple[str, str]]:
-    attention, lstm = (of_arm.mostly_solved for of_arm in task.pair)
-    for arm, of_arm in task.arms.items():
-        if arm not in (*POSITIONS, LSTM):
-            if attention == lstm:
-                yield arm, NEITHER
-            else:
-                yield arm, LIKE_ATTENTION if of_arm.mostly_solved == attention else LIKE_LSTM
 
 
 def _scope(task: TaskTrials) -> str:

@@ -103,8 +103,8 @@ def gather(rows: Iterable[Row], bar: float = SOLVED) -> dict[str, Trials]:
     return {arm: _trials(arm, by_rate, bar) for arm, by_rate in sorted(by_arm.items())}
 
 
-def own_rate(rows: list[Row]) -> float:
-    """Of an arm's rates the one with the most seeds; of several such the middle one, for probes lie on either side."""
+def rate_of_most_seeds(rows: list[Row]) -> float:
+    """The learning rate with the most seeds; of several such the middle one, for probes lie on either side."""
     seeds = {
         learning_rate: len({row["seed"] for row in rows if row["learning_rate"] == learning_rate})
         for learning_rate in {row["learning_rate"] for row in rows}
@@ -114,7 +114,7 @@ def own_rate(rows: list[Row]) -> float:
 
 
 def _trials(arm: str, by_rate: dict[float, list[Row]], bar: float) -> Trials:
-    rate = own_rate([row for rows in by_rate.values() for row in rows])
+    rate = rate_of_most_seeds([row for rows in by_rate.values() for row in rows])
     ok = [row for rows in by_rate.values() for row in rows if row["outcome"] == "ok"]
     tests = sorted((row for row in ok if row["learning_rate"] == rate), key=lambda row: row["seed"])
     probes = sorted((row for row in ok if row["learning_rate"] != rate), key=lambda row: row["learning_rate"])

@@ -148,7 +148,7 @@ def trainings(comparison: Comparison) -> list[Trainings]:
     groups = []
     for job, rows in by_job.items():
         arms = {row["arm"] for row in rows}
-        rates = {arm: trials.own_rate([row for row in rows if row["arm"] == arm]) for arm in arms}
+        rates = {arm: trials.rate_of_most_seeds([row for row in rows if row["arm"] == arm]) for arm in arms}
         at_rate = [row for row in rows if row["learning_rate"] == rates[row["arm"]]]
         groups.append(Trainings(job, at_rate, [row for row in rows if row["learning_rate"] != rates[row["arm"]]]))
     return sorted(groups, key=lambda group: (not group.on_text, -len(group.arms), -group.validations, group.job.id))
