@@ -9,7 +9,7 @@ import programs
 import pytest
 from etils import epath
 
-from suite import benchmark
+from suite import benchmark, report
 from suite.report import calibration
 from suite.sweep import store
 from suite.sweep.record import Record
@@ -118,3 +118,17 @@ def test_one_that_failed_stands_there_with_its_reason() -> None:
     assert found["contenders"]["cudnn"] == {"outcome": "refused", "error": "float32 only"}
     assert found["against"] == "factors"
     assert not math.isnan(found["contenders"]["factors"]["seconds"])
+
+
+def test_the_page_of_a_calibration_has_the_ratio_to_the_baseline_and_the_reason_of_a_failure(
+    tmp_path: pathlib.Path,
+) -> None:
+    where = {"jax": "0.10.2", "commit": "abc", "device_kind": "Some CPU", "n_devices": 1}
+    rows = [contest_row("pytorch", process, [1.0, 1.1], **where) for process in (0, 1)]
+    rows += [contest_row("factors", process, [2.0, 2.2], **where) for process in (0, 1)]
+    rows += [contest_row("cudnn", 0, [], outcome="refused", error="float32 only", **where)]
+    assert report.write_calibration(rows, {}, "the command", tmp_path) == tmp_path / "calibration.html"
+    page = (tmp_path / "calibration.md").read_text()
+    assert "The chosen implementations take 2.00 to 2.00 times the time of other libraries over one benchmark." in page
+    assert "cudnn: refused: float32 only" in page
+    assert "the CPU (Some CPU)" in page

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from suite import learning_rates, parts
+from suite import learning_rates, parts, report
 from suite.files import Damaged
 from suite.job import Job
 from suite.learning_rates import GRID, SEEDS, Choice, Curve
@@ -209,3 +209,16 @@ def test_no_shipped_rate_lies_at_an_edge_that_was_not_extended() -> None:
         for line in learning_rates.table()
         if line.edge and learning_rates.LIMITS[0] < line.learning_rate < learning_rates.LIMITS[1]
     ] == []
+
+
+def test_the_page_of_the_rates_shows_each_choice_and_the_table_is_read_again(tmp_path: pathlib.Path) -> None:
+    curves = [
+        curve_of(JOB, {3e-4: (0.5, 0.7), 1e-3: (1.0, 0.02), 3e-3: (1.0, 0.01)}),
+        curve_of(TEXT, {3e-4: (0.9, 2.4), 1e-3: (0.1, 2.2), 3e-3: (0.2, 2.3)}),
+    ]
+    table = report.write_rates(curves, "the command", tmp_path)
+    assert {choice.learning_rate for choice in learning_rates.read(table.read_text())} == {3e-3, 1e-3}
+    page = (tmp_path / "rates.md").read_text()
+    assert f"{6 * len(SEEDS)} trainings chose two learning rates" in page
+    assert "0.0003: 2.4, 0.001: 2.2, 0.003: 2.3" in page
+    assert len(list((tmp_path / "figures").glob("rates_*.png"))) == 2
