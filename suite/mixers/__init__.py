@@ -3,13 +3,170 @@
 A file defines `Mixer`, an `eqx.Module` with
 
     __init__(width, *, key, **knobs)      raises ValueError for knobs that do not fit
-    __call__(x_BTD) -> y_BTD              causal; the fastest form there is on this platform
+    __call__(x_BTD) -> y_BTD              causal; the fastest implementation on this platform
     start(batch, length, dtype) -> state  hidden state, or an empty cache for `length` tokens
     extend(x_BTD, state) -> y_BTD, state  a chunk of tokens
     step(x_BD, state) -> y_BD, state      one token
 
+and says at its top, as constants that are read without importing it, its NAME in the middle of a sentence, the FAMILY
+of suite/ops that runs it, and its STATE: a "cache", or one whose recurrence is "nonlinear", "diagonal" or "matrix".
+
 Inputs come in the compute dtype and outputs leave in it; parameters and recurrent states are float32. With parameters
-and inputs cast to float64 everything is float64: `precision.wide` says which. A mixer of several forms has a knob
-`form` and a method `ran(dtype)` that names the one that `__call__` runs. suite/contract.py runs all of this at tiny
-shapes. A user's own mixer may leave out `start`, `extend` and `step`; measures that want them then refuse it.
+and inputs cast to float64 everything is float64: `precision.wide` says which. A mixer of several implementations has a
+knob `implementation` and a method `ran(dtype)` that names the one that `__call__` runs. suite/contract.py runs all of
+this at tiny shapes. A user's own mixer may leave out `start`, `extend`, `step` and the constants; measures that want
+the methods then refuse it.
+
+Below stands what mixers of one kind share. All classes are abstract or final: a file's `Mixer` defines what its kind
+leaves open, and overrides nothing.
 """
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from suite.ops import implementations, precision, recurrent
+
+
+class Recurrence(eqx.Module):
+    """A mixer that reads a whole sequence as it reads a chunk, from the state before the first token."""
+
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
+        return y_BTD
+
+    @abc.abstractmethod
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree: ...
+
+    @abc.abstractmethod
+    def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]: ...
+
+    @abc.abstractmethod
+    def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]: ...
+
+
+class DiagonalRecurrence(Recurrence):
+    """h_t = a_t h_{t-1} + b_t, elementwise: a mixer says what a and b are, and what it makes of h.
+
+    The numbers are real in the family `linear`, and pairs of arrays in the family `complex`, as is the state.
+    """
+
+    family: eqx.AbstractClassVar[str]
+    implementation: eqx.AbstractVar[str]
+    size: eqx.AbstractVar[int]  # channels of h
+
+    @abc.abstractmethod
+    def gates(self, x_D: Float[Array, "*T D"]) -> tuple[PyTree, PyTree, Any]:
+        """Decays a and inputs b, wide: near 1, bfloat16 would round a slow decay to none; what else `output` needs."""
+
+    @abc.abstractmethod
+    def output(self, h_N: PyTree, rest: Any) -> Float[Array, "*T D"]:
+        """What is made of h, in the compute dtype."""
+
+    def ran(self, dtype: jnp.dtype) -> str:
+        return implementations.choose(self.family, self.implementation, dtype)
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
+        del length  # the same whatever the context
+        return implementations.family(self.family).start(batch, self.size, precision.wide(dtype))
+
+    def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
+        decay_BTN, input_BTN, rest = self.gates(x_BTD)
+        recurrence = implementations.pick(self.family, self.ran(x_BTD.dtype))
+        h_BTN = recurrence(decay_BTN, input_BTN, state)
+        return self.output(_narrow(h_BTN, x_BTD.dtype), rest), jax.tree.map(lambda x_BTN: x_BTN[:, -1], h_BTN)
+
+    def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
+        decay_BN, input_BN, rest = self.gates(x_BD)
+        state = implementations.family(self.family).step(decay_BN, input_BN, state)
+        return self.output(_narrow(state, x_BD.dtype), rest), state
+
+
+class MatrixRecurrence(Recurrence):
+    """A matrix a head that is written by keys and values and read by queries: a mixer says what all of these are."""
+
+    family: eqx.AbstractClassVar[str]
+    implementation: eqx.AbstractVar[str]
+    n_heads: eqx.AbstractVar[int]
+    key_size: eqx.AbstractVar[int]  # of a head
+    norm_F: eqx.AbstractVar[Float[Array, " F"]]  # as many as all heads have values
+
+    @abc.abstractmethod
+    def project(self, x_D: Float[Array, "*T D"]) -> tuple[tuple[Any, ...], Any]:
+        """The inputs of the family's recurrence, whose last are logarithms of decays; what else `merge` needs."""
+
+    @abc.abstractmethod
+    def merge(self, y_HP: Float[Array, "*T H P"], rest: Any) -> Float[Array, "*T D"]:
+        """What is made of the values that were read, which are wide, in the compute dtype."""
+
+    def ran(self, dtype: jnp.dtype) -> str:
+        return implementations.choose(self.family, self.implementation, dtype)
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
+        del length  # the same whatever the context
+        sizes = (self.n_heads, self.key_size, self.norm_F.shape[0] // self.n_heads)
+        return implementations.family(self.family).start(batch, *sizes, precision.wide(dtype))
+
+    def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
+        inputs, rest = self.project(x_BTD)
+        y_BTHP, state = implementations.pick(self.family, self.ran(x_BTD.dtype))(*inputs, state)
+        return self.merge(y_BTHP, rest), state
+
+    def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
+        inputs, rest = self.project(x_BD)
+        y_BHP, state = implementations.family(self.family).step(inputs, state)
+        return self.merge(y_BHP, rest), state
+
+
+class NonlinearRecurrence(Recurrence):
+    """A cell whose gates see h_{t-1}: a mixer says its equations for a head and its weights; the output is h.
+
+    R has one block on its diagonal for each of the heads. `remat` computes the insides of chunks again for the
+    gradient, for long sequences.
+    """
+
+    family: eqx.AbstractClassVar[str]
+    vectors: eqx.AbstractClassVar[int]  # of the state, of which the first is h
+    remat: eqx.AbstractVar[bool]
+    implementation: eqx.AbstractVar[str]
+
+    @abc.abstractmethod
+    def cell(
+        self, x_BG: Float[Array, "B G"], h_BG: Float[Array, "B G"], biases: recurrent.Biases, state: recurrent.State
+    ) -> recurrent.State:
+        """The state after a token of one head, by W x_t, R h_{t-1}, the biases (1, G) and the state before; wide."""
+
+    @abc.abstractmethod
+    def weights(self) -> recurrent.Weights:
+        """W, R and the biases, which have as many gates as they have numbers."""
+
+    def ran(self, dtype: jnp.dtype) -> str:
+        _, size, gates = self.weights().recurrent_HKG.shape
+        resident = {"resident": size * gates, "head_size": size}
+        return implementations.choose(self.family, self.implementation, dtype, **resident)
+
+    def start(self, batch: int, length: int, dtype: jnp.dtype) -> recurrent.State:
+        del length  # the same whatever the context
+        heads, size, _ = self.weights().recurrent_HKG.shape
+        return (jnp.zeros((batch, heads * size), precision.wide(dtype)),) * self.vectors
+
+    def extend(
+        self, x_BTD: Float[Array, "B T D"], state: recurrent.State
+    ) -> tuple[Float[Array, "B T D"], recurrent.State]:
+        layer = implementations.pick(self.family, self.ran(x_BTD.dtype))
+
+        def run(x_BTD: Float[Array, "B T D"], state: recurrent.State) -> tuple[Array, recurrent.State]:
+            return layer(self.cell, x_BTD, self.weights(), state)
+
+        return recurrent.rematerialised(run, x_BTD, state) if self.remat else run(x_BTD, state)
+
+    def step(self, x_BD: Float[Array, "B D"], state: recurrent.State) -> tuple[Float[Array, "B D"], recurrent.State]:
+        return recurrent.step(self.cell, x_BD, self.weights(), state)
+
+
+def _narrow(h_N: PyTree, dtype: jnp.dtype) -> PyTree:
+    return jax.tree.map(lambda x_N: x_N.astype(dtype), h_N)

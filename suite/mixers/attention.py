@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from suite.ops import attention, implementations, initial
 
-FAMILY = "attention"
+NAME, FAMILY, STATE = "attention", "attention", "cache"
 STATE_KNOB = "window"
 POSITIONS = ("rope", "alibi", "learned", "none")
 
@@ -84,15 +84,14 @@ class Mixer(eqx.Module):
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, jnp.arange(x_BTD.shape[1]))
-        y_BTHK = attention.causal(
-            q_BTHK, k_BTHK, v_BTHK, window=self.window, slope_H=self._slopes(), implementation=self.ran(x_BTD.dtype)
-        )
-        return self._merge(y_BTHK)
+        attend = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
+        return self._merge(attend(q_BTHK, k_BTHK, v_BTHK, self.window, self._slopes()))
 
     def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose(
+        implementation = implementations.choose(
             FAMILY, self.implementation, dtype, head_size=self.head_size, biased=self.positions == "alibi"
         )
+        return attention.WIDEST.get(implementation, implementation) if dtype == jnp.float64 else implementation
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
         """An empty cache for `length` tokens; more must not be read into it, which a traced position cannot check."""

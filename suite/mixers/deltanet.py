@@ -5,16 +5,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import delta, implementations, initial, multihead, precision
+from suite.mixers import MatrixRecurrence
+from suite.ops import implementations, initial, multihead, precision
+
+NAME, FAMILY, STATE = "DeltaNet", "delta", "matrix"
 
 
-class Mixer(eqx.Module):
+class Mixer(MatrixRecurrence):
     """S_t = (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = S_t^T q_t, then a norm and a projection.
 
     Queries and keys are silu of a product, at length 1; values are silu of a product. beta lies in (0, 1), and in
     (0, 2) with `allow_neg_eigval` (Grazzi et al. 2024): a reflection, which a parity needs.
     """
 
+    family = FAMILY
     n_heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
     allow_neg_eigval: bool = eqx.field(static=True)
@@ -37,7 +41,7 @@ class Mixer(eqx.Module):
     ):
         if not (expand_k > 0 and expand_v > 0):
             raise ValueError(f"expand_k {expand_k} and expand_v {expand_v} want more than 0")
-        implementations.check("matrix", implementation)
+        implementations.check(FAMILY, implementation)
         self.n_heads, self.allow_neg_eigval, self.implementation = heads, allow_neg_eigval, implementation
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
@@ -47,44 +51,14 @@ class Mixer(eqx.Module):
         self.norm_F = jnp.ones(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
-        return y_BTD
-
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose("matrix", self.implementation, dtype)
-
-    def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
-        del length  # a matrix a head, whatever the context
-        value_size = self.norm_F.shape[0] // self.n_heads
-        return jnp.zeros((batch, self.n_heads, self.key_size, value_size), precision.wide(dtype))
-
-    def extend(
-        self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
-        q_BTHK, k_BTHK, v_BTHP, beta_BTH = self._project(x_BTD)
-        y_BTHP, state_BHKP = delta.recurrence(
-            q_BTHK, k_BTHK, v_BTHP, beta_BTH, jnp.zeros_like(beta_BTH), state_BHKP, self.ran(x_BTD.dtype)
-        )
-        return self._merge(y_BTHP, x_BTD.dtype), state_BHKP
-
-    def step(
-        self, x_BD: Float[Array, "B D"], state_BHKP: Float[Array, "B H K P"]
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B H K P"]]:
-        q_BHK, k_BHK, v_BHP, beta_BH = self._project(x_BD)
-        y_BHP, state_BHKP = delta.step((q_BHK, k_BHK, v_BHP, beta_BH, jnp.ones_like(beta_BH)), state_BHKP)
-        return self._merge(y_BHP, x_BD.dtype), state_BHKP
-
-    def _project(
-        self, x_D: Float[Array, "*T D"]
-    ) -> tuple[Float[Array, "*T H K"], Float[Array, "*T H K"], Float[Array, "*T H P"], Float[Array, "*T H"]]:
-        """Queries, keys, values, and beta (wide)."""
+    def project(self, x_D: Float[Array, "*T D"]) -> tuple[tuple[Array | None, ...], jnp.dtype]:
+        """Queries, keys, values, and beta (wide); no decays."""
         dtype, wide, keys = x_D.dtype, precision.wide(x_D.dtype), self.n_heads * self.key_size
         q_F, k_F, v_F = jnp.split(jax.nn.silu(x_D @ self.input_DF.astype(dtype)), (keys, 2 * keys), axis=-1)
         q_HK, k_HK, v_HP = (multihead.split(part_F, self.n_heads) for part_F in (q_F, k_F, v_F))
         beta_H = jax.nn.sigmoid(jnp.matmul(x_D, self.beta_DH.astype(dtype), preferred_element_type=wide))
         beta_H = 2 * beta_H if self.allow_neg_eigval else beta_H
-        return multihead.unit(q_HK), multihead.unit(k_HK), v_HP, beta_H
+        return (multihead.unit(q_HK), multihead.unit(k_HK), v_HP, beta_H, None), dtype
 
-    def _merge(self, y_HP: Float[Array, "*T H P"], dtype: jnp.dtype) -> Float[Array, "*T D"]:
-        return multihead.rms_norm(y_HP, self.norm_F).astype(dtype) @ self.out_FD.astype(dtype)
+    def merge(self, y_HP: Float[Array, "*T H P"], rest: jnp.dtype) -> Float[Array, "*T D"]:
+        return multihead.rms_norm(y_HP, self.norm_F).astype(rest) @ self.out_FD.astype(rest)

@@ -8,16 +8,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import delta, implementations, initial, multihead, precision
+from suite.mixers import MatrixRecurrence
+from suite.ops import implementations, initial, multihead, precision
+
+NAME, FAMILY, STATE = "Gated DeltaNet", "delta", "matrix"
 
 
-class Mixer(eqx.Module):
+class Mixer(MatrixRecurrence):
     """S_t = alpha_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = S_t^T q_t, then norm * silu gate.
 
     alpha = exp(-exp(rate) softplus(W x + b)), as in Mamba-2; the rest as in DeltaNet. Keys have `expand_k` of the
     width and values `expand_v`, which makes 6 D^2 parameters.
     """
 
+    family = FAMILY
     n_heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
     allow_neg_eigval: bool = eqx.field(static=True)
@@ -44,7 +48,7 @@ class Mixer(eqx.Module):
     ):
         if not (expand_k > 0 and expand_v > 0):
             raise ValueError(f"expand_k {expand_k} and expand_v {expand_v} want more than 0")
-        implementations.check("matrix", implementation)
+        implementations.check(FAMILY, implementation)
         self.n_heads, self.allow_neg_eigval, self.implementation = heads, allow_neg_eigval, implementation
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
@@ -58,45 +62,7 @@ class Mixer(eqx.Module):
         self.norm_F = jnp.ones(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
-        return y_BTD
-
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose("matrix", self.implementation, dtype)
-
-    def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
-        del length  # a matrix a head, whatever the context
-        value_size = self.norm_F.shape[0] // self.n_heads
-        return jnp.zeros((batch, self.n_heads, self.key_size, value_size), precision.wide(dtype))
-
-    def extend(
-        self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
-        q_BTHK, k_BTHK, v_BTHP, beta_BTH, log_decay_BTH, gate_BTF = self._project(x_BTD)
-        implementation = self.ran(x_BTD.dtype)
-        y_BTHP, state_BHKP = delta.recurrence(
-            q_BTHK, k_BTHK, v_BTHP, beta_BTH, log_decay_BTH, state_BHKP, implementation
-        )
-        return self._merge(y_BTHP, gate_BTF), state_BHKP
-
-    def step(
-        self, x_BD: Float[Array, "B D"], state_BHKP: Float[Array, "B H K P"]
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B H K P"]]:
-        q_BHK, k_BHK, v_BHP, beta_BH, log_decay_BH, gate_BF = self._project(x_BD)
-        y_BHP, state_BHKP = delta.step((q_BHK, k_BHK, v_BHP, beta_BH, jnp.exp(log_decay_BH)), state_BHKP)
-        return self._merge(y_BHP, gate_BF), state_BHKP
-
-    def _project(
-        self, x_D: Float[Array, "*T D"]
-    ) -> tuple[
-        Float[Array, "*T H K"],
-        Float[Array, "*T H K"],
-        Float[Array, "*T H P"],
-        Float[Array, "*T H"],
-        Float[Array, "*T H"],
-        Float[Array, "*T F"],
-    ]:
+    def project(self, x_D: Float[Array, "*T D"]) -> tuple[tuple[Array | None, ...], Float[Array, "*T F"]]:
         """Queries, keys, values; beta and logarithms of decays (wide); output gates before their activation."""
         dtype, wide, keys = x_D.dtype, precision.wide(x_D.dtype), self.n_heads * self.key_size
         q_F, k_F, v_F = jnp.split(jax.nn.silu(x_D @ self.input_DF.astype(dtype)), (keys, 2 * keys), axis=-1)
@@ -107,9 +73,9 @@ class Mixer(eqx.Module):
         step_H = jax.nn.softplus(step_H + jnp.broadcast_to(self.step_bias_H, step_H.shape))
         log_decay_H = -step_H * jnp.broadcast_to(jnp.exp(self.rate_H), step_H.shape)
         gate_F = x_D @ self.gate_DF.astype(dtype)
-        return multihead.unit(q_HK), multihead.unit(k_HK), v_HP, beta_H, log_decay_H, gate_F
+        return (multihead.unit(q_HK), multihead.unit(k_HK), v_HP, beta_H, log_decay_H), gate_F
 
-    def _merge(self, y_HP: Float[Array, "*T H P"], gate_F: Float[Array, "*T F"]) -> Float[Array, "*T D"]:
-        dtype = gate_F.dtype
+    def merge(self, y_HP: Float[Array, "*T H P"], rest: Float[Array, "*T F"]) -> Float[Array, "*T D"]:
+        dtype = rest.dtype
         y_F = multihead.rms_norm(y_HP, self.norm_F).astype(dtype)
-        return (jax.nn.silu(gate_F) * y_F) @ self.out_FD.astype(dtype)
+        return (jax.nn.silu(rest) * y_F) @ self.out_FD.astype(dtype)

@@ -5,16 +5,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import implementations, initial, matrix, multihead, precision
+from suite.mixers import MatrixRecurrence
+from suite.ops import implementations, initial, multihead, precision
+
+NAME, FAMILY, STATE = "gated linear attention", "matrix", "matrix"
 
 
-class Mixer(eqx.Module):
+class Mixer(MatrixRecurrence):
     """S_t = diag(alpha_t) S_{t-1} + k_t v_t^T, y_t = S_t^T q_t, then swish gate * norm and a projection.
 
     alpha = sigmoid of a product of low rank, to the power of 1 / gate_logit_normalizer. Keys have `expand_k` of the
     width; queries are divided by the root of their size.
     """
 
+    family = FAMILY
     n_heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
     normalizer: float = eqx.field(static=True)
@@ -45,7 +49,7 @@ class Mixer(eqx.Module):
                 f"gate_low_rank_dim {gate_low_rank_dim} wants at least 1 and "
                 f"gate_logit_normalizer {gate_logit_normalizer} more than 0"
             )
-        implementations.check("matrix", implementation)
+        implementations.check(FAMILY, implementation)
         self.n_heads, self.normalizer, self.implementation = heads, gate_logit_normalizer, implementation
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
@@ -57,43 +61,8 @@ class Mixer(eqx.Module):
         self.norm_F = jnp.ones(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
-        return y_BTD
-
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose("matrix", self.implementation, dtype)
-
-    def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
-        del length  # a matrix a head, whatever the context
-        value_size = self.norm_F.shape[0] // self.n_heads
-        return jnp.zeros((batch, self.n_heads, self.key_size, value_size), precision.wide(dtype))
-
-    def extend(
-        self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
-        q_BTHK, k_BTHK, v_BTHP, log_decay_BTHK, gate_BTF = self._project(x_BTD)
-        implementation = self.ran(x_BTD.dtype)
-        y_BTHP, state_BHKP = matrix.recurrence(q_BTHK, k_BTHK, v_BTHP, log_decay_BTHK, state_BHKP, implementation)
-        return self._merge(y_BTHP, gate_BTF), state_BHKP
-
-    def step(
-        self, x_BD: Float[Array, "B D"], state_BHKP: Float[Array, "B H K P"]
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B H K P"]]:
-        q_BHK, k_BHK, v_BHP, log_decay_BHK, gate_BF = self._project(x_BD)
-        y_BHP, state_BHKP = matrix.step((q_BHK, k_BHK, v_BHP, jnp.exp(log_decay_BHK)), state_BHKP)
-        return self._merge(y_BHP, gate_BF), state_BHKP
-
-    def _project(
-        self, x_D: Float[Array, "*T D"]
-    ) -> tuple[
-        Float[Array, "*T H K"],
-        Float[Array, "*T H K"],
-        Float[Array, "*T H P"],
-        Float[Array, "*T H K"],
-        Float[Array, "*T F"],
-    ]:
-        """Queries, keys, values, logarithms of decays (wide), output gates before their activation."""
+    def project(self, x_D: Float[Array, "*T D"]) -> tuple[tuple[Array | None, ...], Float[Array, "*T F"]]:
+        """Queries, keys, values and logarithms of decays (wide); output gates before their activation."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
         keys, inner = self.n_heads * self.key_size, self.norm_F.shape[0]
         q_F, k_F, v_F, gate_F = jnp.split(
@@ -103,9 +72,9 @@ class Mixer(eqx.Module):
         decay_F = jnp.matmul(low_N, self.up_NF.astype(dtype), preferred_element_type=wide)
         decay_F = jax.nn.log_sigmoid(decay_F + jnp.broadcast_to(self.decay_bias_F, decay_F.shape)) / self.normalizer
         q_HK, k_HK, v_HP, decay_HK = (multihead.split(part_F, self.n_heads) for part_F in (q_F, k_F, v_F, decay_F))
-        return q_HK / self.key_size**0.5, k_HK, v_HP, decay_HK, gate_F
+        return (q_HK / self.key_size**0.5, k_HK, v_HP, decay_HK), gate_F
 
-    def _merge(self, y_HP: Float[Array, "*T H P"], gate_F: Float[Array, "*T F"]) -> Float[Array, "*T D"]:
-        dtype = gate_F.dtype
+    def merge(self, y_HP: Float[Array, "*T H P"], rest: Float[Array, "*T F"]) -> Float[Array, "*T D"]:
+        dtype = rest.dtype
         y_F = multihead.rms_norm(y_HP, self.norm_F).astype(dtype)
-        return (jax.nn.silu(gate_F) * y_F) @ self.out_FD.astype(dtype)
+        return (jax.nn.silu(rest) * y_F) @ self.out_FD.astype(dtype)

@@ -5,21 +5,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import implementations, initial, matrix, multihead, precision
+from suite.mixers import MatrixRecurrence
+from suite.ops import implementations, initial, multihead, precision
 
+NAME, FAMILY, STATE = "Mamba-2", "matrix", "matrix"
 STATE_KNOB = "d_state"
 
 
-class Mixer(eqx.Module):
+class Mixer(MatrixRecurrence):
     """S_t = exp(dt A) S_{t-1} + dt B_t x_t^T, y_t = S_t^T C_t + D x_t, then norm(y * silu(z)) and a projection.
 
     One A < 0 and one dt a head; B and C are shared by the heads of a group. Heads have at most `headdim` channels, and
     there are at least 4, unless `heads` says how many. Models that were released have twice the `d_state`.
     """
 
+    family = FAMILY
     n_heads: int = eqx.field(static=True)
     ngroups: int = eqx.field(static=True)
-    d_state: int = eqx.field(static=True)
+    key_size: int = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
     input_DF: Float[Array, "D F"]  # order: z, x, B, C
     step_DH: Float[Array, "D H"]
@@ -46,8 +49,8 @@ class Mixer(eqx.Module):
         heads = multihead.count(expand * width, heads, headdim)
         if ngroups < 1 or heads % ngroups:
             raise ValueError(f"heads {heads} is not a multiple of ngroups {ngroups}")
-        implementations.check("matrix", implementation)
-        self.n_heads, self.ngroups, self.d_state, self.implementation = heads, ngroups, d_state, implementation
+        implementations.check(FAMILY, implementation)
+        self.n_heads, self.ngroups, self.key_size, self.implementation = heads, ngroups, d_state, implementation
         inner = heads * multihead.size(expand * width, heads)
         input_key, step_key, bias_key, rate_key, out_key = jax.random.split(key, 5)
         self.input_DF = initial.dense(input_key, width, width, 2 * inner + 2 * ngroups * d_state)
@@ -58,60 +61,25 @@ class Mixer(eqx.Module):
         self.norm_F = jnp.ones(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
-        return y_BTD
-
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose("matrix", self.implementation, dtype)
-
-    def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
-        del length  # a matrix a head, whatever the context
-        value_size = self.norm_F.shape[0] // self.n_heads
-        return jnp.zeros((batch, self.n_heads, self.d_state, value_size), precision.wide(dtype))
-
-    def extend(
-        self, x_BTD: Float[Array, "B T D"], state_BHKP: Float[Array, "B H K P"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H K P"]]:
-        gate_BTF, x_BTHP, keys_BTGK, queries_BTGK, step_BTH, log_decay_BTH = self._project(x_BTD)
-        v_BTHP = (x_BTHP.astype(step_BTH.dtype) * step_BTH[..., None]).astype(x_BTD.dtype)
-        y_BTHP, state_BHKP = matrix.recurrence(
-            queries_BTGK, keys_BTGK, v_BTHP, log_decay_BTH[..., None], state_BHKP, self.ran(x_BTD.dtype)
-        )
-        return self._merge(y_BTHP, x_BTHP, gate_BTF), state_BHKP
-
-    def step(
-        self, x_BD: Float[Array, "B D"], state_BHKP: Float[Array, "B H K P"]
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B H K P"]]:
-        gate_BF, x_BHP, key_BGK, query_BGK, step_BH, log_decay_BH = self._project(x_BD)
-        v_BHP = x_BHP.astype(step_BH.dtype) * step_BH[..., None]
-        y_BHP, state_BHKP = matrix.step((query_BGK, key_BGK, v_BHP, jnp.exp(log_decay_BH)[..., None]), state_BHKP)
-        return self._merge(y_BHP, x_BHP, gate_BF), state_BHKP
-
-    def _project(
+    def project(
         self, x_D: Float[Array, "*T D"]
-    ) -> tuple[
-        Float[Array, "*T F"],
-        Float[Array, "*T H P"],
-        Float[Array, "*T G K"],
-        Float[Array, "*T G K"],
-        Float[Array, "*T H"],
-        Float[Array, "*T H"],
-    ]:
-        """z, x, B and C in the compute dtype; steps dt and logarithms of decays, wide."""
+    ) -> tuple[tuple[Array | None, ...], tuple[Float[Array, "*T H P"], Float[Array, "*T F"]]]:
+        """C and B, then dt x and logarithms of decays, which are wide; x and z."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
-        inner, keys = self.norm_F.shape[0], self.ngroups * self.d_state
+        inner, keys = self.norm_F.shape[0], self.ngroups * self.key_size
         gate_F, rest_F = jnp.split(x_D @ self.input_DF.astype(dtype), (inner,), axis=-1)
         x_F, keys_F, queries_F = jnp.split(jax.nn.silu(rest_F), (inner, inner + keys), axis=-1)
         step_H = jnp.matmul(x_D, self.step_DH.astype(dtype), preferred_element_type=wide)
         step_H = jax.nn.softplus(step_H + jnp.broadcast_to(self.step_bias_H, step_H.shape))
         log_decay_H = -step_H * jnp.broadcast_to(jnp.exp(self.rate_H), step_H.shape)
         keys_GK, queries_GK = (multihead.split(part_F, self.ngroups) for part_F in (keys_F, queries_F))
-        return gate_F, multihead.split(x_F, self.n_heads), keys_GK, queries_GK, step_H, log_decay_H
+        x_HP = multihead.split(x_F, self.n_heads)
+        return (queries_GK, keys_GK, x_HP.astype(wide) * step_H[..., None], log_decay_H[..., None]), (x_HP, gate_F)
 
-    def _merge(
-        self, y_HP: Float[Array, "*T H P"], x_HP: Float[Array, "*T H P"], gate_F: Float[Array, "*T F"]
+    def merge(
+        self, y_HP: Float[Array, "*T H P"], rest: tuple[Float[Array, "*T H P"], Float[Array, "*T F"]]
     ) -> Float[Array, "*T D"]:
+        x_HP, gate_F = rest
         dtype, wide = gate_F.dtype, y_HP.dtype
         y_HP = y_HP + jnp.broadcast_to(self.skip_H[:, None], y_HP.shape) * x_HP.astype(wide)
         gated_F = multihead.join(y_HP) * jax.nn.silu(gate_F.astype(wide))

@@ -8,20 +8,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import implementations, initial, linear, multihead, precision
+from suite.mixers import DiagonalRecurrence
+from suite.ops import implementations, initial, multihead, precision
 
-FAMILY = "linear"
+NAME, FAMILY, STATE = "the RG-LRU", "linear", "diagonal"
 STATE_KNOB = "d_rnn"
 SHARPNESS = 8.0  # c of the paper
 
 
-class Mixer(eqx.Module):
+class Mixer(DiagonalRecurrence):
     """h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t u_t), a_t = a^(c r_t), times gelu(W x) and projected; u = V x.
 
     The gates r and i see u through block-diagonal matrices, one block a head. d_rnn 0 is 4/3 of the width.
     """
 
+    family = FAMILY
     n_heads: int = eqx.field(static=True)
+    size: int = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]  # order: gelu branch, recurrent branch
     gate_HKG: Float[Array, "H K G"]  # order: recurrence, input
@@ -33,9 +36,9 @@ class Mixer(eqx.Module):
         if d_rnn < 0:
             raise ValueError(f"d_rnn {d_rnn} wants at least 0")
         implementations.check(FAMILY, implementation)
-        self.n_heads, self.implementation = heads, implementation
         size = multihead.size(d_rnn or 4 * width / 3, heads)
         inner = heads * size
+        self.n_heads, self.size, self.implementation = heads, inner, implementation
         input_key, gate_key, decay_key, out_key = jax.random.split(key, 4)
         self.input_DG = initial.dense(input_key, width, width, 2 * inner)
         self.gate_HKG = initial.dense(gate_key, size, heads, size, 2 * size)
@@ -46,35 +49,10 @@ class Mixer(eqx.Module):
         self.decay_N = jnp.log(root_N) - jnp.log1p(-root_N)
         self.out_ND = initial.dense(out_key, inner, inner, width)
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
-        return y_BTD
-
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose(FAMILY, self.implementation, dtype)
-
-    def start(self, batch: int, length: int, dtype: jnp.dtype) -> Float[Array, "B N"]:
-        del length  # one vector, whatever the context
-        return jnp.zeros((batch, self.decay_N.shape[0]), precision.wide(dtype))
-
-    def extend(
-        self, x_BTD: Float[Array, "B T D"], h_BN: Float[Array, "B N"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
-        branch_BTN, decay_BTN, input_BTN = self._gates(x_BTD)
-        h_BTN = linear.recurrence(decay_BTN, input_BTN, h_BN, self.ran(x_BTD.dtype))
-        return self._merge(branch_BTN, h_BTN), h_BTN[:, -1]
-
-    def step(
-        self, x_BD: Float[Array, "B D"], h_BN: Float[Array, "B N"]
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B N"]]:
-        branch_BN, decay_BN, input_BN = self._gates(x_BD)
-        h_BN = decay_BN * h_BN + input_BN
-        return self._merge(branch_BN, h_BN), h_BN
-
-    def _gates(
-        self, x_D: Float[Array, "... D"]
-    ) -> tuple[Float[Array, "... N"], Float[Array, "... N"], Float[Array, "... N"]]:
-        """The gelu branch in the compute dtype; decays and inputs at least float32, for a decay lies close to 1."""
+    def gates(
+        self, x_D: Float[Array, "*T D"]
+    ) -> tuple[Float[Array, "*T N"], Float[Array, "*T N"], Float[Array, "*T N"]]:
+        """Decays and inputs; the gelu branch in the compute dtype."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
         branch_N, u_N = jnp.split(x_D @ self.input_DG.astype(dtype), 2, axis=-1)
         gates_HG = jnp.einsum("...HK,HKG->...HG", multihead.split(u_N, self.n_heads), self.gate_HKG.astype(dtype))
@@ -87,8 +65,7 @@ class Mixer(eqx.Module):
         # 1 - a^2 by expm1: the difference of two numbers close to 1 would keep few digits. At a = 1 its root has no
         # gradient, and below 1e-6 it takes nothing in.
         root_N = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_decay_N), 1e-12))
-        return jax.nn.gelu(branch_N), jnp.exp(log_decay_N), root_N * input_N * u_N.astype(wide)
+        return jnp.exp(log_decay_N), root_N * input_N * u_N.astype(wide), jax.nn.gelu(branch_N)
 
-    def _merge(self, branch_N: Float[Array, "... N"], h_N: Float[Array, "... N"]) -> Float[Array, "... D"]:
-        dtype = branch_N.dtype
-        return (branch_N * h_N.astype(dtype)) @ self.out_ND.astype(dtype)
+    def output(self, h_N: Float[Array, "*T N"], rest: Float[Array, "*T N"]) -> Float[Array, "*T D"]:
+        return (rest * h_N) @ self.out_ND.astype(h_N.dtype)

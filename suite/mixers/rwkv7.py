@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import delta, implementations, initial, multihead, precision
+from suite.mixers import Recurrence
+from suite.ops import implementations, initial, low_rank, multihead, precision
 
+NAME, FAMILY, STATE = "RWKV-7", "low_rank", "matrix"
 # The input before the chunk, and a matrix a head.
 State = tuple[Float[Array, "B D"], Float[Array, "B H K P"]]
 FASTEST = 0.606531  # exp(-1/2): a decay is at least exp(-FASTEST)
 MIXED = ("r", "w", "k", "v", "a", "g")  # inputs that are each their own mean of this token and the last
 
 
-class Mixer(eqx.Module):
+class Mixer(Recurrence):
     """S_t = (diag(w) - (a * c) c^T) S_{t-1} + k v^T read by r, a bonus for the token itself, norm, gate, projection.
 
     c is the removal key at length 1, a how much of it is replaced, w = exp(-exp(-1/2) sigmoid(..)) the decay; w, a and
@@ -58,7 +60,7 @@ class Mixer(eqx.Module):
         if lora < 0:
             raise ValueError(f"lora {lora} wants at least 0")
         heads = multihead.count(width, heads, head_size)
-        implementations.check("matrix", implementation)
+        implementations.check(FAMILY, implementation)
         self.n_heads, self.implementation = heads, implementation
         size = multihead.size(width, heads)
         inner, rank = heads * size, lora or 8 * -(-round(2.5 * width**0.5) // 8)
@@ -90,12 +92,8 @@ class Mixer(eqx.Module):
         self.norm_bias_F = jnp.zeros(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
-        return y_BTD
-
     def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose("matrix", self.implementation, dtype)
+        return implementations.choose(FAMILY, self.implementation, dtype)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # a vector and a matrix a head, whatever the context
@@ -106,23 +104,20 @@ class Mixer(eqx.Module):
     def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
         last_BD, state_BHKP = state
         before_BTD = jnp.concatenate([last_BD[:, None].astype(x_BTD.dtype), x_BTD[:, :-1]], axis=1)
-        r_BTHK, k_BTHK, v_BTHP, c_BTHK, b_BTHK, log_decay_BTHK, gate_BTF = self._project(x_BTD, before_BTD)
-        implementation = self.ran(x_BTD.dtype)
-        keys = (c_BTHK, b_BTHK)
-        y_BTHP, state_BHKP = delta.low_rank(
-            r_BTHK, k_BTHK, v_BTHP, *keys, log_decay_BTHK, state_BHKP, implementation, FASTEST
-        )
-        y_BTD = self._merge(y_BTHP, r_BTHK, k_BTHK, v_BTHP, gate_BTF)
-        return y_BTD, (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
+        inputs, gate_BTF = self._project(x_BTD, before_BTD)
+        recurrence = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
+        y_BTHP, state_BHKP = recurrence(*inputs, state_BHKP, FASTEST)
+        return self._merge(y_BTHP, inputs[:3], gate_BTF), (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
 
     def step(self, x_BD: Float[Array, "B D"], state: State) -> tuple[Float[Array, "B D"], State]:
         last_BD, state_BHKP = state
-        r_BHK, k_BHK, v_BHP, c_BHK, b_BHK, log_decay_BHK, gate_BF = self._project(x_BD, last_BD.astype(x_BD.dtype))
-        inputs = (r_BHK, k_BHK, v_BHP, c_BHK, b_BHK, jnp.exp(log_decay_BHK))
-        y_BHP, state_BHKP = delta.low_rank_step(inputs, state_BHKP)
-        return self._merge(y_BHP, r_BHK, k_BHK, v_BHP, gate_BF), (x_BD.astype(last_BD.dtype), state_BHKP)
+        inputs, gate_BF = self._project(x_BD, last_BD.astype(x_BD.dtype))
+        y_BHP, state_BHKP = low_rank.step(inputs, state_BHKP)
+        return self._merge(y_BHP, inputs[:3], gate_BF), (x_BD.astype(last_BD.dtype), state_BHKP)
 
-    def _project(self, x_D: Float[Array, "*T D"], before_D: Float[Array, "*T D"]) -> tuple[Array, ...]:
+    def _project(
+        self, x_D: Float[Array, "*T D"], before_D: Float[Array, "*T D"]
+    ) -> tuple[tuple[Array, ...], Float[Array, "*T F"]]:
         """Receptance, key, value, removal and replacement keys, logarithms of decays (wide), all by head; the gate."""
         dtype, wide = x_D.dtype, precision.wide(x_D.dtype)
         shares: dict[str, Array] = dict(zip(MIXED, jnp.split(self.shift_G, len(MIXED)), strict=True))
@@ -149,20 +144,16 @@ class Mixer(eqx.Module):
         r_HK, k_HK, v_HP, replace_HK, log_decay_HK = (
             multihead.split(part_F, self.n_heads) for part_F in (r_F, k_F, v_F, replace_F, log_decay_F)
         )
-        return r_HK, k_HK, v_HP, c_HK, replace_HK * c_HK, log_decay_HK, gate_F
+        return (r_HK, k_HK, v_HP, c_HK, replace_HK * c_HK, log_decay_HK), gate_F
 
     def _merge(
-        self,
-        y_HP: Float[Array, "*T H P"],
-        r_HK: Float[Array, "*T H K"],
-        k_HK: Float[Array, "*T H K"],
-        v_HP: Float[Array, "*T H P"],
-        gate_F: Float[Array, "*T F"],
+        self, y_HP: Float[Array, "*T H P"], read: tuple[Array, ...], gate_F: Float[Array, "*T F"]
     ) -> Float[Array, "*T D"]:
+        r_HK, k_HK, v_HP = read
         dtype, wide = gate_F.dtype, y_HP.dtype
         y_F = multihead.layer_norm(y_HP, self.norm_F, epsilon=1e-5 * y_HP.shape[-1])
         y_F = y_F + jnp.broadcast_to(self.norm_bias_F, y_F.shape)
         bonus_HK = multihead.split(self.bonus_F, self.n_heads)
-        own_H1 = jnp.sum((r_HK * k_HK).astype(wide) * jnp.broadcast_to(bonus_HK, r_HK.shape), axis=-1, keepdims=True)
-        y_F = y_F + multihead.join(own_H1 * v_HP.astype(wide))
+        bonus_H1 = jnp.sum((r_HK * k_HK).astype(wide) * jnp.broadcast_to(bonus_HK, r_HK.shape), axis=-1, keepdims=True)
+        y_F = y_F + multihead.join(bonus_H1 * v_HP.astype(wide))
         return (y_F.astype(dtype) * gate_F) @ self.out_FD.astype(dtype)

@@ -5,13 +5,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from suite.mixers import Recurrence
 from suite.ops import initial, multihead, precision, recurrent
 
+NAME, FAMILY, STATE = "the sLSTM", "recurrent", "nonlinear"
 # Cell, normaliser, output, and the logarithm of the scale that cell and normaliser are divided by.
 State = tuple[Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"]]
 
 
-class Mixer(eqx.Module):
+class Mixer(Recurrence):
     """c_t = f c_{t-1} + i z, n_t = f n_{t-1} + i, h_t = o c_t / n_t; i = exp, f = sigmoid; a norm over each head.
 
     Gates see h_{t-1} through block-diagonal matrices, one block a head. Cell and normaliser are kept divided by
@@ -36,10 +38,6 @@ class Mixer(eqx.Module):
         forget_N = jnp.tile(jnp.linspace(3.0, 6.0, size, dtype=jnp.float32), heads)
         self.bias_G = jnp.zeros(4 * width, jnp.float32).at[width : 2 * width].set(forget_N)
         self.norm_N = jnp.ones(width, jnp.float32)
-
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
-        return y_BTD
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # four vectors, whatever the context
@@ -70,7 +68,7 @@ class Mixer(eqx.Module):
             h_BN = jax.nn.sigmoid(out_BN) * cell_BN / normaliser_BN
             return h_BN, (cell_BN, normaliser_BN, h_BN, scale_BN)
 
-        h_BTN, state = recurrent.scan(cell, x_BTD @ self.input_DG.astype(dtype), state)
+        h_BTN, state = recurrent.over_time(cell, x_BTD @ self.input_DG.astype(dtype), state)
         return multihead.layer_norm(multihead.split(h_BTN, self.n_heads), self.norm_N).astype(dtype), state
 
     def step(self, x_BD: Float[Array, "B D"], state: State) -> tuple[Float[Array, "B D"], State]:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,26 +17,34 @@ Keys = Float[Array, "J N S K"]
 UNSEEN = -1e30  # a score so low that its weight is 0 beside any other, and that can be subtracted from itself
 
 
-def causal(
+def dense(
     q_BTHK: Float[Array, "B T H K"],
     k_BTHK: Float[Array, "B T G K"],
     v_BTHK: Float[Array, "B T G K"],
-    *,
     window: int,
     slope_H: Float[Array, " H"] | None,
-    implementation: str,
 ) -> Float[Array, "B T H K"]:
-    """Attention of a whole sequence to itself; `window` tokens back including its own, 0 for all.
+    """Attention of a whole sequence to itself, all queries to all keys at once.
 
-    cuDNN is asked for by name and by a causal flag: left to itself JAX runs the dense form, and so does a mask.
-    Splash attention knows no distance bias.
+    `window` tokens back including its own, 0 for all.
     """
-    if implementation == "blocked":
-        return _blocked(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
-    if q_BTHK.dtype == jnp.float64:  # JAX's own softmax is float32, whatever comes in
-        return _attend(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
-    if implementation == "splash":
-        return splash.causal(q_BTHK, k_BTHK, v_BTHK, window)
+    if q_BTHK.dtype != jnp.float64:
+        return _of_jax("xla", q_BTHK, k_BTHK, v_BTHK, window, slope_H)
+    at_T = jnp.arange(q_BTHK.shape[1])  # JAX's own softmax is float32, whatever comes in
+    bias_HTS = None if slope_H is None else distance_bias(slope_H, at_T, at_T, q_BTHK.dtype)
+    k_BGTK, v_BGTK = jnp.swapaxes(k_BTHK, 1, 2), jnp.swapaxes(v_BTHK, 1, 2)
+    return _weigh(q_BTHK, k_BGTK, v_BGTK, _seen(at_T, at_T, window), bias_HTS)
+
+
+def _of_jax(
+    library: Literal["xla", "cudnn"],
+    q_BTHK: Float[Array, "B T H K"],
+    k_BTHK: Float[Array, "B T G K"],
+    v_BTHK: Float[Array, "B T G K"],
+    window: int,
+    slope_H: Float[Array, " H"] | None,
+) -> Float[Array, "B T H K"]:
+    """cuDNN is asked for by name and by a causal flag: left to itself JAX runs the dense form, and so does a mask."""
     at_T = jnp.arange(q_BTHK.shape[1])
     bias_HTS = None if slope_H is None else distance_bias(slope_H, at_T, at_T, precision.wide(q_BTHK.dtype))
     with jax.numpy_dtype_promotion("standard"):  # JAX's own code adds a float32 mask to bfloat16 scores
@@ -47,8 +55,20 @@ def causal(
             bias=None if bias_HTS is None else bias_HTS[None].astype(q_BTHK.dtype),
             is_causal=True,
             local_window_size=(window - 1, 0) if window else None,
-            implementation="cudnn" if implementation == "cudnn" else "xla",
+            implementation=library,
         )
+
+
+def _splash(
+    q_BTHK: Float[Array, "B T H K"],
+    k_BTHK: Float[Array, "B T G K"],
+    v_BTHK: Float[Array, "B T G K"],
+    window: int,
+    slope_H: Float[Array, " H"] | None,
+) -> Float[Array, "B T H K"]:
+    if slope_H is not None:
+        raise ValueError("splash attention knows no distance bias; positions=alibi wants implementation=dense")
+    return splash.causal(q_BTHK, k_BTHK, v_BTHK, window)
 
 
 def cached(
@@ -71,7 +91,7 @@ def cached(
     return _weigh(q_BTHK, k_BGSK, v_BGSK, mask_TS, bias_HTS)
 
 
-def _blocked(
+def blocked(
     q_BTHK: Float[Array, "B T H K"],
     k_BTHK: Float[Array, "B T G K"],
     v_BTHK: Float[Array, "B T G K"],
@@ -116,7 +136,7 @@ def _blocks_forward(
     """Outputs, and what the backward pass needs: the arguments, outputs, and of each query the log of its sum."""
     dtype = precision.wide(q_JNQK.dtype)
 
-    def attend(number: Int[Array, ""], found: tuple[Array, Array]) -> tuple[Array, Array]:
+    def attend(number: Int[Array, ""], results: tuple[Array, Array]) -> tuple[Array, Array]:
         q_NQK = q_JNQK[number]
 
         def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -135,7 +155,7 @@ def _blocks_forward(
         zero_NQ = jnp.zeros(q_NQK.shape[:2], dtype)
         start = (jnp.zeros(q_NQK.shape, dtype), zero_NQ, jnp.full_like(zero_NQ, UNSEEN))
         y_NQK, sum_NQ, largest_NQ = jax.lax.fori_loop(_first_block(number, window, k_JNSK), number + 1, add, start)
-        y_JNQK, log_JNQ = found
+        y_JNQK, log_JNQ = results
         return y_JNQK.at[number].set(y_NQK / sum_NQ[..., None]), log_JNQ.at[number].set(largest_NQ + jnp.log(sum_NQ))
 
     empty = (jnp.zeros(q_JNQK.shape, dtype), jnp.zeros(q_JNQK.shape[:3], dtype))
@@ -210,20 +230,6 @@ def _product(subscripts: str, *factors: Array) -> Array:
     return jnp.einsum(subscripts, *factors, preferred_element_type=precision.wide(factors[0].dtype))
 
 
-def _attend(
-    q_BTHK: Float[Array, "B T H K"],
-    k_BTHK: Float[Array, "B T G K"],
-    v_BTHK: Float[Array, "B T G K"],
-    window: int,
-    slope_H: Float[Array, " H"] | None,
-) -> Float[Array, "B T H K"]:
-    """All queries to all keys at once, in the dtype that came in."""
-    at_T = jnp.arange(q_BTHK.shape[1])
-    bias_HTS = None if slope_H is None else distance_bias(slope_H, at_T, at_T, precision.wide(q_BTHK.dtype))
-    k_BGTK, v_BGTK = jnp.swapaxes(k_BTHK, 1, 2), jnp.swapaxes(v_BTHK, 1, 2)
-    return _weigh(q_BTHK, k_BGTK, v_BGTK, _seen(at_T, at_T, window), bias_HTS)
-
-
 def _weigh(
     q_BTHK: Float[Array, "B T H K"],
     k_BGSK: Float[Array, "B G S K"],
@@ -287,3 +293,13 @@ def distance_bias(
     """ALiBi: minus slope times the distance from query to key; the causal mask does the rest."""
     back_TS = (query_T[:, None] - key_S[None, :]).astype(dtype)
     return -slope_H.astype(dtype)[:, None, None] * back_TS[None]
+
+
+IMPLEMENTATIONS = {
+    "dense": dense,
+    "blocked": blocked,
+    "cudnn": functools.partial(_of_jax, "cudnn"),
+    "splash": _splash,
+}
+SAME_CHAIN = {"blocked": "dense", "cudnn": "dense", "splash": "dense"}
+WIDEST = {"cudnn": "dense", "splash": "dense"}  # what runs in float64, which kernels do not know

@@ -10,22 +10,19 @@ from suite.ops import implementations, matrix
 State = tuple[Float[Array, "B H K P"], Float[Array, "B H K"], Float[Array, "B H"]]
 
 
-def recurrence(
+def chunked(
     q_BTHK: Float[Array, "B T H K"],
     k_BTHK: Float[Array, "B T H K"],
     v_BTHP: Float[Array, "B T H P"],
     log_input_BTH: Float[Array, "B T H"],
     log_forget_BTH: Float[Array, "B T H"],
     state: State,
-    implementation: str,
 ) -> tuple[Float[Array, "B T H P"], State]:
     """C_t = f_t C_{t-1} + i_t k_t v_t^T, n_t = f_t n_{t-1} + i_t k_t, y_t = C_t^T q_t / max(abs(n_t^T q_t), 1).
 
     Memory and normaliser are stored divided by exp(m_t), m_t = max(log f_t + m_{t-1}, log i_t): y does not depend on m,
     which is why no gradient goes through it. Outputs in the wide dtype.
     """
-    if implementation == "sequential":
-        return matrix.scan(step, (q_BTHK, k_BTHK, v_BTHP, log_input_BTH, log_forget_BTH), state)
     memory_BHKP, normaliser_BHK, scale_BH = state
     length, dtype = q_BTHK.shape[1], q_BTHK.dtype
     chunk = implementations.chunk("scalar", length)
@@ -65,14 +62,20 @@ def recurrence(
     return matrix.out_of_chunks(y_JBHTP, length), (state_BHKP[..., :-1], state_BHKP[..., -1], scale_BH)
 
 
+def start(batch: int, heads: int, keys: int, values: int, dtype: jnp.dtype) -> State:
+    """The state before the first token."""
+    memory_BHKP = matrix.start(batch, heads, keys, values, dtype)
+    return memory_BHKP, memory_BHKP[..., 0], jnp.full_like(memory_BHKP[..., 0, 0], -jnp.inf)
+
+
 def step(
-    at: tuple[
+    inputs: tuple[
         Float[Array, "B H K"], Float[Array, "B H K"], Float[Array, "B H P"], Float[Array, "B H"], Float[Array, "B H"]
     ],
     state: State,
 ) -> tuple[Float[Array, "B H P"], State]:
     """One token: query, key, value and the logarithms of the input and forget gates."""
-    q_BHK, k_BHK, v_BHP, log_input_BH, log_forget_BH = at
+    q_BHK, k_BHK, v_BHP, log_input_BH, log_forget_BH = inputs
     memory_BHKP, normaliser_BHK, scale_BH = state
     q_BHK, k_BHK, v_BHP = (x.astype(memory_BHKP.dtype) for x in (q_BHK, k_BHK, v_BHP))
     new_BH = jax.lax.stop_gradient(jnp.maximum(log_forget_BH + scale_BH, log_input_BH))
@@ -90,3 +93,7 @@ def _divide(
 ) -> Float[Array, "*T P"]:
     """By max(abs(n), 1), where n and y are stored divided by exp(scale)."""
     return y_P / jnp.maximum(jnp.abs(normaliser), jnp.exp(-scale))[..., None]
+
+
+IMPLEMENTATIONS = {"chunked": chunked, "sequential": matrix.sequential(step)}
+SAME_CHAIN = {}

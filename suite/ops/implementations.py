@@ -1,23 +1,21 @@
-"""Which form of an operation runs where: the one table of choices, overridden by a mixer's knob `form`."""
+"""Which implementation of an operation runs where: the one table of choices, overridden by a mixer's knob.
+
+A family of implementations is a file of suite/ops with IMPLEMENTATIONS, a dict of functions that compute the same; the
+first is the reference parallel one, on which sequential depth is counted. Its SAME_CHAIN names, for kernels, whose
+chain of dependent operations no jaxpr shows, the implementation that shares it; running maxima are left out.
+"""
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Collection, Iterator
+from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
 
 from suite import mesh as meshes
 
-# The first of a family is its reference parallel form: what sequential depth is counted on.
-FORMS = {
-    "attention": ("dense", "blocked", "cudnn", "splash"),
-    "elman": ("scan", "factors"),
-    "gru": ("scan", "factors", "pallas"),
-    "lstm": ("scan", "factors", "pallas", "persistent", "cudnn"),
-    "linear": ("parallel", "sequential", "pallas"),
-    "complex": ("parallel", "sequential"),
-    "matrix": ("chunked", "sequential"),
-}
 # Fastest known, and what runs where that one cannot. On two CPU cores (docs/measured/calibration.md and chunks.md) the
 # dense form took 1.9 to 4.2 times the blocked one's time (512 to 4,096 tokens, gradients included), an associative
 # scan, which makes log2 T passes over memory, loses to a plain loop, and the gradient of a loop takes 0.4 to 0.8 of the
@@ -25,38 +23,17 @@ FORMS = {
 # kernel took 0.35 to 0.42 of the time of its loop of factors (docs/measured/calibration-h200.md). What else stands here
 # of accelerators was not measured: what others found is told in the files of the kernels.
 FASTEST = {
-    ("attention", "cpu"): ("blocked",),
-    ("attention", "gpu"): ("cudnn", "dense"),
-    ("attention", "tpu"): ("splash", "dense"),
-    ("elman", "cpu"): ("factors",),
-    ("elman", "gpu"): ("factors",),
-    ("elman", "tpu"): ("factors",),
-    ("gru", "cpu"): ("factors",),
-    ("gru", "gpu"): ("factors",),
-    ("gru", "tpu"): ("pallas", "factors"),
-    ("lstm", "cpu"): ("factors",),
-    ("lstm", "gpu"): ("persistent", "factors"),
-    ("lstm", "tpu"): ("pallas", "factors"),
-    ("linear", "cpu"): ("sequential",),
-    ("linear", "gpu"): ("parallel",),
-    ("linear", "tpu"): ("pallas", "parallel"),
-    ("complex", "cpu"): ("sequential",),
-    ("complex", "gpu"): ("parallel",),
-    ("complex", "tpu"): ("parallel",),
-    ("matrix", "cpu"): ("chunked",),
-    ("matrix", "gpu"): ("chunked",),
-    ("matrix", "tpu"): ("chunked",),
-}
-# The form whose chain of dependent operations a kernel shares, which no jaxpr shows; running maxima are left out.
-SAME_CHAIN = {
-    ("attention", "blocked"): "dense",
-    ("attention", "cudnn"): "dense",
-    ("attention", "splash"): "dense",
-    ("gru", "pallas"): "scan",
-    ("lstm", "cudnn"): "scan",
-    ("lstm", "pallas"): "scan",
-    ("lstm", "persistent"): "scan",
-    ("linear", "pallas"): "sequential",
+    "attention": {"cpu": ("blocked",), "gpu": ("cudnn", "dense"), "tpu": ("splash", "dense")},
+    "recurrent": {"cpu": ("scan",), "gpu": ("scan",), "tpu": ("scan",)},
+    "elman": {"cpu": ("factors",), "gpu": ("factors",), "tpu": ("factors",)},
+    "gru": {"cpu": ("factors",), "gpu": ("factors",), "tpu": ("pallas", "factors")},
+    "lstm": {"cpu": ("factors",), "gpu": ("persistent", "factors"), "tpu": ("pallas", "factors")},
+    "linear": {"cpu": ("sequential",), "gpu": ("parallel",), "tpu": ("pallas", "parallel")},
+    "complex": {"cpu": ("sequential",), "gpu": ("parallel",), "tpu": ("parallel",)},
+    "matrix": {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("chunked",)},
+    "exponential": {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("chunked",)},
+    "delta": {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("chunked",)},
+    "low_rank": {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("chunked",)},
 }
 # Kernels, and the one platform that each is written for.
 ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"}
@@ -66,40 +43,50 @@ ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vect
 # Tokens of a chunk, powers of two: by what a matrix state's decay is (of a head, of each channel), and for delta rules.
 # On a CPU the fastest of docs/measured/chunks.md; on accelerators what others found, not measured here.
 CHUNKS = {
-    ("scalar", "cpu"): 64,
-    ("scalar", "gpu"): 64,
-    ("scalar", "tpu"): 256,
-    ("vector", "cpu"): 32,
-    ("vector", "gpu"): 64,
-    ("vector", "tpu"): 64,
-    ("delta", "cpu"): 64,
-    ("delta", "gpu"): 64,
-    ("delta", "tpu"): 64,
-    ("low_rank", "cpu"): 64,
-    ("low_rank", "gpu"): 32,
-    ("low_rank", "tpu"): 32,
+    "scalar": {"cpu": 64, "gpu": 64, "tpu": 256},
+    "vector": {"cpu": 32, "gpu": 64, "tpu": 64},
+    "delta": {"cpu": 64, "gpu": 64, "tpu": 64},
+    "low_rank": {"cpu": 64, "gpu": 32, "tpu": 32},
 }
 
 _chunk_tried: contextvars.ContextVar[int] = contextvars.ContextVar("chunk_tried", default=0)
 
 
-def check(family: str, implementation: str) -> None:
-    """ValueError where the family has no such form."""
-    known = ("auto", "reference", *FORMS[family])
+def family(name: str) -> ModuleType:
+    """The file of a family."""
+    return importlib.import_module(f"suite.ops.{name}")
+
+
+def pick(family_name: str, implementation: str) -> Callable[..., Any]:
+    """The function of a family's implementation; ValueError where it has none of that name."""
+    check(family_name, implementation, family(family_name).IMPLEMENTATIONS)
+    return family(family_name).IMPLEMENTATIONS[implementation]
+
+
+def check(family_name: str, implementation: str, known: Collection[str] = ()) -> None:
+    """ValueError where a family has no such implementation, and neither `auto` nor `reference` is asked for."""
+    known = known or ("auto", "reference", *family(family_name).IMPLEMENTATIONS)
     if implementation not in known:
         raise ValueError(f"implementation {implementation!r} is not known; wanted one of {', '.join(known)}")
 
 
 def choose(
-    family: str, implementation: str, dtype: jnp.dtype, *, resident: int = 0, head_size: int = 0, biased: bool = False
+    family_name: str,
+    implementation: str,
+    dtype: jnp.dtype,
+    *,
+    resident: int = 0,
+    head_size: int = 0,
+    biased: bool = False,
 ) -> str:
-    """The form that runs: `auto` is the fastest known on this platform that can, `reference` the family's first.
+    """The implementation that runs: `auto` is the fastest known on this platform that can, `reference` the first.
 
     `resident` is the size of the weights that a kernel would keep on chip; `head_size` counts the channels of a head of
     attention or of a recurrence, and `biased` says that attention has a bias.
     """
+    check(family_name, implementation)
     if implementation == "reference":
-        return FORMS[family][0]
+        return next(iter(family(family_name).IMPLEMENTATIONS))
     if implementation != "auto":
         return implementation
     n_bytes = jnp.dtype(dtype).itemsize
@@ -109,7 +96,7 @@ def choose(
         "splash": n_bytes == 8 or biased,
         "pallas": n_bytes == 8 or resident * n_bytes > ON_CHIP,
     }
-    return next(fast for fast in FASTEST[family, meshes.platform()] if not cannot.get(fast, False))
+    return next(fast for fast in FASTEST[family_name][meshes.platform()] if not cannot.get(fast, False))
 
 
 def _largest_head() -> int:
@@ -121,9 +108,9 @@ def _is_hopper_or_later() -> bool:
     return any(name in meshes.device_kind() for name in HOPPER_AND_LATER)
 
 
-def chunk(family: str, length: int) -> int:
+def chunk(decay: str, length: int) -> int:
     """Tokens of a chunk on this platform; no more than the next power of two above the length."""
-    wanted = _chunk_tried.get() or CHUNKS[family, meshes.platform()]
+    wanted = _chunk_tried.get() or CHUNKS[decay][meshes.platform()]
     return min(wanted, 1 << max(0, length - 1).bit_length())
 
 

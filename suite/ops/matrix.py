@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from suite.ops import implementations, precision
+from suite.ops import implementations, precision, recurrent
 
 BOUND = 60.0  # exp of it is what hidden pairs may come to: far below the largest float32 and bfloat16
 LEAST = -4096.0  # a log decay is at least that: exp of it is 0 in float64 too, and its sums stay in range
@@ -22,21 +22,18 @@ GRAIN = 1 / 16  # multiples of it up to 256 * LEAST are added and subtracted wit
 BLOCK = 16  # tokens over which a decay of every channel is formed pair by pair; beyond, through the block's start
 
 
-def recurrence(
+def chunked(
     q_BTGK: Float[Array, "B T G K"],
     k_BTGK: Float[Array, "B T G K"],
     v_BTHP: Float[Array, "B T H P"],
     log_decay_BTHK: Float[Array, "B T H #K"],
     state_BHKP: Float[Array, "B H K P"],
-    implementation: str,
 ) -> tuple[Float[Array, "B T H P"], Float[Array, "B H K P"]]:
     """Outputs in the wide dtype and the last state; G groups of heads share queries and keys.
 
     The last axis of the decay has 1 for a decay of the whole head and K for one of each channel (with G = H).
     """
-    if implementation == "sequential":
-        return scan(step, (q_BTGK, k_BTGK, v_BTHP, jnp.exp(log_decay_BTHK)), state_BHKP)
-    length = q_BTGK.shape[1]
+    length, v_BTHP = q_BTGK.shape[1], v_BTHP.astype(q_BTGK.dtype)
     of_a_head = log_decay_BTHK.shape[-1] == 1
     chunk = implementations.chunk("scalar" if of_a_head else "vector", length)
     q_JBGTK, k_JBGTK, v_JBHTP, log_decay_JBHTK = (in_chunks(x, chunk) for x in (q_BTGK, k_BTGK, v_BTHP, log_decay_BTHK))
@@ -51,27 +48,26 @@ def recurrence(
     return out_of_chunks(y_JBHTP, length), state_BHKP
 
 
+def start(batch: int, heads: int, keys: int, values: int, dtype: jnp.dtype) -> Float[Array, "B H K P"]:
+    """The state before the first token."""
+    return jnp.zeros((batch, heads, keys, values), dtype)
+
+
 def step(
-    at: tuple[Float[Array, "B G K"], Float[Array, "B G K"], Float[Array, "B H P"], Float[Array, "B H #K"]],
+    inputs: tuple[Float[Array, "B G K"], Float[Array, "B G K"], Float[Array, "B H P"], Float[Array, "B H #K"]],
     state_BHKP: Float[Array, "B H K P"],
 ) -> tuple[Float[Array, "B H P"], Float[Array, "B H K P"]]:
-    """One token: queries, keys, values and decays (not their logarithms)."""
-    q_BGK, k_BGK, v_BHP, decay_BHK = at
+    """One token: queries, keys, values and logarithms of decays."""
+    q_BGK, k_BGK, v_BHP, log_decay_BHK = inputs
     dtype, heads = state_BHKP.dtype, state_BHKP.shape[1]
     k_BHK, q_BHK = (repeat(x_BGK.astype(dtype), heads, axis=1) for x_BGK in (k_BGK, q_BGK))
-    state_BHKP = decay_BHK[..., None] * state_BHKP + outer(k_BHK, v_BHP.astype(dtype))
+    state_BHKP = jnp.exp(log_decay_BHK)[..., None] * state_BHKP + outer(k_BHK, v_BHP.astype(dtype))
     return jnp.einsum("BHK,BHKP->BHP", q_BHK, state_BHKP), state_BHKP
 
 
-def scan(advance: Callable, inputs: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-    """`advance(at, state) -> y, state` over the time axis, which is the second one."""
-
-    def body(state: PyTree, at: PyTree) -> tuple[PyTree, PyTree]:
-        y, state = advance(at, state)
-        return state, y
-
-    state, y_TBHP = jax.lax.scan(body, state, jax.tree.map(lambda x_BT: jnp.swapaxes(x_BT, 0, 1), inputs))
-    return jnp.swapaxes(y_TBHP, 0, 1), state
+def sequential(advance: Callable) -> Callable:
+    """The implementation that runs `advance(inputs, state) -> y, state` token by token."""
+    return lambda *arguments: recurrent.over_time(advance, arguments[:-1], arguments[-1])
 
 
 # Pieces of which every chunked form is made. J counts chunks, T and S tokens of a chunk.
@@ -270,3 +266,7 @@ def read(
         q_JBHTK = (q_JBHTK.astype(wide) * jnp.exp(sum_JBHTK)).astype(dtype)
     y_JBHTP = jnp.einsum("JBHTK,JBHKP->JBHTP", q_JBHTK, before_JBHKP.astype(dtype), preferred_element_type=wide)
     return y_JBHTP * jnp.exp(sum_JBHTK) if of_a_head else y_JBHTP
+
+
+IMPLEMENTATIONS = {"chunked": chunked, "sequential": sequential(step)}
+SAME_CHAIN = {}

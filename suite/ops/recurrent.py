@@ -1,4 +1,7 @@
-"""Nonlinear recurrences: a cell scanned over time, its input projection taken out of the loop.
+"""Nonlinear recurrences: a cell at every token, its input projection taken out of the loop, and one backward pass.
+
+A cell is a function of one head and token, `cell(x_BG, h_BG, biases, state) -> state`: of what its gates take in of the
+input, W x_t, and of the output before it, R h_{t-1}, both wide, of its biases and of its state, whose first is h.
 
 Heads are blocks of the recurrent matrix, and each is a recurrence of its own. A mixer's own arrays have gates before
 heads, as papers write them; here all gates of a head stand beside each other.
@@ -7,36 +10,246 @@ heads, as papers write them; here all gates of a head stand beside each other.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from suite import mesh as meshes
 from suite.ops import precision
+from suite.ops.kernels import resident
 
-Cell = Callable[[Float[Array, "B F"], PyTree], tuple[Float[Array, "B N"], PyTree]]
-
-
-def scan(cell: Cell, input_BTF: Float[Array, "B T F"], state: PyTree) -> tuple[Float[Array, "B T N"], PyTree]:
-    """Runs `cell(input_BF, state) -> h_BN, state` over the time axis."""
-
-    def step(state: PyTree, input_BF: Float[Array, "B F"]) -> tuple[PyTree, Float[Array, "B N"]]:
-        h_BN, state = cell(input_BF, state)
-        return state, h_BN
-
-    state, h_TBN = jax.lax.scan(step, state, jnp.swapaxes(input_BTF, 0, 1))
-    return jnp.swapaxes(h_TBN, 0, 1), state
+State = tuple[Float[Array, "*H B K"], ...]
+Biases = tuple[Float[Array, "*H G"], ...]
+Loop = Callable[..., tuple[Float[Array, "H T B K"], State]]  # of a cell, all gates' inputs, weights and the first state
 
 
-def project(x_BTD: Float[Array, "B T D"], weight_DHG: Float[Array, "D H G"]) -> Float[Array, "H T B G"]:
+class Weights(NamedTuple):
+    """Of a layer, as a mixer has them: columns and biases gate by gate."""
+
+    input_DG: Float[Array, "D G"]
+    recurrent_HKG: Float[Array, "H K G"]
+    biases: tuple[Float[Array, " G"], ...]
+
+
+class Gradient(NamedTuple):
+    """A cell with a backward pass, of which only a product is in the loop: functions of one head and token.
+
+    forward(x_BG, h_BG, biases, state) -> state, factors, keeps: what the backward pass multiplies with. Factors are
+    kept in the compute dtype and `keeps` wide: in bfloat16 a forget gate above 1 - 1/512 would be 1, and a product of
+    many of them would not fall. Where there are none the backward pass is given h.
+
+    backward(kept, from_output_BK, state, product) -> state, changes: from the gradients of the state after the token to
+    those before it. `product` takes the change of what R h_{t-1} came to, and gives it in the compute dtype and, back
+    through R, what of h_{t-1} it is. Changes overwrite as many of the first factors, or else `from_output`.
+
+    of_gates(*changes) -> changes of all tokens' W x, R h and biases before they are summed.
+    """
+
+    forward: Callable[..., tuple[State, tuple[Array, ...], tuple[Array, ...]]]
+    backward: Callable[..., tuple[State, tuple[Array, ...]]]
+    of_gates: Callable[..., tuple[Array, Array, tuple[Array, ...]]]
+    overwritten: int
+
+
+class Passes(NamedTuple):
+    """How a gradient's loops over time run, on all heads."""
+
+    alone: Callable[..., tuple[Float[Array, "H T B K"], State]]  # where there is no gradient
+    forward: Callable[..., tuple[State, tuple[Array, ...], Float[Array, "H T B K"]]]
+    backward: Callable[..., tuple[State, tuple[Array, ...]]]
+    of_gates: Callable[..., tuple[Array, Array, tuple[Array, ...]]]
+
+
+def layer(loop: Loop) -> Callable[..., tuple[Float[Array, "B T N"], State]]:
+    """A loop of one head's gates as an implementation: `run(cell, x_BTD, weights, state) -> y_BTN, state`."""
+
+    def run(
+        cell: Callable[..., State], x_BTD: Float[Array, "B T D"], weights: Weights, state: tuple[Array, ...]
+    ) -> tuple[Float[Array, "B T N"], tuple[Array, ...]]:
+        u_HTBG, by_heads = project(x_BTD, weights), of_heads(weights)
+        heads = weights.recurrent_HKG.shape[0]
+        h_HTBK, state = loop(cell, u_HTBG, by_heads, tuple(split(x_BN, heads) for x_BN in state))
+        return join_all(h_HTBK), tuple(join(x_HBK) for x_HBK in state)
+
+    return run
+
+
+def step(
+    cell: Callable[..., State], x_BD: Float[Array, "B D"], weights: Weights, state: tuple[Array, ...]
+) -> tuple[Float[Array, "B N"], tuple[Array, ...]]:
+    """One token of a layer."""
+    u_HBG, heads = project(x_BD[:, None], weights)[:, 0], weights.recurrent_HKG.shape[0]
+    advance = each_head(functools.partial(_advance, cell))
+    state = advance(u_HBG, of_heads(weights), tuple(split(x_BN, heads) for x_BN in state))
+    state = tuple(join(x_HBK) for x_HBK in state)
+    return state[0].astype(x_BD.dtype), state
+
+
+def scan(
+    cell: Callable[..., State], u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State
+) -> tuple[Float[Array, "H T B K"], State]:
+    """The plain loop, with JAX's own gradient: outputs in the dtype of the inputs, and the last state."""
+
+    def loop(u_TBG: Float[Array, "T B G"], weights: PyTree, state: State) -> tuple[Float[Array, "T B K"], State]:
+        def turn(state: State, u_BG: Float[Array, "B G"]) -> tuple[State, Float[Array, "B K"]]:
+            state = _advance(cell, u_BG, weights, state)
+            return state, state[0].astype(u_BG.dtype)
+
+        state, h_TBK = jax.lax.scan(turn, state, u_TBG)
+        return h_TBK, state
+
+    return each_head(loop)(u_HTBG, weights, state)
+
+
+def over_time(advance: Callable[..., Any], inputs: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+    """Runs any `advance(inputs, state) -> y, state` over the time axis, which is the second of inputs and outputs."""
+
+    def turn(state: PyTree, at: PyTree) -> tuple[PyTree, PyTree]:
+        y, state = advance(at, state)
+        return state, y
+
+    state, y_TB = jax.lax.scan(turn, state, jax.tree.map(lambda x_BT: jnp.swapaxes(x_BT, 0, 1), inputs))
+    return jnp.swapaxes(y_TB, 0, 1), state
+
+
+def factors(gradient: Gradient) -> Loop:
+    """The loop whose forward pass leaves the factors of its backward pass behind."""
+    alone = functools.partial(scan, lambda *arguments: gradient.forward(*arguments)[0])  # nothing need be left behind
+    forward = each_head(functools.partial(_forward_loop, gradient.forward))
+    backward = each_head(functools.partial(_backward_loop, gradient.backward, gradient.overwritten))
+    passes = Passes(alone, forward, backward, gradient.of_gates)
+    return lambda cell, *arguments: _run(passes, *arguments)
+
+
+def pallas(gradient: Gradient) -> Loop:
+    """The same in a TPU's kernels, a head at a time."""
+    forward = functools.partial(resident.forward, gradient.forward)
+    backward = functools.partial(resident.backward, gradient.backward, gradient.overwritten)
+    return kernels(
+        lambda *arrays: each_head(meshes.sharded(forward, (1, None, 0), (0, 1, 1)))(*arrays),
+        lambda *arrays: each_head(meshes.sharded(backward, (1, 1, None, 0), (0, 1)))(*arrays),
+        gradient.of_gates,
+    )
+
+
+def kernels(forward: Callable, backward: Callable, of_gates: Callable) -> Loop:
+    """A loop of kernels, which leave the factors behind whether or not there is a gradient."""
+
+    def alone(*arguments: PyTree) -> tuple[Float[Array, "H T B K"], State]:
+        state, _, h_HTBK = forward(*arguments)
+        return h_HTBK, state
+
+    passes = Passes(alone, forward, backward, of_gates)
+    return lambda cell, *arguments: _run(passes, *arguments)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(
+    passes: Passes, u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State
+) -> tuple[Float[Array, "H T B K"], State]:
+    return passes.alone(u_HTBG, weights, state)
+
+
+def _forward(
+    passes: Passes, u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State
+) -> tuple[tuple[Float[Array, "H T B K"], State], tuple[Any, ...]]:
+    last, kept, h_HTBK = passes.forward(u_HTBG, weights, state)
+    return (h_HTBK, last), (weights[0], state[0], h_HTBK, kept)
+
+
+def _backward(
+    passes: Passes, left: tuple[Any, ...], changes: tuple[Float[Array, "H T B K"], State]
+) -> tuple[Float[Array, "H T B G"], tuple[Float[Array, "H K G"], Biases], State]:
+    recurrent_HKG, first_HBK, h_HTBK, kept = left
+    from_output_HTBK, state = changes
+    state, of_loop = passes.backward(kept or (h_HTBK,), from_output_HTBK, recurrent_HKG, state)
+    of_input_HTBG, of_product_HTBG, of_biases = passes.of_gates(*of_loop)
+    of_recurrent_HKG = each_head(_weight_gradient)(first_HBK, h_HTBK, of_product_HTBG)
+    biases = tuple(jnp.sum(x_HTBG, axis=(1, 2), dtype=first_HBK.dtype) for x_HTBG in of_biases)
+    return of_input_HTBG, (of_recurrent_HKG, biases), state
+
+
+_run.defvjp(_forward, _backward)
+
+
+def _advance(cell: Callable[..., Any], u_BG: Float[Array, "B G"], weights: PyTree, state: State) -> Any:
+    recurrent_KG, biases = weights
+    h_BK = state[0]
+    h_BG = _product(h_BK, recurrent_KG, u_BG.dtype)
+    return cell(u_BG.astype(h_BK.dtype), h_BG, tuple(bias_G[None] for bias_G in biases), state)
+
+
+def _forward_loop(
+    forward: Callable[..., Any], u_TBG: Float[Array, "T B G"], weights: PyTree, state: State
+) -> tuple[State, tuple[Array, ...], Float[Array, "T B K"]]:
+    """The last state; of every token what it keeps, of which the first overwrites `u_TBG`, and its output."""
+    length, dtype = u_TBG.shape[0], u_TBG.dtype
+
+    def advance(u_BG: Float[Array, "B G"], state: State) -> tuple[State, tuple[Array, ...]]:
+        state, factors, keeps = _advance(forward, u_BG, weights, state)
+        return state, (*(x.astype(dtype) for x in factors), *keeps, state[0].astype(dtype))
+
+    _, (_, *others) = jax.eval_shape(advance, u_TBG[0], state)
+    buffers = (u_TBG, *(jnp.zeros((length, *x.shape), x.dtype) for x in others))
+
+    def turn(token: Int[Array, ""], carry: tuple[State, tuple[Array, ...]]) -> tuple[State, tuple[Array, ...]]:
+        state, buffers = carry
+        state, left = advance(_at(buffers[0], token), state)
+        return state, tuple(_put(buffer, x, token) for buffer, x in zip(buffers, left, strict=True))
+
+    state, (*kept, h_TBK) = jax.lax.fori_loop(0, length, turn, (state, buffers))
+    return state, tuple(kept), h_TBK
+
+
+def _backward_loop(
+    backward: Callable[..., Any],
+    overwritten: int,
+    kept: tuple[Array, ...],
+    from_output_TBK: Float[Array, "T B K"],
+    recurrent_KG: Float[Array, "K G"],
+    state: State,
+) -> tuple[State, tuple[Array, ...]]:
+    """Changes of the first state; then those of every token."""
+    length, dtype, wide = from_output_TBK.shape[0], from_output_TBK.dtype, state[0].dtype
+    turned_GK = recurrent_KG.T
+    arrays = (*kept, from_output_TBK)
+    places = tuple(range(overwritten)) or (len(kept),)
+
+    def product(change_BG: Float[Array, "B G"]) -> tuple[Float[Array, "B G"], Float[Array, "B K"]]:
+        change_BG = _once(change_BG.astype(dtype))
+        return change_BG, _product(change_BG, turned_GK, dtype)
+
+    def turn(done: Int[Array, ""], carry: tuple[State, tuple[Array, ...]]) -> tuple[State, tuple[Array, ...]]:
+        state, buffers = carry
+        token = length - 1 - done
+        now = {**dict(enumerate(arrays)), **dict(zip(places, buffers, strict=True))}
+        *factors, from_output_BK = (_at(x, token).astype(wide) for x in now.values())
+        state, changes = backward(tuple(factors), from_output_BK, state, product)
+        return state, tuple(_put(buffer, x, token) for buffer, x in zip(buffers, changes, strict=True))
+
+    return jax.lax.fori_loop(0, length, turn, (state, tuple(arrays[place] for place in places)))
+
+
+def project(x_BTD: Float[Array, "B T D"], weights: Weights) -> Float[Array, "H T B G"]:
     """What all gates of all heads take in, for all tokens in one product."""
     x_TBD = jnp.swapaxes(x_BTD, 0, 1)  # the narrow side of the product is turned about, not the wide one
     length, batch, width = x_TBD.shape
-    _, heads, gates = weight_DHG.shape
+    heads, size, gates = weights.recurrent_HKG.shape
+    weight_DHG = by_head(weights.input_DG, heads, gates // size)
     u_XG = x_TBD.reshape(length * batch, width) @ weight_DHG.reshape(width, -1).astype(x_BTD.dtype)
     if heads == 1:
         return u_XG.reshape(1, length, batch, gates)  # to move an axis of one is to copy the array
     return jnp.moveaxis(u_XG.reshape(length, batch, heads, gates), 2, 0)
+
+
+def of_heads(weights: Weights) -> tuple[Float[Array, "H K G"], Biases]:
+    """The recurrent matrices and the biases, head by head."""
+    heads, size, _ = weights.recurrent_HKG.shape
+    return weights.recurrent_HKG, tuple(
+        by_head(bias_G, heads, bias_G.size // (heads * size)) for bias_G in weights.biases
+    )
 
 
 def check_heads(width: int, heads: int) -> None:
@@ -83,12 +296,12 @@ def each_head(loop: Callable[..., PyTree]) -> Callable[..., PyTree]:
 # What the loops are made of: one head's arrays, time first, so that a step reads and writes one piece of memory.
 
 
-def product(h_BK: Float[Array, "B K"], weight_KG: Float[Array, "K G"], dtype: jnp.dtype) -> Float[Array, "B G"]:
+def _product(h_BK: Float[Array, "B K"], weight_KG: Float[Array, "K G"], dtype: jnp.dtype) -> Float[Array, "B G"]:
     """The recurrent product: factors in the compute dtype, wide sums."""
     return jnp.matmul(h_BK.astype(dtype), weight_KG.astype(dtype), preferred_element_type=precision.wide(dtype))
 
 
-def weight_gradient(
+def _weight_gradient(
     first_BK: Float[Array, "B K"], h_TBK: Float[Array, "T B K"], change_TBG: Float[Array, "T B G"]
 ) -> Float[Array, "K G"]:
     """The recurrent matrix's gradient: one product of the states before all tokens with what came back to the gates."""
@@ -97,16 +310,16 @@ def weight_gradient(
     return jnp.matmul(before_XK.T, change_XG, preferred_element_type=first_BK.dtype)
 
 
-def at(buffer_TBK: Float[Array, "T B K"], token: Int[Array, ""]) -> Float[Array, "B K"]:
+def _at(buffer_TBK: Float[Array, "T B K"], token: Int[Array, ""]) -> Float[Array, "B K"]:
     return jax.lax.dynamic_index_in_dim(buffer_TBK, token, 0, keepdims=False)
 
 
-def once(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def _once(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The same, made once: what both goes to a buffer and into a product XLA would make for either."""
     return jax.lax.optimization_barrier(x)
 
 
-def put(buffer_TBK: Float[Array, "T B K"], x_BK: Float[Array, "B K"], token: Int[Array, ""]) -> Float[Array, "T B K"]:
+def _put(buffer_TBK: Float[Array, "T B K"], x_BK: Float[Array, "B K"], token: Int[Array, ""]) -> Float[Array, "T B K"]:
     """The buffer with one token's place overwritten.
 
     A loop that overwrites what it has just read needs no second buffer: the gates' inputs become factors of the
@@ -141,3 +354,7 @@ def rematerialised(
         return y_BTN, state
     rest_BTN, state = extend(x_BTD[:, whole * chunk :], state)
     return jnp.concatenate([y_BTN, rest_BTN], axis=1), state
+
+
+IMPLEMENTATIONS = {"scan": layer(scan)}  # of any cell
+SAME_CHAIN = {}

@@ -5,6 +5,7 @@ Heads are recurrences of their own, so no block of threads waits for another, as
 powers of two and at least 16 examples in a product: others are filled up with zeros, which give zeros.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from suite import mesh as meshes
 from suite.ops import precision
 
 GATES = 4
+States = tuple[Float[Array, "H B K"], Float[Array, "H B K"]]
 SIZES = (16, 32, 64, 128)  # channels of a head
 ON_CHIP = 128 << 10  # bytes of a head's weights: 128 channels in bfloat16; a multiprocessor has 163 (A100) or 227 KiB
 ROWS = 16  # examples of a block of threads: the fewest that tensor cores take, so there are as many blocks as can be
@@ -33,13 +35,13 @@ def check(size: int, n_bytes: int = 2) -> None:
 
 
 def forward(
-    u_HTBG: Float[Array, "H T B G"],
-    recurrent_HKG: Float[Array, "H K G"],
-    bias_HG: Float[Array, "H G"],
-    h_HBK: Float[Array, "H B K"],
-    c_HBK: Float[Array, "H B K"],
-) -> tuple[Array, ...]:
-    """Last states h and c; then of every token the factors of its gates, h, what c gets of dh, the forget gate."""
+    cell: Callable[..., Any], u_HTBG: Float[Array, "H T B G"], weights: Any, state: States
+) -> tuple[States, tuple[Array, ...], Float[Array, "H T B K"]]:
+    """The last state; of every token the factors of its gates, what c gets of dh and the forget gate; its output.
+
+    `cell(in_BK, forget_BK, new_BK, out_BK, c_BK)` gives the state and these from the sums of the gates.
+    """
+    (recurrent_HKG, (bias_HG,)), (h_HBK, c_HBK) = weights, state
     (heads, length, batch, _), size = u_HTBG.shape, recurrent_HKG.shape[1]
     dtype, wide = u_HTBG.dtype, h_HBK.dtype
     check(size, dtype.itemsize)
@@ -53,32 +55,21 @@ def forward(
         def step(token: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
             h_BK, c_BK = state
             narrow_BK = h_BK.astype(dtype)
-            in_BK, forget_BK, new_BK, out_BK = (
+            sums = (
                 u_ref[token, :, part].astype(wide) + _product(narrow_BK, weight_KK) + bias_K[None]
                 for part, weight_KK, bias_K in zip(parts, weights, biases, strict=True)
             )
-            in_BK, forget_BK, out_BK = jax.nn.sigmoid(in_BK), jax.nn.sigmoid(forget_BK), jax.nn.sigmoid(out_BK)
-            new_BK, before_BK = jnp.tanh(new_BK), c_BK
-            c_BK = forget_BK * c_BK + in_BK * new_BK
-            tanh_BK = jnp.tanh(c_BK)
-            h_BK = out_BK * tanh_BK
-            factors = (
-                new_BK * in_BK * (1 - in_BK),
-                before_BK * forget_BK * (1 - forget_BK),
-                in_BK * (1 - new_BK * new_BK),
-                tanh_BK * out_BK * (1 - out_BK),
-            )
+            (h_BK, c_BK), factors, open_BK, forget_BK = cell(*sums, c_BK)
             for part, factor_BK in zip(parts, factors, strict=True):
                 factor_ref[token, :, part] = factor_BK.astype(dtype)
-            all_h_ref[token] = h_BK.astype(dtype)
-            open_ref[token] = (out_BK * (1 - tanh_BK * tanh_BK)).astype(dtype)
+            all_h_ref[token], open_ref[token] = h_BK.astype(dtype), open_BK.astype(dtype)
             forget_ref[token] = forget_BK
             return h_BK, c_BK
 
         last_h_ref[...], last_c_ref[...] = jax.lax.fori_loop(0, length, step, (h_ref[...], c_ref[...]))
 
     of_gates, of_channels, of_states = _of_tokens(length, GATES * size), _of_tokens(length, size), _of_states(size)
-    found = _call(
+    results = _call(
         kernel,
         (heads, filled, size),
         in_specs=[of_gates, _of_head(size, GATES * size), _of_head(GATES * size), of_states, of_states],
@@ -90,19 +81,18 @@ def forward(
             jax.ShapeDtypeStruct((heads, length, filled, size), wide),
         ],
     )(_fill(u_HTBG), recurrent_HKG.astype(dtype), bias_HG.astype(wide), _fill(h_HBK), _fill(c_HBK))
-    return tuple(x[..., :batch, :] for x in found)
+    h_HBK, c_HBK, factor_HTBG, h_HTBK, open_HTBK, forget_HTBK = (x[..., :batch, :] for x in results)
+    return (h_HBK, c_HBK), (factor_HTBG, open_HTBK, forget_HTBK), h_HTBK
 
 
 def backward(
-    factor_HTBG: Float[Array, "H T B G"],
-    open_HTBK: Float[Array, "H T B K"],
-    forget_HTBK: Float[Array, "H T B K"],
-    recurrent_HKG: Float[Array, "H K G"],
+    kept: tuple[Array, ...],
     from_output_HTBK: Float[Array, "H T B K"],
-    dh_HBK: Float[Array, "H B K"],
-    dc_HBK: Float[Array, "H B K"],
-) -> tuple[Array, ...]:
-    """Changes of the first h and c; then those of every token's gates."""
+    recurrent_HKG: Float[Array, "H K G"],
+    state: States,
+) -> tuple[States, tuple[Array, ...]]:
+    """Changes of the first state; then those of every token's gates."""
+    (factor_HTBG, open_HTBK, forget_HTBK), (dh_HBK, dc_HBK) = kept, state
     (heads, length, batch, _), size = factor_HTBG.shape, recurrent_HKG.shape[1]
     dtype, wide = factor_HTBG.dtype, dh_HBK.dtype
     filled = _filled(batch)
@@ -131,7 +121,7 @@ def backward(
 
     of_gates, of_channels, of_states = _of_tokens(length, GATES * size), _of_tokens(length, size), _of_states(size)
     weight_HGK = jnp.swapaxes(recurrent_HKG, 1, 2).astype(dtype)
-    found = _call(
+    results = _call(
         kernel,
         (heads, filled, size),
         in_specs=[
@@ -148,7 +138,8 @@ def backward(
         weight_HGK,
         *(_fill(x) for x in (from_output_HTBK, dh_HBK, dc_HBK)),
     )
-    return tuple(x[..., :batch, :] for x in found)
+    dh_HBK, dc_HBK, change_HTBG = (x[..., :batch, :] for x in results)
+    return (dh_HBK, dc_HBK), (change_HTBG,)
 
 
 def _product(left_BK: Float[Array, "B K"], right_KN: Float[Array, "K N"]) -> Float[Array, "B N"]:

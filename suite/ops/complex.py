@@ -1,0 +1,52 @@
+"""Linear recurrences h_t = a h_{t-1} + b_t of complex numbers, which are carried as two real arrays.
+
+The decay does not change. Implementations as in suite/ops/linear.py.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Complex = tuple[Float[Array, "..."], Float[Array, "..."]]  # real and imaginary part
+
+
+def start(batch: int, size: int, dtype: jnp.dtype) -> Complex:
+    """The state before the first token."""
+    return (jnp.zeros((batch, size), dtype),) * 2
+
+
+def step(decay_N: Complex, input_BN: Complex, h_BN: Complex) -> Complex:
+    """One token."""
+    decay_BN = jax.tree.map(lambda x_N: jnp.broadcast_to(x_N, h_BN[0].shape), decay_N)
+    real_BN, imaginary_BN = _multiply(decay_BN, h_BN)
+    return real_BN + input_BN[0], imaginary_BN + input_BN[1]
+
+
+def sequential(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
+    def turn(h_BN: Complex, input_BN: Complex) -> tuple[Complex, Complex]:
+        h_BN = step(decay_N, input_BN, h_BN)
+        return h_BN, h_BN
+
+    input_TBN = jax.tree.map(lambda x_BTN: jnp.swapaxes(x_BTN, 0, 1), input_BTN)
+    _, h_TBN = jax.lax.scan(turn, h_BN, input_TBN)
+    return jax.tree.map(lambda x_TBN: jnp.swapaxes(x_TBN, 0, 1), h_TBN)
+
+
+def parallel(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
+    def combine(left: tuple[Complex, Complex], right: tuple[Complex, Complex]) -> tuple[Complex, Complex]:
+        (left_decay, left_input), (right_decay, right_input) = left, right
+        carried = _multiply(right_decay, left_input)
+        return _multiply(left_decay, right_decay), (carried[0] + right_input[0], carried[1] + right_input[1])
+
+    decay_BTN = jax.tree.map(lambda x_N: jnp.broadcast_to(x_N, input_BTN[0].shape), decay_N)
+    power_BTN, inner_BTN = jax.lax.associative_scan(combine, (decay_BTN, input_BTN), axis=1)
+    outer_BTN = _multiply(power_BTN, jax.tree.map(lambda x_BN: x_BN[:, None], h_BN))
+    return inner_BTN[0] + outer_BTN[0], inner_BTN[1] + outer_BTN[1]
+
+
+def _multiply(left: Complex, right: Complex) -> Complex:
+    return left[0] * right[0] - left[1] * right[1], left[0] * right[1] + left[1] * right[0]
+
+
+IMPLEMENTATIONS = {"parallel": parallel, "sequential": sequential}
+SAME_CHAIN = {}
