@@ -18,7 +18,7 @@ def made(batch: int, length: int, heads: int, groups: int, size: int) -> list[ja
 def gradient(implementation: str, window: int = 0, slopes: bool = False):
     def value(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, weigh_BTHK: jax.Array) -> jax.Array:
         slope_H = attention.alibi_slopes(q_BTHK.shape[2]) if slopes else None
-        y_BTHK = attention.causal(q_BTHK, k_BTHK, v_BTHK, window=window, slope_H=slope_H, implementation=implementation)
+        y_BTHK = attention.IMPLEMENTATIONS[implementation](q_BTHK, k_BTHK, v_BTHK, window, slope_H)
         return jnp.sum(y_BTHK.astype(jnp.float32) * weigh_BTHK.astype(jnp.float32))
 
     return jax.jit(jax.value_and_grad(value, (0, 1, 2)))

@@ -21,7 +21,7 @@ from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Finding, gradient_f
 from suite.job import Job
 from suite.measures import gradient_reach
 from suite.model import backbone
-from suite.ops import implementations, linear, precision
+from suite.ops import linear, precision
 from suite.scale import SCALES
 from suite.sweep import store
 from suite.sweep.record import Record
@@ -135,12 +135,12 @@ def reach(through: Callable, length: int, width: int = 4, probes: int = 8) -> np
 
 def linear_recurrence(decay: float, implementation: str) -> Callable:
     def through(x_BTD):
-        return linear.recurrence(jnp.full_like(x_BTD, decay), x_BTD, jnp.zeros_like(x_BTD[:, 0]), implementation)
+        return linear.IMPLEMENTATIONS[implementation](jnp.full_like(x_BTD, decay), x_BTD, jnp.zeros_like(x_BTD[:, 0]))
 
     return through
 
 
-@pytest.mark.parametrize("implementation", implementations.FORMS["linear"])
+@pytest.mark.parametrize("implementation", linear.IMPLEMENTATIONS)
 @pytest.mark.parametrize("decay", [0.5, 0.9, 1.0, 1.5])
 def test_a_linear_recurrence_decays_by_its_eigenvalue(decay: float, implementation: str):
     norm_K = reach(linear_recurrence(decay, implementation), 1000)

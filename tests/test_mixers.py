@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import pathlib
 import re
 
 import equinox as eqx
@@ -17,6 +18,8 @@ from suite.model import backbone
 from suite.ops import implementations
 
 NAMES = parts.names("suite.mixers")
+STATES = ("cache", "nonlinear", "diagonal", "matrix")
+OPS = pathlib.Path(implementations.__file__).parent
 # Every file at its defaults, and the knobs that take another way through the code.
 SPECS = [
     *NAMES,
@@ -66,43 +69,86 @@ def test_three_forms_agree_in_value_and_gradient(spec: str):
 
 
 @pytest.mark.parametrize(
-    ("family", "spec"),
+    "spec",
     [
-        ("attention", "attention:kv_heads=2"),
-        ("attention", "attention:window=200"),
-        ("attention", "attention:positions=alibi,window=5"),
-        ("elman", "elman:heads=2"),
-        ("gru", "gru"),
-        ("gru", "gru:heads=4"),
-        ("lstm", "lstm"),
-        ("lstm", "lstm:heads=4"),
-        ("lstm", "lstm:remat=true"),
-        ("linear", "mingru"),
-        ("linear", "minlstm"),
-        ("linear", "rglru"),
-        ("complex", "lru"),
-        ("matrix", "mamba2:ngroups=2"),
-        ("matrix", "mlstm"),
-        ("matrix", "gla:gate_logit_normalizer=1"),
-        ("matrix", "deltanet:allow_neg_eigval=true"),
-        ("matrix", "gated_deltanet"),
-        ("matrix", "rwkv7"),
+        *(name for name in NAMES if "implementation" in parts.knobs("suite.mixers", name)),
+        "attention:kv_heads=2",
+        "attention:window=200",
+        "attention:positions=alibi,window=5",
+        "elman:heads=2",
+        "gru:heads=4",
+        "lstm:heads=4",
+        "lstm:remat=true",
+        "mamba2:ngroups=2",
+        "gla:gate_logit_normalizer=1",
+        "deltanet:allow_neg_eigval=true",
     ],
 )
-def test_all_forms_of_an_operation_agree_in_value_and_gradient(family: str, spec: str):
+def test_all_implementations_agree_in_value_and_gradient(spec: str):
     # 300 tokens: more than a block, and no multiple of one.
     x_BTD, probe_BTD = (jax.random.normal(jax.random.key(seed), (1, 300, WIDTH), jnp.float32) for seed in (1, 2))
-    join = "," if ":" in spec else ":"
     cannot = {"cudnn", "splash"} if "alibi" in spec else {"cudnn"}  # cuDNN wants its GPU, splash attention no bias
     cannot |= {"persistent"} if "heads" in spec else set()  # heads of 16 channels and more: tests/test_recurrent.py
     reference, *others = (
-        run(in_parallel, build(f"{spec}{join}implementation={implementation}"), x_BTD, probe_BTD)
-        for implementation in implementations.FORMS[family]
+        run(in_parallel, build(with_implementation(spec, implementation)), x_BTD, probe_BTD)
+        for implementation in implementations.family(family_of(spec)).IMPLEMENTATIONS
         if implementation not in cannot
     )
     assert others
     for other in others:
         assert_close(other, reference)
+
+
+def family_of(spec: str) -> str:
+    return str(parts.constant("suite.mixers", spec, "FAMILY"))
+
+
+def with_implementation(spec: str, implementation: str) -> str:
+    return f"{spec}{',' if ':' in spec else ':'}implementation={implementation}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mixer_says_what_it_is(name: str):
+    assert parts.constant("suite.mixers", name, "NAME")
+    assert family_of(name) in implementations.FASTEST
+    assert parts.constant("suite.mixers", name, "STATE") in STATES
+
+
+def test_every_family_is_in_the_table_of_what_is_fastest():
+    files = [path.stem for path in OPS.glob("*.py")]
+    families = {name for name in files if hasattr(implementations.family(name), "IMPLEMENTATIONS")}
+    assert families == set(implementations.FASTEST)
+
+
+@pytest.mark.parametrize("family", implementations.FASTEST)
+def test_the_table_refers_to_implementations_that_there_are(family: str):
+    written = implementations.family(family).IMPLEMENTATIONS
+    for fastest in implementations.FASTEST[family].values():
+        assert set(fastest) <= set(written)
+    for kernel, same in implementations.family(family).SAME_CHAIN.items():
+        assert {kernel, same} <= set(written)
+    for implementation in written:
+        assert implementations.choose(family, implementation, jnp.dtype("float32")) == implementation
+
+
+@pytest.mark.parametrize("family", implementations.FASTEST)
+def test_an_implementation_that_is_not_written_is_refused(family: str):
+    for ask in (implementations.pick, implementations.check, lambda *names: implementations.choose(*names, "float32")):
+        with pytest.raises(ValueError, match="implementation 'phantom' is not known; wanted one of"):
+            ask(family, "phantom")
+    names = [
+        name for name in NAMES if family_of(name) == family and "implementation" in parts.knobs("suite.mixers", name)
+    ]
+    for name in names:
+        with pytest.raises(ValueError, match="implementation 'phantom' is not known"):
+            build(f"{name}:implementation=phantom")
+
+
+def test_a_kernel_that_has_no_float64_does_not_name_itself_there():
+    for kernel in ("cudnn", "splash"):
+        mixer = build(f"attention:implementation={kernel}")
+        assert mixer.ran(jnp.dtype("bfloat16")) == kernel
+        assert mixer.ran(jnp.dtype("float64")) == "dense"
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -175,7 +221,7 @@ def test_a_state_has_the_shape_in_which_it_comes_back(spec: str):
     contract.check_state(build(spec), WIDTH)
 
 
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if not spec.startswith("attention")])
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if parts.constant("suite.mixers", spec, "STATE") != "cache"])
 def test_a_recurrent_state_is_float32_and_does_not_grow(spec: str):
     mixer, dtype = build(spec), jnp.dtype("bfloat16")
     short, long = (jax.eval_shape(lambda length=length: mixer.start(BATCH, length, dtype)) for length in (8, 4096))
@@ -216,15 +262,23 @@ def test_the_first_line_names_the_paper(name: str):
         ("attention:max_length=0", 32, "max_length 0"),
         ("attention:positions=sine", 32, "positions 'sine' is not known; wanted one of rope, alibi, learned, none"),
         ("attention:heads=4", 20, "rope wants an even head size"),
-        ("attention:implementation=fast", 32, "form 'fast' is not known; wanted one of auto, reference, dense"),
+        (
+            "attention:implementation=fast",
+            32,
+            "implementation 'fast' is not known; wanted one of auto, reference, dense",
+        ),
         ("attention:positions=alibi,implementation=splash", 32, "splash attention knows no distance bias"),
         ("attention:ntk=0.5", 32, "ntk 0.5 want at least 1"),
         ("attention:positions=alibi,interpolation=2", 32, "interpolation 2.0 and ntk 1.0 want at least 1, and are for"),
         ("lstm:heads=5", 32, "width 32 is not a multiple of heads 5"),
         ("lstm:heads=2,implementation=cudnn", 32, "cuDNN's LSTM has one head and not 2"),
         ("gru:heads=0", 32, "width 32 is not a multiple of heads 0"),
-        ("elman:implementation=fast", 32, "form 'fast' is not known; wanted one of auto, reference, scan"),
-        ("mingru:implementation=fast", 32, "form 'fast' is not known; wanted one of auto, reference, parallel"),
+        ("elman:implementation=fast", 32, "implementation 'fast' is not known; wanted one of auto, reference, scan"),
+        (
+            "mingru:implementation=fast",
+            32,
+            "implementation 'fast' is not known; wanted one of auto, reference, parallel",
+        ),
         ("lru:r_min=0.5,r_max=0.4", 32, "r_min 0.5 and r_max 0.4 want 0 < r_min < r_max < 1"),
         ("lru:d_hidden=-1", 32, "d_hidden -1 wants at least 0"),
         ("rglru:heads=0", 32, "heads 0 wants at least 1"),
@@ -237,7 +291,11 @@ def test_the_first_line_names_the_paper(name: str):
         ("gla:gate_low_rank_dim=0", 32, "gate_low_rank_dim 0 wants at least 1"),
         ("deltanet:expand_v=-1", 32, "expand_k 1.0 and expand_v -1.0 want more than 0"),
         ("rwkv7:lora=-1", 32, "lora -1 wants at least 0"),
-        ("gated_deltanet:implementation=fast", 32, "form 'fast' is not known; wanted one of auto, reference, chunked"),
+        (
+            "gated_deltanet:implementation=fast",
+            32,
+            "implementation 'fast' is not known; wanted one of auto, reference, chunked",
+        ),
     ],
 )
 def test_knobs_that_do_not_fit_are_refused_in_a_line(spec: str, width: int, said: str):

@@ -7,7 +7,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from suite.ops import attention, implementations, initial
 
-NAME, FAMILY, STATE = "attention", "attention", "cache"
+NAME = "attention"
+FAMILY = "attention"
+STATE = "cache"
 STATE_KNOB = "window"
 POSITIONS = ("rope", "alibi", "learned", "none")
 

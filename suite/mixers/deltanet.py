@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import MatrixRecurrence
 from suite.ops import implementations, initial, multihead, precision
 
-NAME, FAMILY, STATE = "DeltaNet", "delta", "matrix"
+NAME = "DeltaNet"
+FAMILY = "delta"
+STATE = "matrix"
 
 
 class Mixer(MatrixRecurrence):

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import NonlinearRecurrence
 from suite.ops import implementations, initial, recurrent
 
-NAME, FAMILY, STATE = "the Elman network", "elman", "nonlinear"
+NAME = "the Elman network"
+FAMILY = "elman"
+STATE = "nonlinear"
 
 
 class Mixer(NonlinearRecurrence):

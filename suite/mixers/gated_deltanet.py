@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import MatrixRecurrence
 from suite.ops import implementations, initial, multihead, precision
 
-NAME, FAMILY, STATE = "Gated DeltaNet", "delta", "matrix"
+NAME = "Gated DeltaNet"
+FAMILY = "delta"
+STATE = "matrix"
 
 
 class Mixer(MatrixRecurrence):

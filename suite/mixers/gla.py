@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import MatrixRecurrence
 from suite.ops import implementations, initial, multihead, precision
 
-NAME, FAMILY, STATE = "gated linear attention", "matrix", "matrix"
+NAME = "gated linear attention"
+FAMILY = "matrix"
+STATE = "matrix"
 
 
 class Mixer(MatrixRecurrence):

@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import NonlinearRecurrence
 from suite.ops import implementations, initial, recurrent
 
-NAME, FAMILY, STATE = "the GRU", "gru", "nonlinear"
+NAME = "the GRU"
+FAMILY = "gru"
+STATE = "nonlinear"
 
 
 class Mixer(NonlinearRecurrence):

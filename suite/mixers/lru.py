@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import DiagonalRecurrence
 from suite.ops import complex, implementations, initial, precision
 
-NAME, FAMILY, STATE = "the LRU", "complex", "diagonal"
+NAME = "the LRU"
+FAMILY = "complex"
+STATE = "diagonal"
 STATE_KNOB = "d_hidden"
 
 

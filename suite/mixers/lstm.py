@@ -9,7 +9,9 @@ from suite.mixers import NonlinearRecurrence
 from suite.ops import implementations, initial, recurrent
 from suite.ops.kernels import persistent
 
-NAME, FAMILY, STATE = "the LSTM", "lstm", "nonlinear"
+NAME = "the LSTM"
+FAMILY = "lstm"
+STATE = "nonlinear"
 
 
 class Mixer(NonlinearRecurrence):

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import MatrixRecurrence
 from suite.ops import implementations, initial, multihead, precision
 
-NAME, FAMILY, STATE = "Mamba-2", "matrix", "matrix"
+NAME = "Mamba-2"
+FAMILY = "matrix"
+STATE = "matrix"
 STATE_KNOB = "d_state"
 
 

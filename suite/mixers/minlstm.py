@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import DiagonalRecurrence
 from suite.ops import implementations, initial, precision
 
-NAME, FAMILY, STATE = "the minLSTM", "linear", "diagonal"
+NAME = "the minLSTM"
+FAMILY = "linear"
+STATE = "diagonal"
 
 
 class Mixer(DiagonalRecurrence):

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import MatrixRecurrence
 from suite.ops import implementations, initial, multihead, precision
 
-NAME, FAMILY, STATE = "the mLSTM", "exponential", "matrix"
+NAME = "the mLSTM"
+FAMILY = "exponential"
+STATE = "matrix"
 
 
 class Mixer(MatrixRecurrence):

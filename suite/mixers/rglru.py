@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import DiagonalRecurrence
 from suite.ops import implementations, initial, multihead, precision
 
-NAME, FAMILY, STATE = "the RG-LRU", "linear", "diagonal"
+NAME = "the RG-LRU"
+FAMILY = "linear"
+STATE = "diagonal"
 STATE_KNOB = "d_rnn"
 SHARPNESS = 8.0  # c of the paper
 

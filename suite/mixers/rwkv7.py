@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import Recurrence
 from suite.ops import implementations, initial, low_rank, multihead, precision
 
-NAME, FAMILY, STATE = "RWKV-7", "low_rank", "matrix"
+NAME = "RWKV-7"
+FAMILY = "low_rank"
+STATE = "matrix"
 # The input before the chunk, and a matrix a head.
 State = tuple[Float[Array, "B D"], Float[Array, "B H K P"]]
 FASTEST = 0.606531  # exp(-1/2): a decay is at least exp(-FASTEST)

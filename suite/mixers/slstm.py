@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from suite.mixers import Recurrence
 from suite.ops import initial, multihead, precision, recurrent
 
-NAME, FAMILY, STATE = "the sLSTM", "recurrent", "nonlinear"
+NAME = "the sLSTM"
+FAMILY = "recurrent"
+STATE = "nonlinear"
 # Cell, normaliser, output, and the logarithm of the scale that cell and normaliser are divided by.
 State = tuple[Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"]]
 

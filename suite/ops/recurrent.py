@@ -20,8 +20,8 @@ from suite import mesh as meshes
 from suite.ops import precision
 from suite.ops.kernels import resident
 
-State = tuple[Float[Array, "*H B K"], ...]
-Biases = tuple[Float[Array, "*H G"], ...]
+State = tuple[Array, ...]  # (B, K) each in a loop, (H, B, K) of all heads, (B, N) in a mixer
+Biases = tuple[Array, ...]  # (1, G) each in a cell, (H, G) of all heads
 Loop = Callable[..., tuple[Float[Array, "H T B K"], State]]  # of a cell, all gates' inputs, weights and the first state
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from suite.ops.kernels import tiles
 
-State = tuple[Float[Array, "B K"], ...]
+State = tuple[Array, ...]  # (B, K) each
 
 
 def forward(
