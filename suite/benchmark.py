@@ -1,4 +1,4 @@
-"""Benchmarks: one operation, layer or training step in all of its forms and in other libraries', timed in turns.
+"""Benchmarks: one operation, layer or training step in all implementations and in other libraries', timed in turns.
 
 All contenders compute the same from the same numbers: value and gradient of a weighted sum of the outputs, or a step of
 training on the same tokens from the same parameters.
@@ -22,27 +22,46 @@ from suite import parts
 from suite.counting import flops
 from suite.job import Job
 from suite.model import backbone, matching
-from suite.ops import attention, delta, implementations, linear, matrix
+from suite.ops import implementations
 from suite.sweep.store import Row
 from suite.tasks import Batch
 from suite.training import clock
 from suite.training.programs import Programs
 
-ONE_HEAD = ("lstm", "gru", "elman")
-LAYERS = (*ONE_HEAD, "lstm_heads")
-MATRICES = ("scalar", "vector", "delta", "low_rank")  # linear recurrences with a matrix state, by how it decays
-OPERATIONS = ("attention", "linear", *MATRICES)
-TRAININGS = {"train_attention": "attention", "train_lstm": "lstm"}
-FAMILIES = (*LAYERS, *OPERATIONS, *TRAININGS)
+BASELINES = {name: importlib.import_module(f"suite.baselines.{name}") for name in parts.names("suite.baselines")}
+# Layers of one head, and one with heads; operations and their families of implementations; whole trainings.
+LAYERS = [
+    name
+    for name in parts.names("suite.mixers")
+    if parts.constant("suite.mixers", name, "STATE") == "nonlinear"
+    and "implementation" in parts.knobs("suite.mixers", name)
+]
+HEADED = {"lstm_heads": "lstm"}
+OPERATIONS = {
+    **{"attention": "attention", "linear": "linear", "scalar": "matrix", "vector": "matrix"},
+    **{"delta": "delta", "low_rank": "low_rank"},
+}
+TRAININGS = {f"train_{mixer}": mixer for module in BASELINES.values() for mixer in module.TRAININGS}
+FAMILIES = (*LAYERS, *HEADED, *OPERATIONS, *TRAININGS)
 CHUNKS = (16, 32, 64, 128, 256)
 VOCAB = 256
 DEPTH = 4  # of what is trained
-# The form that shows all of the work in its jaxpr.
-COUNTED = {**dict.fromkeys(LAYERS, "scan"), "attention": "dense"}
 WARMUP = 2
 FASTEST = math.exp(-0.5)  # least log decay of a low-rank recurrence, RWKV-7's
 
+CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # as far as two gradients of sums of the same numbers may lie apart
+
 Call = Callable[[], float]
+Gradients = tuple[Mapping[str, np.ndarray], list[np.ndarray]]  # of the arrays, of all inputs but the last
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A program that is ready to be timed: its call, the gradients of the last one, and what is recorded of it."""
+
+    call: Call
+    conditions: Row
+    gradients: Callable[[], Gradients] | None = None  # of a training there are none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +81,7 @@ class Benchmark:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family {self.family!r} is not known; wanted one of {', '.join(FAMILIES)}")
-        if self.family not in ONE_HEAD and self.width % self.head_size:
+        if self.family not in LAYERS and self.width % self.head_size:
             raise ValueError(f"width {self.width} is not a multiple of the head size {self.head_size}")
 
     @property
@@ -72,9 +91,9 @@ class Benchmark:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """The same work for every contender: `compute(form)` is a function of the arrays and all inputs but the last.
+    """The same work for every contender; the last input weighs the outputs.
 
-    The last input weighs the outputs.
+    `compute(implementation)` is a function of the arrays and all inputs but the last.
     """
 
     arrays: dict[str, np.ndarray]
@@ -87,30 +106,50 @@ def run(benchmark: Benchmark, rounds: int) -> Iterator[Row]:
 
     `value` is the weighted sum of the outputs; of a training the loss of the first step and `last_value` of the last.
     """
-    calls: dict[str, Call] = {}
-    facts: dict[str, Row] = {}
+    ready: dict[str, Contender] = {}
+    rows: dict[str, Row] = {}
+    wanted: Gradients | None = None
     for name, make in _contenders(benchmark):
         try:
-            call, own = make()
-            first = call()
+            contender = make()
+            value = contender.call()
+            if contender.gradients is not None:
+                found = contender.gradients()
+                wanted = found if wanted is None else wanted
+                _check_gradients(found, wanted, CLOSE[benchmark.dtype])
         except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError, ModuleNotFoundError) as error:
             outcome = "missing" if isinstance(error, ModuleNotFoundError) else "refused"
             yield {**benchmark.facts, "contender": name, "outcome": outcome, "error": str(error)[:300]}
             continue
-        calls[name], facts[name] = call, {**own, "value": first}
-    timed = clock.time_turns(calls, warmup=WARMUP, rounds=rounds)
+        ready[name], rows[name] = contender, {**contender.conditions, "value": value}
+    timed = clock.time_turns({name: contender.call for name, contender in ready.items()}, warmup=WARMUP, rounds=rounds)
     for name, seconds in timed.items():
-        last = {"last_value": calls[name]()} if benchmark.family in TRAININGS else {}
-        yield {**benchmark.facts, "contender": name, "seconds": seconds, **facts[name], **last, "outcome": "ok"}
+        last = {"last_value": ready[name].call()} if benchmark.family in TRAININGS else {}
+        yield {**benchmark.facts, "contender": name, "seconds": seconds, **rows[name], **last, "outcome": "ok"}
 
 
-def _contenders(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], tuple[Call, Row]]]]:
-    """Names, and what makes the call and the facts of its row."""
+def _check_gradients(gradients: Gradients, wanted: Gradients, close: float) -> None:
+    """ValueError where a contender computes other gradients than the first one, which is ours, or none."""
+    (arrays, inputs), (our_arrays, our_inputs) = gradients, wanted
+    if arrays.keys() != our_arrays.keys() or len(inputs) != len(our_inputs):
+        raise ValueError(
+            f"gives gradients of {[*arrays]} and {len(inputs)} inputs, not of {[*our_arrays]} and {len(our_inputs)}"
+        )
+    pairs = [(arrays[name], our_arrays[name]) for name in arrays] + list(zip(inputs, our_inputs, strict=True))
+    largest = max(float(np.max(np.abs(ours))) for _, ours in pairs)
+    for theirs, ours in pairs:
+        apart = float(np.max(np.abs(theirs - ours))) / largest
+        if not apart <= close:
+            raise ValueError(f"gives other gradients than ours: {apart:.2g} of their largest entry apart")
+
+
+def _contenders(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], Contender]]]:
+    """Names, ours first, and what makes each of them ready."""
     if benchmark.family in TRAININGS:
         yield from _trainings(benchmark)
         return
-    work = (_layer if benchmark.family in LAYERS else _operation)(benchmark)
-    for implementation in _forms(benchmark.family):
+    work = (_operation if benchmark.family in OPERATIONS else _layer)(benchmark)
+    for implementation in _implementations(benchmark.family):
         if implementation == "chunked":
             for tokens in (tokens for tokens in CHUNKS if tokens < 2 * benchmark.length):
                 yield (
@@ -119,52 +158,44 @@ def _contenders(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], tuple[
                 )
         else:
             yield implementation, functools.partial(_gradient, benchmark, work, implementation)
-    for name, module in _peers():
+    for name, module in BASELINES.items():
         if benchmark.family in module.GRADIENTS:
             make = module.GRADIENTS[benchmark.family]
             yield name, functools.partial(_of_baseline, module, make, work.arrays, work.inputs, benchmark.dtype)
 
 
-def _forms(family: str) -> list[str]:
-    """The forms that run on this platform."""
-    return [
-        implementation
-        for implementation in implementations.FORMS[_kind(family)]
-        if implementations.ONLY_ON.get(implementation, meshes.platform()) == meshes.platform()
-    ]
+def _implementations(family: str) -> list[str]:
+    """The implementations that run on this platform."""
+    written = implementations.family(_family(family)).IMPLEMENTATIONS
+    platform = meshes.platform()
+    return [name for name in written if implementations.ONLY_ON.get(name, platform) == platform]
 
 
-def _kind(family: str) -> str:
-    """What the family's forms are found under."""
-    return "matrix" if family in MATRICES else family.removesuffix("_heads")
+def _family(family: str) -> str:
+    """The family of implementations of an operation or a layer."""
+    return OPERATIONS.get(family) or str(parts.constant("suite.mixers", HEADED.get(family, family), "FAMILY"))
 
 
 def chosen(benchmark: Benchmark) -> str:
     """The name of the contender that runs where nobody asks for another."""
     if benchmark.family in TRAININGS:
         return "suite"
-    size = benchmark.width if benchmark.family in ONE_HEAD else benchmark.head_size
-    implementation = implementations.choose(_kind(benchmark.family), "auto", jnp.dtype(benchmark.dtype), head_size=size)
-    return (
-        f"{implementation} {implementations.chunk(benchmark.family, benchmark.length)}"
-        if implementation == "chunked"
-        else implementation
-    )
+    size = benchmark.width if benchmark.family in LAYERS else benchmark.head_size
+    dtype = jnp.dtype(benchmark.dtype)
+    implementation = implementations.choose(_family(benchmark.family), "auto", dtype, head_size=size)
+    chunk = f" {implementations.chunk(benchmark.family, benchmark.length)}" if implementation == "chunked" else ""
+    return implementation + chunk
 
 
-def _peers() -> Iterator[tuple[str, Any]]:
-    for name in parts.names("suite.baselines"):
-        yield name, importlib.import_module(f"suite.baselines.{name}")
-
-
-def _of_baseline(module: Any, make: Callable[..., Call], *args: Any) -> tuple[Call, Row]:
+def _of_baseline(module: Any, make: Callable[..., Any], *args: Any) -> Contender:
     if importlib.util.find_spec(module.PACKAGE) is None:
         raise ModuleNotFoundError(f"{module.PACKAGE} is not installed")
-    call = make(*args)
-    return call, {"version": importlib.import_module(module.PACKAGE).__version__}
+    made = make(*args)
+    call, gradients = made if isinstance(made, tuple) else (made, None)
+    return Contender(call, {"version": importlib.import_module(module.PACKAGE).__version__}, gradients)
 
 
-def _gradient(benchmark: Benchmark, work: Work, implementation: str, chunk: int = 0) -> tuple[Call, Row]:
+def _gradient(benchmark: Benchmark, work: Work, implementation: str, chunk: int = 0) -> Contender:
     """Our program for value and gradient by all arrays and inputs."""
     dtype = jnp.dtype(benchmark.dtype)
     arrays = jax.tree.map(jnp.asarray, work.arrays)
@@ -181,7 +212,11 @@ def _gradient(benchmark: Benchmark, work: Work, implementation: str, chunk: int 
     def call() -> float:
         return float(jax.block_until_ready(compiled(arrays, inputs, weigh))[0])
 
-    return call, {**_bytes(compiled), **_work_of(benchmark, work)}
+    def gradients() -> Gradients:
+        _, of_all = compiled(arrays, inputs, weigh)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), of_all)
+
+    return Contender(call, {**_bytes(compiled), **_work_of(benchmark, work)}, gradients)
 
 
 def _bytes(compiled: jax.stages.Compiled) -> Row:
@@ -197,17 +232,18 @@ def _bytes(compiled: jax.stages.Compiled) -> Row:
 def _work_of(benchmark: Benchmark, work: Work) -> Row:
     """FLOPs of products, three forward passes, and how many steps must wait for one another."""
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, jnp.float32), (work.arrays, work.inputs[:-1]))
-    compute = work.compute(COUNTED.get(benchmark.family, "sequential"))
+    written = implementations.family(_family(benchmark.family)).IMPLEMENTATIONS
+    compute = work.compute("sequential" if "sequential" in written else next(iter(written)))  # all work in its jaxpr
     forward = flops.count(lambda arrays, inputs: compute(arrays, *inputs), *shapes).matmul
     if benchmark.family == "attention":  # a query sees half of the keys
         forward = forward * (benchmark.length + 1) // (2 * benchmark.length)
-    return {"flops": 3 * forward, "dependent_steps": benchmark.length if benchmark.family in LAYERS else 0}
+    return {"flops": 3 * forward, "dependent_steps": 0 if benchmark.family in OPERATIONS else benchmark.length}
 
 
 def _layer(benchmark: Benchmark) -> Work:
     """A recurrent layer with its projection of the inputs."""
-    heads = f":heads={benchmark.width // benchmark.head_size}" if benchmark.family == "lstm_heads" else ""
-    module, knobs = parts.load("suite.mixers", _kind(benchmark.family) + heads)
+    heads = f":heads={benchmark.width // benchmark.head_size}" if benchmark.family in HEADED else ""
+    module, knobs = parts.load("suite.mixers", HEADED.get(benchmark.family, benchmark.family) + heads)
     made = module.Mixer(benchmark.width, key=jax.random.key(0), **knobs)
     arrays = {name: np.asarray(value) for name, value in vars(made).items() if isinstance(value, jax.Array)}
     rng = np.random.default_rng(0)
@@ -221,8 +257,8 @@ def _layer(benchmark: Benchmark) -> Work:
                 )
             )
             names = list(arrays)
-            own = eqx.tree_at(lambda mixer: [getattr(mixer, name) for name in names], like, list(arrays.values()))
-            return own(x_BTD)
+            mixer = eqx.tree_at(lambda mixer: [getattr(mixer, name) for name in names], like, list(arrays.values()))
+            return mixer(x_BTD)
 
         return apply
 
@@ -242,66 +278,42 @@ def _operation(benchmark: Benchmark) -> Work:
         return -np.logaddexp(0, -(normal(*shape) + 3))  # of a sigmoid around 0.95
 
     q, k, v, weigh = (normal(batch, length, heads, size) for _ in range(4))
-    k /= math.sqrt(size)
+    unit, k = k / np.linalg.norm(k, axis=-1, keepdims=True), k / math.sqrt(size)
     zero_BHKP = np.zeros((batch, heads, size, size), np.float32)
+    wide, rest = 0, (zero_BHKP,)  # how many of the last inputs are float32, and what follows all of them
     match benchmark.family:
         case "attention":
-
-            def compute(implementation: str) -> Callable[..., jax.Array]:
-                return lambda _, q, k, v: attention.causal(
-                    q, k, v, window=0, slope_H=None, implementation=implementation
-                )
-
-            return Work({}, [q, k * math.sqrt(size), v, weigh], compute)
+            inputs, rest = [q, k * math.sqrt(size), v], (0, None)
         case "linear":
             shape = (batch, length, benchmark.width)
-
-            def compute(implementation: str) -> Callable[..., jax.Array]:
-                return lambda _, decay, x: linear.recurrence(decay, x, jnp.zeros_like(x[:, 0]), implementation)
-
-            return Work({}, [np.exp(log_decay(*shape)), normal(*shape), normal(*shape)], compute)
+            inputs, weigh = [np.exp(log_decay(*shape)), normal(*shape)], normal(*shape)
+            rest = (np.zeros((batch, benchmark.width), jnp.dtype(benchmark.dtype)),)
         case "scalar" | "vector":
-
-            def compute(implementation: str) -> Callable[..., jax.Array]:
-                def apply(_: Any, q: jax.Array, k: jax.Array, v: jax.Array, decay: jax.Array) -> jax.Array:
-                    return matrix.recurrence(
-                        q, k, v, decay.astype(jnp.float32), jnp.asarray(zero_BHKP), implementation
-                    )[0]
-
-                return apply
-
             channels = 1 if benchmark.family == "scalar" else size
-            return Work({}, [q, k, v, log_decay(batch, length, heads, channels), weigh], compute)
-    unit = k / np.linalg.norm(k, axis=-1, keepdims=True)
-    if benchmark.family == "low_rank":
-
-        def compute(implementation: str) -> Callable[..., jax.Array]:
-            def apply(_: Any, *inputs: jax.Array) -> jax.Array:
-                q, k, v, removal, added, decay = inputs
-                state = jnp.asarray(zero_BHKP)
-                return delta.low_rank(
-                    q, k, v, removal, added, decay.astype(jnp.float32), state, implementation, FASTEST
-                )[0]
-
-            return apply
-
-        decay = np.maximum(log_decay(*unit.shape), -FASTEST)
-        added = unit / (1 + np.exp(-normal(*unit.shape)))
-        return Work({}, [q, k, v, unit, added, decay, weigh], compute)
-    assert benchmark.family == "delta"
-    beta = 1 / (1 + np.exp(-normal(batch, length, heads)))
+            inputs, wide = [q, k, v, log_decay(batch, length, heads, channels)], 1
+        case "delta":
+            beta = 1 / (1 + np.exp(-normal(batch, length, heads)))
+            inputs, wide = [q, unit, v, beta, log_decay(batch, length, heads)], 2
+        case _:
+            added = unit / (1 + np.exp(-normal(*unit.shape)))
+            inputs, wide = [q, k, v, unit, added, np.maximum(log_decay(*unit.shape), -FASTEST)], 1
+            rest = (zero_BHKP, FASTEST)
 
     def compute(implementation: str) -> Callable[..., jax.Array]:
-        def apply(_: Any, q: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Array, decay: jax.Array) -> jax.Array:
-            beta, decay = beta.astype(jnp.float32), decay.astype(jnp.float32)
-            return delta.recurrence(q, k, v, beta, decay, jnp.asarray(zero_BHKP), implementation)[0]
+        recurrence = implementations.pick(OPERATIONS[benchmark.family], implementation)
+
+        def apply(_: Any, *inputs: jax.Array) -> jax.Array:
+            narrow, last = inputs[: len(inputs) - wide], inputs[len(inputs) - wide :]
+            after = (jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in rest)
+            results = recurrence(*narrow, *(x.astype(jnp.float32) for x in last), *after)
+            return jax.tree.leaves(results)[0]  # of outputs and a state
 
         return apply
 
-    return Work({}, [q, unit, v, beta, log_decay(batch, length, heads), weigh], compute)
+    return Work({}, [*inputs, weigh], compute)
 
 
-def _trainings(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], tuple[Call, Row]]]]:
+def _trainings(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], Contender]]]:
     """Our whole training step, and those of baselines, of a language model with tied embeddings on random tokens."""
     job = Job(
         mixer=TRAININGS[benchmark.family],
@@ -311,7 +323,7 @@ def _trainings(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], tuple[C
     tokens_BS = np.random.default_rng(0).integers(VOCAB, size=(job.batch, job.length + 1), dtype=np.int32)
     programs = Programs(job, meshes.make(devices=jax.devices()[:1]), VOCAB)
 
-    def make() -> tuple[Call, Row]:
+    def make() -> Contender:
         compiled, state = programs.step, programs.start(job)
         ones_BT = np.ones((job.batch, job.length), np.float32)
         batch = jax.device_put(Batch(tokens_BS[:, :-1], tokens_BS[:, 1:], ones_BT), meshes.over_batch(programs.mesh))
@@ -322,20 +334,20 @@ def _trainings(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], tuple[C
             return float(metrics["loss"])
 
         forward = matching.flops_per_token(backbone.shapes(job, VOCAB), job)
-        steps = job.depth * job.length if job.mixer.startswith(LAYERS) else 0
+        steps = job.depth * job.length if job.mixer in LAYERS else 0
         flops_ = {"flops": 3 * forward * job.batch * job.length, "dependent_steps": steps}
-        return call, {**_bytes(compiled), **flops_}
+        return Contender(call, {**_bytes(compiled), **flops_})
 
     yield "suite", make
-    for name, module in _peers():
+    for name, module in BASELINES.items():
         if TRAININGS[benchmark.family] in module.TRAININGS:
-            own = module.TRAININGS[TRAININGS[benchmark.family]]
+            train = module.TRAININGS[TRAININGS[benchmark.family]]
             weights = _weights(programs.start(job).params)
-            yield name, functools.partial(_of_baseline, module, own, weights, tokens_BS, job)
+            yield name, functools.partial(_of_baseline, module, train, weights, tokens_BS, job)
 
 
 def _weights(params: Any) -> dict[str, np.ndarray]:
     """Parameters of a model of equal blocks by the names of their fields; those of blocks with the layers first."""
     [block] = params.pattern
-    found = {"embedding_VD": params.embedding_VD, "scale_D": params.scale_D, **vars(block), **vars(block.mixer)}
-    return {name: np.asarray(value) for name, value in found.items() if isinstance(value, jax.Array)}
+    fields = {"embedding_VD": params.embedding_VD, "scale_D": params.scale_D, **vars(block), **vars(block.mixer)}
+    return {name: np.asarray(value) for name, value in fields.items() if isinstance(value, jax.Array)}

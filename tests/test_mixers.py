@@ -133,7 +133,8 @@ def test_the_table_refers_to_implementations_that_there_are(family: str):
 
 @pytest.mark.parametrize("family", implementations.FASTEST)
 def test_an_implementation_that_is_not_written_is_refused(family: str):
-    for ask in (implementations.pick, implementations.check, lambda *names: implementations.choose(*names, "float32")):
+    choose = functools.partial(implementations.choose, dtype=jnp.dtype("float32"))
+    for ask in (implementations.pick, implementations.check, choose):
         with pytest.raises(ValueError, match="implementation 'phantom' is not known; wanted one of"):
             ask(family, "phantom")
     names = [

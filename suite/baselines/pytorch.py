@@ -15,6 +15,7 @@ from suite.job import Job
 PACKAGE = "torch"
 Arrays = Mapping[str, np.ndarray]
 Call = Callable[[], float]
+Gradients = tuple[Call, Callable[[], tuple[dict[str, np.ndarray], list[np.ndarray]]]]
 
 
 def _torch() -> Any:
@@ -33,7 +34,7 @@ def _tensor(array: np.ndarray, dtype: str = "float32") -> Any:
     return torch.tensor(np.array(array)).to(_device(torch), getattr(torch, dtype))
 
 
-def _recurrent(layer: Any, arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Call:
+def _recurrent(layer: Any, arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
     """Value and gradient of a layer of torch.nn with our weights; its second bias is 0 unless ours has one."""
     torch = _torch()
     _set_recurrent(layer, arrays)
@@ -48,7 +49,27 @@ def _recurrent(layer: Any, arrays: Arrays, inputs: list[np.ndarray], dtype: str)
         value.backward()
         return _done(value)
 
-    return call
+    def gradients() -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        return _recurrent_gradients(layer, arrays), [_array(x_BTD.grad)]
+
+    return call, gradients
+
+
+def _recurrent_gradients(layer: Any, arrays: Arrays) -> dict[str, np.ndarray]:
+    """As our arrays are laid out, by their names."""
+    of_input, of_recurrent = _array(layer.weight_ih_l0.grad).T, _array(layer.weight_hh_l0.grad).T[None]
+    of_bias, of_other = _array(layer.bias_ih_l0.grad), _array(layer.bias_hh_l0.grad)
+    known = {
+        **dict.fromkeys(("input_DG", "input_DN"), of_input),
+        **dict.fromkeys(("recurrent_HKG", "recurrent_HKK"), of_recurrent),
+        **dict.fromkeys(("bias_G", "bias_N"), of_bias),
+        "reset_bias_N": of_other[-of_recurrent.shape[1] :],
+    }
+    return {name: known[name] for name in arrays}
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
 
 
 def _set_recurrent(layer: Any, arrays: Arrays) -> None:
@@ -75,39 +96,38 @@ def _done(value: Any) -> float:
     return value.item()
 
 
-def lstm(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Call:
+def lstm(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
     width = inputs[0].shape[-1]
     return _recurrent(_torch().nn.LSTM(width, width, batch_first=True), arrays, inputs, dtype)
 
 
-def gru(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Call:
+def gru(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
     width = inputs[0].shape[-1]
     return _recurrent(_torch().nn.GRU(width, width, batch_first=True), arrays, inputs, dtype)
 
 
-def elman(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Call:
+def elman(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
     width = inputs[0].shape[-1]
     return _recurrent(_torch().nn.RNN(width, width, batch_first=True), arrays, inputs, dtype)
 
 
-def attention(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Call:
+def attention(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
     """scaled_dot_product_attention of queries, keys and values (B, T, H, K), heads first as it wants them."""
     del arrays
     torch = _torch()
-    *qkv, weigh = (_tensor(np.swapaxes(array, 1, 2), dtype).contiguous() for array in inputs)
-    for each in qkv:
-        each.requires_grad_()
+    *tensors, weigh = (_tensor(np.swapaxes(array, 1, 2), dtype).contiguous() for array in inputs)
+    for tensor in tensors:
+        tensor.requires_grad_()
 
     def call() -> float:
-        for each in qkv:
-            each.grad = None
-        value = (torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True) * weigh).sum(
-            dtype=torch.float32
-        )
+        for tensor in tensors:
+            tensor.grad = None
+        y_BHTK = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=True)
+        value = (y_BHTK * weigh).sum(dtype=torch.float32)
         value.backward()
         return _done(value)
 
-    return call
+    return call, lambda: ({}, [np.swapaxes(_array(tensor.grad), 1, 2) for tensor in tensors])
 
 
 def _train(make_mixer: Callable[[Arrays, Callable], Any], weights: Arrays, tokens_BS: np.ndarray, job: Job) -> Call:
@@ -132,11 +152,11 @@ def _train(make_mixer: Callable[[Arrays, Callable], Any], weights: Arrays, token
         return layer
 
     class Block(nn.Module):
-        def __init__(self, own: Arrays):
+        def __init__(self, block: Arrays):
             super().__init__()
-            self.mixer_norm, self.mlp_norm = norm(own["mixer_scale_D"]), norm(own["mlp_scale_D"])
-            self.mixer = make_mixer(own, linear)
-            self.gate, self.up, self.down = (linear(own[name]) for name in ("gate_DF", "up_DF", "down_FD"))
+            self.mixer_norm, self.mlp_norm = norm(block["mixer_scale_D"]), norm(block["mlp_scale_D"])
+            self.mixer = make_mixer(block, linear)
+            self.gate, self.up, self.down = (linear(block[name]) for name in ("gate_DF", "up_DF", "down_FD"))
 
         def forward(self, x_BTD: Any) -> Any:
             x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD))
@@ -149,9 +169,9 @@ def _train(make_mixer: Callable[[Arrays, Callable], Any], weights: Arrays, token
             vocab, self.width = weights["embedding_VD"].shape
             self.embedding = nn.Embedding(vocab, self.width)
             self.embedding.weight.data = torch.tensor(np.array(weights["embedding_VD"]))
-            own = [name for name in weights if name not in ("embedding_VD", "scale_D")]
+            of_blocks = [name for name in weights if name not in ("embedding_VD", "scale_D")]
             self.blocks = nn.ModuleList(
-                Block({name: weights[name][layer] for name in own}) for layer in range(job.depth)
+                Block({name: weights[name][layer] for name in of_blocks}) for layer in range(job.depth)
             )
             self.norm = norm(weights["scale_D"])
 

@@ -146,8 +146,7 @@ class NonlinearRecurrence(Recurrence):
 
     def ran(self, dtype: jnp.dtype) -> str:
         _, size, gates = self.weights().recurrent_HKG.shape
-        resident = {"resident": size * gates, "head_size": size}
-        return implementations.choose(self.family, self.implementation, dtype, **resident)
+        return implementations.choose(self.family, self.implementation, dtype, resident=size * gates, head_size=size)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> recurrent.State:
         del length  # the same whatever the context

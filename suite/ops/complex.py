@@ -12,7 +12,8 @@ Complex = tuple[Float[Array, "..."], Float[Array, "..."]]  # real and imaginary 
 
 def start(batch: int, size: int, dtype: jnp.dtype) -> Complex:
     """The state before the first token."""
-    return (jnp.zeros((batch, size), dtype),) * 2
+    zero_BN = jnp.zeros((batch, size), dtype)
+    return zero_BN, zero_BN
 
 
 def step(decay_N: Complex, input_BN: Complex, h_BN: Complex) -> Complex:

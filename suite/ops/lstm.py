@@ -66,8 +66,8 @@ def _gate_by_gate(
 def _in_kernel(
     x_BG: Float[Array, "B G"], h_BG: Float[Array, "B G"], biases: tuple[Float[Array, "1 G"]], state: State
 ) -> Kept:
-    sums = jnp.split(x_BG + h_BG + biases[0], GATES, axis=-1)
-    state, factors, open_BK, forget_BK = _gate_by_gate(*sums, state[1])
+    in_BK, forget_BK, new_BK, out_BK = jnp.split(x_BG + h_BG + biases[0], GATES, axis=-1)
+    state, factors, open_BK, forget_BK = _gate_by_gate(in_BK, forget_BK, new_BK, out_BK, state[1])
     return state, (jnp.concatenate(factors, axis=-1), open_BK), (forget_BK,)
 
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from suite import parts
 from suite.claims import Figure, Point
 from suite.report import words
 from suite.report.document import Chart, Spec
@@ -39,9 +40,7 @@ OTHERS = (
     *("#009E73", "#CC79A7", "#E69F00", "#8C6D31", "#A65628", "#6A9F00"),
     *("#984EA3", "#E0558B", "#5F7A8A", "#B22222", "#2AA1A8", "#3D3D8F", "#B58B5B"),
 )
-NONLINEAR = ("lstm", "gru", "elman", "slstm")
-LINEAR = ("mingru", "minlstm", "lru", "rglru", "mamba2", "mlstm", "gla", "deltanet", "gated_deltanet", "rwkv7")
-DASHES = {"attention": SOLID, **dict.fromkeys(LINEAR, DOTTED), **dict.fromkeys(NONLINEAR, DASHED)}
+DASHES = {"cache": SOLID, "diagonal": DOTTED, "matrix": DOTTED, "nonlinear": DASHED}  # by a mixer's kind of state
 
 LIGHT = {"ink": "#1b1f24", "quiet": "#5b6470", "grid": "#e3e6ea", "paper": "#ffffff"}
 DARK = {"ink": "#e6e8eb", "quiet": "#9aa4b0", "grid": "#2e343c", "paper": "#14171b"}
@@ -97,7 +96,7 @@ def styles(arms: Sequence[str]) -> dict[str, Look]:
             choice = BLUES if families[arm] == "attention" else OTHERS
             free = [colour for colour in choice if colour not in colours.values()]
             colours[arm] = free[0] if free else choice[len(colours) % len(choice)]
-    return {arm: (colours[arm], {families[arm]: MIXED, **DASHES}[families[arm]]) for arm in arms}
+    return {arm: (colours[arm], _dash(families[arm])) for arm in arms}
 
 
 def looks_of(figure: Figure, arms: Sequence[str]) -> dict[str, Look]:
@@ -405,6 +404,13 @@ def _scale(axis: Axis) -> Spec:
 def _ticks(axis: Axis) -> Spec:
     # A count would leave out labels of a logarithmic axis.
     return {"values": ticks(axis)} if axis.logarithmic else {"tickCount": 6}
+
+
+def _dash(mixer: str) -> list[int]:
+    """A hybrid and a user's own mixer have one of their own."""
+    if mixer not in parts.names("suite.mixers"):
+        return MIXED
+    return DASHES[str(parts.constant("suite.mixers", mixer, "STATE"))]
 
 
 def _family(arm: str) -> str:

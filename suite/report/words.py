@@ -9,22 +9,6 @@ from suite.claims import Number
 from suite.parts import Value
 from suite.sweep.store import Row
 
-NAMES = {
-    "lstm": "the LSTM",
-    "gru": "the GRU",
-    "elman": "the Elman network",
-    "mingru": "the minGRU",
-    "minlstm": "the minLSTM",
-    "lru": "the LRU",
-    "rglru": "the RG-LRU",
-    "mamba2": "Mamba-2",
-    "slstm": "the sLSTM",
-    "mlstm": "the mLSTM",
-    "gla": "gated linear attention",
-    "deltanet": "DeltaNet",
-    "gated_deltanet": "Gated DeltaNet",
-    "rwkv7": "RWKV-7",
-}
 PREFIXES = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9: "n"}
 NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OUTCOMES = {"oom": "out of memory", "did_not_compile": "did not compile"}
@@ -74,7 +58,7 @@ def measured(quantity: Number) -> str:
 
 def arm(name: str) -> str:
     """An arm in the middle of a sentence."""
-    return {name: name, **NAMES}[name]
+    return str(parts.constant("suite.mixers", name, "NAME")) if name in parts.names("suite.mixers") else name
 
 
 def outcome(name: str) -> str:
