@@ -1,4 +1,4 @@
-"""The contract of every baseline: it says what it needs and knows, and computes the value and gradient that ours has."""
+"""The contract of every baseline: it says what it needs and knows, and its value and gradient are ours."""
 
 import importlib.util
 import types
