@@ -268,5 +268,9 @@ def read(
     return y_JBHTP * jnp.exp(sum_JBHTK) if of_a_head else y_JBHTP
 
 
-IMPLEMENTATIONS = {"chunked": chunked, "sequential": sequential(step)}
+def _sequential(q_BTGK: Array, k_BTGK: Array, v_BTHP: Array, *rest: Array) -> tuple[Array, Array]:
+    return sequential(step)(q_BTGK, k_BTGK, v_BTHP.astype(q_BTGK.dtype), *rest)
+
+
+IMPLEMENTATIONS = {"chunked": chunked, "sequential": _sequential}
 SAME_CHAIN = {}
