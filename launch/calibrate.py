@@ -1,10 +1,10 @@
-"""How good our forms are on this machine: against each other, and against other libraries, timed in turns.
+"""Times our implementations of each operation against each other and against other libraries on this machine.
 
     python -m launch.calibrate --out=out/calibrate
     python -m launch.calibrate --families=lstm,gru --shapes=8x256x128 --processes=3
 
-Every process is a fresh one and times everything; the same command again goes on with what is not done. Writes
-calibration.html, .md and .json. Install baselines beside the suite to have them in it (torch; on NVIDIA also fla).
+Several fresh processes each time everything, in turns; the same command again times only what is missing. It writes
+calibration.html, .md and .json. Other libraries are timed where they are installed (torch; on NVIDIA also fla).
 """
 
 import json
@@ -25,12 +25,14 @@ from suite.sweep import exit_codes, provenance, startup, store
 from suite.sweep.record import Record, Row
 
 OUT = launch.define_directory("out", "out/calibrate", "directory of the rows and the tables")
-FAMILIES = flags.DEFINE_string("families", "", "what to time, separated by commas; empty for everything")
-SHAPES = flags.DEFINE_string("shapes", "", "batch x length x width, separated by commas; empty for those of a family")
-PROCESSES = flags.DEFINE_integer("processes", 5, "fresh processes; the interval is over them", lower_bound=2)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "turns of each contender in a process", lower_bound=1)
-DTYPE = flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "of the products; empty: bfloat16 but on a CPU")
-PROCESS = flags.DEFINE_integer("process", -1, "times everything once, as this process; what the others are started as")
+FAMILIES = flags.DEFINE_string("families", "", "families of operations to time, separated by commas; empty: all")
+SHAPES = flags.DEFINE_string("shapes", "", "batch x length x width, separated by commas; empty: those of the family")
+PROCESSES = flags.DEFINE_integer("processes", 5, "fresh processes, over which the interval is taken", lower_bound=2)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "timings of each implementation in a process", lower_bound=1)
+DTYPE = flags.DEFINE_enum(
+    "dtype", "", ["", "float32", "bfloat16"], "of the products; empty: float32 on a CPU, else bfloat16"
+)
+PROCESS = flags.DEFINE_integer("process", -1, "internal: this process's number")
 
 # Batch, length, width. On accelerators those of published charts: FlashRNN's LSTM, FlashAttention-3's attention,
 # TFLA's linear recurrences.

@@ -1,10 +1,12 @@
-"""The main job: claims ask for cells, each is run, a report is drawn.
+"""Compares attention and recurrent models: trains and measures them, judges the claims, draws the report.
 
     python -m launch.compare --scale=quick --out=out/quick
     python -m launch.compare --arms=./mine.py --arms=attention --claims=parallelism
 
-The same command again skips what is done. On several hosts start it on each, with a shared --out. Started several
-times, or with --workers, the cells are shared: each is done by the worker that claims it.
+An arm is one side of the comparison: a mixer (attention, an LSTM, ...) with its knobs. A claim is one of the textbook's
+reasons for attention; it asks for cells, a cell being one training and one measure of it. The same command again skips
+the cells that are done. On several hosts start it on each, with a shared --out. Several of these commands at once, or
+--workers, share the cells: each cell is run by the worker that claims it.
 """
 
 import collections
@@ -28,34 +30,44 @@ from suite.sweep.comparison import Comparison
 from suite.sweep.options import Options
 from suite.sweep.schedule import Plan, estimate_seconds
 
-SCALE = flags.DEFINE_enum("scale", "quick", list(SCALES), "how much is run; smoke is a test and not evidence")
-ARMS = flags.DEFINE_multi_string(
-    "arms", [], "mixers with knobs or your own files, separated by commas or the flag repeated; all for every mixer"
+SCALE = flags.DEFINE_enum(
+    "scale",
+    "quick",
+    list(SCALES),
+    "sizes and number of the trainings; smoke tests the installation",
 )
-CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty for all")
+ARMS = flags.DEFINE_multi_string(
+    "arms", [], "mixers with knobs, or your own files, separated by commas or the flag repeated; all: every mixer"
+)
+CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty: all")
 CHOOSE_RATES = flags.DEFINE_bool(
-    "choose_learning_rates", False, "find the learning rates of the arms on validation instead, and write OUT/rates.csv"
+    "choose_learning_rates",
+    False,
+    "judge no claim; find the learning rates of the arms on validation",
 )
 WORKERS = flags.DEFINE_integer(
-    "workers", 0, "processes that share the cells; 0: two for what is not timed on a CPU, or else one", lower_bound=0
+    "workers",
+    0,
+    "processes that share the cells; 0: two on a CPU where nothing is timed, else one",
+    lower_bound=0,
 )
-STATUS = flags.DEFINE_bool("status", False, "print the table of the cells under --out, and run nothing")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cells and the estimated minutes, and run nothing")
-# What a child is given as it was given here.
+STATUS = flags.DEFINE_bool("status", False, "print the state of each cell under --out, and run nothing")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
+# Flags that are passed on to the child processes.
 PASSED = (
     *("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"),
     *("patience", "save_seconds", "lease_seconds", "fault"),
 )
 for name in PASSED:
     flags.declare_key_flag(name)
-# Flags of launch.job that would be read and do nothing here.
+# Flags of launch.job that have no meaning here.
 NOT_OURS = ("mixer", "own_width", "measures", "repeat", "trace")
 for field in dataclasses.fields(jobs.Job):
     if field.name not in NOT_OURS:
         flags.declare_key_flag(field.name)
 flags.set_default(worker.OUT, "out/compare")
 
-# Flags that say, with those of a job, what a comparison is.
+# Flags that define a comparison, with those of a job.
 ASKED = ("scale", "arms", "claims", "choose_learning_rates", "workers")
 
 

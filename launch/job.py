@@ -1,9 +1,10 @@
-"""One job, one or more measures of it: what is started on every host.
+"""Trains one model and measures it.
 
     python -m launch.job --mixer=lstm --length=512 --measures=learning,size --out=out/mine
 
-The same command again skips what is done and goes on with what is not. On several processes each runs this command;
-coordinator and rank come from the flags or, on Cloud TPU, Slurm and Open MPI, from the environment.
+A job is one training; a measure is something that is recorded of it. The same command again skips the measures that
+are done and resumes the others. In a job of several processes each process runs this command; coordinator and rank come
+from the flags or, on Cloud TPU, Slurm and Open MPI, from the environment.
 """
 
 import dataclasses
@@ -22,45 +23,55 @@ from suite.sweep import exit_codes, fault_injection, rendezvous, startup
 from suite.sweep.options import Options
 
 DEFAULT = Options()
-OUT = launch.define_directory("out", DEFAULT.out, "directory of the records; shared by all processes of a job")
-MEASURES = flags.DEFINE_string("measures", "learning,size,step_time", "measures with knobs, separated by commas")
-MESH = flags.DEFINE_string("mesh", DEFAULT.mesh, "device mesh, as in data:8; empty for all devices")
-DATA_DIR = flags.DEFINE_string("data_dir", DEFAULT.data_dir, "where TFDS data sets lie: a path or gs://")
-TRACE = flags.DEFINE_integer(
-    "trace", DEFAULT.trace, "write a profiler trace of this many training steps instead", lower_bound=0
+OUT = launch.define_directory("out", DEFAULT.out, "directory of the records, which all processes of a job share")
+MEASURES = flags.DEFINE_string(
+    "measures",
+    "learning,size,step_time",
+    "measures, as learning or step_time:blocks=3, separated by commas",
 )
-REPEAT = flags.DEFINE_integer("repeat", 0, "number of the fresh process, for timings that are repeated", lower_bound=0)
+MESH = flags.DEFINE_string("mesh", DEFAULT.mesh, "device mesh, as in data:8; empty: all devices share the batch")
+DATA_DIR = flags.DEFINE_string("data_dir", DEFAULT.data_dir, "directory of the TensorFlow Datasets: a path or gs://")
+TRACE = flags.DEFINE_integer(
+    "trace", DEFAULT.trace, "write a profiler trace of this many training steps, and measure nothing", lower_bound=0
+)
+REPEAT = flags.DEFINE_integer("repeat", 0, "number of this process among those that repeat a timing", lower_bound=0)
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     DEFAULT.coordinator_address,
-    "host:port of process 0, the port free and this job's alone; empty: found in the environment",
+    "host:port of process 0, a free port that no other job uses; empty: taken from the environment",
 )
 NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", DEFAULT.num_processes, "number of processes; 0: found in the environment", lower_bound=0
+    "num_processes",
+    DEFAULT.num_processes,
+    "number of processes; 0: taken from the environment",
+    lower_bound=0,
 )
 PROCESS_ID = flags.DEFINE_integer(
-    "process_id", DEFAULT.process_id, "rank of this process; -1: found in the environment", lower_bound=-1
+    "process_id", DEFAULT.process_id, "rank of this process in the job; -1: taken from the environment", lower_bound=-1
 )
 PATIENCE = launch.define_seconds(
     "patience",
     DEFAULT.patience,
-    "seconds without a step after which it ends with 124; a compilation has ten times as long, and the processes of a "
-    "job have so many to come together, at least 60",
+    "seconds without a training step after which the process ends with exit code 124; a compilation may take ten times "
+    "as long; the processes of a job wait so long for each other, and at least 60 seconds",
     1.0,
 )
 SAVE_SECONDS = launch.define_seconds(
-    "save_seconds", DEFAULT.save_seconds, "seconds between checkpoints, where validations are rarer", 0.1
+    "save_seconds", DEFAULT.save_seconds, "seconds between checkpoints; a validation saves one too", 0.1
 )
 LEASE_SECONDS = launch.define_seconds(
-    "lease_seconds", DEFAULT.lease_seconds, "a worker that was silent for so long has lost its cell to another", 1.0
+    "lease_seconds",
+    DEFAULT.lease_seconds,
+    "seconds of silence after which another worker takes over",
+    1.0,
 )
-FAULT = flags.DEFINE_string("fault", DEFAULT.fault, "kind@step:rank, for tests: what goes wrong on purpose")
-CELLS = flags.DEFINE_string("cells", DEFAULT.cells, "file with the cells that launch.compare wants done here")
+FAULT = flags.DEFINE_string("fault", DEFAULT.fault, "for tests: a fault to cause, as kind@step:rank")
+CELLS = flags.DEFINE_string("cells", DEFAULT.cells, "for launch.compare: file with the cells to run")
 SECONDS = launch.define_seconds(
-    "seconds", DEFAULT.seconds, "end after the cell under way when so many are over; 0: do all cells", 0.0
+    "seconds", DEFAULT.seconds, "seconds after which no further cell is begun; 0: run all cells", 0.0
 )
-CHECK = flags.DEFINE_bool("check", DEFAULT.check, "check that all can be done, say where it would run, and run nothing")
-EVENTS = flags.DEFINE_integer("events", DEFAULT.events, "file descriptor on which launch.compare reads what happens")
+CHECK = flags.DEFINE_bool("check", DEFAULT.check, "check that the job can run, print where it would, and run nothing")
+EVENTS = flags.DEFINE_integer("events", DEFAULT.events, "for launch.compare: file descriptor of its pipe")
 jobs.define_flags()
 
 
@@ -84,7 +95,7 @@ def options() -> Options:
 
 
 def read_cells() -> tuple[list[Cell], rendezvous.Settings]:
-    """The cells of the flags, or those that launch.compare left in a file, with what it was asked for."""
+    """The cells that the flags describe, or those of the file of launch.compare; and the flags that describe them."""
     if CELLS.value:
         left = json.loads(pathlib.Path(CELLS.value).read_text())
         cells, asked = [Cell.from_dict(record) for record in left["cells"]], left["asked"]

@@ -1,4 +1,4 @@
-"""Draws the report of a directory, at any moment, from the records that are there.
+"""Draws the report of the records in a directory, also while they are being written.
 
     python -m launch.report --out=out/compare
     python -m launch.report --out=out/compare --threshold=parallelism.threshold=5
@@ -6,10 +6,10 @@
     python -m launch.report --diff out/before out/after
     python -m launch.report --out=out/compare --prune
 
-It writes report.html, report.md, report.json, results.csv and figures/ there, or into --to; under thresholds of your
-own it writes them into rejudged/ there. Of two directories it writes diff.html and diff.md, into the second or --to.
+It writes report.html, report.md, report.json, results.csv and figures/ into that directory or into --to, and under
+--threshold into rejudged/ below it. --diff writes diff.html and diff.md into the second directory or into --to.
 
-Records may be anybody's: no file that they name is opened or run. A claim of your own is judged by --claims.
+The report opens and runs no file that the records name, so they may be a stranger's. --claims judges your own claims.
 """
 
 import sys
@@ -25,16 +25,20 @@ OUT = launch.define_directory(
     "out", "out/compare", "directory of the records, as given to launch.compare or launch.job"
 )
 THRESHOLD = flags.DEFINE_multi_string(
-    "threshold", [], "claim.name=value: judge the stored rows under a threshold of your own; repeat the flag for more"
+    "threshold",
+    [],
+    "claim.name=value: judge under your own threshold, not the claim's; repeat the flag for more",
 )
-CLAIMS = flags.DEFINE_multi_string(
-    "claims", [], "claims to judge beside those of the comparison: files of your own, as given to launch.compare"
+CLAIMS = flags.DEFINE_multi_string("claims", [], "files of your own claims, to judge beside those of the comparison")
+TO = launch.define_directory(
+    "to", None, "directory to write to; without it that of the records, or the second of --diff"
 )
-TO = launch.define_directory("to", None, "directory to write to, if not that of the records or the second of --diff")
-DIFF = flags.DEFINE_multi_string("diff", [], "two directories to set side by side: --diff A B")
+DIFF = flags.DEFINE_multi_string("diff", [], "two directories whose results are set side by side: --diff A B")
 
 PRUNE = flags.DEFINE_bool(
-    "prune", False, "remove what --out needs no more, as checkpoints of done trainings and the cache; draws no report"
+    "prune",
+    False,
+    "draw no report; remove what is no longer needed: checkpoints of done trainings, the cache",
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "with --prune: list what would be removed")
 

@@ -1,4 +1,4 @@
-"""Who works on a cell and what was tried: the .cell of its record, JSON written under a lease."""
+"""The owner and the attempts of a cell: the .cell of its record, JSON written under a lease."""
 
 import itertools
 import os
@@ -58,7 +58,7 @@ def note_end(leases: Leases, key: str, owner: str, rank: int, code: int, *, outs
 
 
 def verdict(ownership: Ownership) -> str:
-    """What the attempts before the newest one come to: an outcome where it is no use to try again, or nothing."""
+    """The outcome of a cell that no further attempt can change, by its attempts before the newest; or nothing."""
     *earlier, newest = ownership["attempts"]
     # One that ended with 0 has set the cell aside, and a person wants it tried again.
     unsettled = itertools.takewhile(lambda attempt: exit_codes.DONE not in attempt["ended"].values(), reversed(earlier))

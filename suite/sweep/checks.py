@@ -1,4 +1,4 @@
-"""What is refused before a cell runs: jobs that do not fit, parts that break their contract, changed files and data."""
+"""Checks before any cell runs: jobs fit, parts hold their contract, own files and data are unchanged."""
 
 import sys
 from typing import Any
@@ -13,10 +13,10 @@ from suite.training import programs, rig
 
 
 def check(options: Options, cells: list[Cell], mesh: Mesh) -> dict[str, str]:
-    """Raises what would fail later: own parts that break their contract, jobs that do not fit, measures that cannot.
+    """Raises where a part breaks its contract, a job does not fit or a measure cannot take it.
 
-    With --check, of jobs of the suite's own parts one of each mixer is looked at: the process that runs them asks the
-    rest. Returns what the tasks know of their data.
+    With --check one job of each mixer of the suite is checked: the process that runs the cells checks the rest. Returns
+    the fields that describe the data of the tasks.
     """
 
     tasks: dict[Job, Any] = {}
@@ -43,7 +43,7 @@ def check(options: Options, cells: list[Cell], mesh: Mesh) -> dict[str, str]:
 
 
 def check_done(options: Options, cells: list[Cell]) -> None:
-    """Refuses where cells of these jobs are done that rest on other own files, or on another corpus, than now."""
+    """ValueError where done cells of these jobs rest on other own files, or on another corpus, than now."""
     runs = {store.run_path(options.out, cell.job): cell.job for cell in cells}
     rows = [row | {"task": job.task} for run, job in runs.items() if run.exists() for row in store.all_rows(run)]
     provenance.check_done(options.out, rows, cells, options.data_dir)

@@ -1,4 +1,4 @@
-"""Rounds of cells until the claims ask for nothing new, each round in child processes."""
+"""A comparison: rounds of cells, run in child processes, until the claims ask for no more."""
 
 import concurrent.futures
 import contextlib
@@ -38,15 +38,15 @@ ONE_THREAD = {"NPROC": "1"}
 
 @dataclasses.dataclass
 class Comparison:
-    """Rounds of cells until the claims ask for nothing new; every process of a round is a child of this one."""
+    """Runs rounds of cells in child processes until the claims ask for no more."""
 
     plan: Plan
     options: Options  # of the children
     workers: int  # children that share the cells; 0 for as many as suit the machine
     any_batch: bool  # whether batches are sized for all devices
-    asked: rendezvous.Settings  # what is asked for: the same on every host
+    asked: rendezvous.Settings  # the flags that define the comparison: the same on every host
     command: list[str]  # arguments, for the report
-    report: Callable[["Comparison", bool], None]  # draws what there is and says so; whether nothing is left to do
+    report: Callable[["Comparison", bool], None]  # draws the report; True when it is the last
     clock: Callable[[], float]
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Comparison:
         self.report_due = 0.0
 
     def describe(self) -> None:
-        """What a report must know of the comparison beside its rows."""
+        """Writes compare.json, from which a report knows the comparison."""
         scale = self.plan.scale
         settings = {"scale": scale.name, "about": scale.about, "evidence": scale.evidence}
         settings |= {
@@ -101,7 +101,7 @@ class Comparison:
         return code
 
     def run_rounds(self) -> int:
-        """Runs what the claims ask for until they ask for nothing new; an exit code that ends the comparison, or 0."""
+        """Runs the cells of the claims until they ask for no more; an exit code that ends the comparison, or 0."""
         while not self.place and self.dismissed is None:  # a child says where it runs, on which sizes and rows depend
             code = self.run_child(self.plan.cells([]), check=True)
             if code:
@@ -125,7 +125,7 @@ class Comparison:
         return 0
 
     def follow_first(self) -> int:
-        """On another host than process 0: its children do what the one beside process 0 wants done, until that ends."""
+        """Beside another process than 0: children run the cells of process 0, until the comparison beside it ends."""
         while self.dismissed is None:
             code = self.run_child([])
             if code:
@@ -139,7 +139,7 @@ class Comparison:
             rendezvous.dismiss(member, code, seconds, self.clock)
 
     def left(self) -> list[Cell]:
-        """What the claims ask for and is not over, whoever did it."""
+        """The cells that the claims ask for and that are not over."""
         rows = self.rows()
         wanted = self.plan.cells(rows)
         with exit_codes.door():
@@ -159,7 +159,7 @@ class Comparison:
         return store.of_place(store.load(self.out), self.place["place"])
 
     def shares(self, left: list[Cell]) -> list[list[Cell]]:
-        """What is done next, a list for each child."""
+        """The cells that are run next, a list for each child."""
         # The report shows them at equal seconds.
         with_seconds = {cell for matched in self.plan.scales(self.rows()) for cell in curve_cells(matched)}
         alone = self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or machine.share() < schedule.CHILDREN
@@ -223,7 +223,7 @@ class Comparison:
             process.wait()
 
     def follow(self, event: dict[str, Any], running: dict[Cell, tuple[str, str]]) -> dict[str, str]:
-        """Takes one event of a child to account; returns why the child ends, where the event says so."""
+        """Follows one event of a child; returns why the child ends, where the event tells it."""
         if event["event"] == "ready":
             self.place = {key: event[key] for key in event if key not in ("event", "cell", "address")}
             self.address = event["address"]
@@ -250,7 +250,7 @@ class Comparison:
         return {}
 
     def after_crash(self, code: int, *, lonely: bool) -> int:
-        """An exit code where a child has crashed outside any cell once too often; what was under way is tried again."""
+        """The exit code of a child that has crashed outside any cell once too often; otherwise 0, to go on."""
         self.lonely += lonely
         if self.lonely < LONELY_ENDS:
             return 0
@@ -259,7 +259,7 @@ class Comparison:
         return code
 
     def pass_on(self) -> None:
-        """Prints what children have told the user since the last time: what was put aside, and what begins again."""
+        """Prints the new lines of the children that are for the user: cells that are put aside or begun again."""
         with open(self.log, "rb") as log:
             log.seek(self.passed_on)
             printed = log.read()
@@ -286,7 +286,7 @@ class Comparison:
 def child(
     options: Options, log: pathlib.Path, variables: dict[str, str]
 ) -> Iterator[tuple[subprocess.Popen, Iterator[dict[str, Any]]]]:
-    """A fresh process that runs cells, and the events that it reports; what it prints goes to the log."""
+    """A fresh process that runs cells, and its events; its output goes to the log."""
     read, write = os.pipe()
     with open(log, "ab") as output, os.fdopen(read) as pipe:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""How a process ends: the exit codes that every engine understands, and what is raised to end with one of them.
+"""The exit codes of a process, which every engine understands, and the exceptions that lead to them.
 
 0    done; an out-of-memory or diverged cell is done, its outcome is a result
 70   cannot succeed: a bad flag, an unknown part, records of another job, a cell that failed too often
@@ -72,18 +72,18 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def door() -> Iterator[None]:
-    """What goes wrong in here the user can mend: bad flags, unknown parts, files and packages that are not there."""
+    """Refuses, in one line, errors that the user can mend: bad flags, unknown parts, missing files and packages."""
     try:
         yield
     except (KeyError, IndexError):
-        raise  # a bug of ours: what a user got wrong is never said by these
+        raise  # a bug of ours: a user's mistake never raises these
     except (ValueError, LookupError, TypeError, OSError, ImportError) as error:
         logging.debug("refused", exc_info=error)
         refuse(error)
 
 
 def refuse(why: object) -> NoReturn:
-    """Says in one line why it cannot succeed and exits with 70."""
+    """Prints in one line why the program cannot succeed, and exits with 70."""
     text = why.args[0] if isinstance(why, LookupError) and why.args else why
     print(f"crossover: {' '.join(str(text).split())}", file=sys.stderr)
     sys.exit(REFUSED)

@@ -1,4 +1,4 @@
-"""How a process of a job finds its place among the others, meets them, alike in all that decides, and starts JAX."""
+"""Joins the processes of a job: each finds its rank, meets the others, compares its settings and starts JAX."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""How a process does its cells, as the flags of launch.job say it: where, with whom, and for how long."""
+"""The options of a process that runs cells: the flags of launch.job that do not define a job."""
 
 import dataclasses
 import sys

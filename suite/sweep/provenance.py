@@ -1,6 +1,6 @@
-"""What numbers rest on that may change beneath them: source, own files, data, libraries, what the compiler is told.
+"""The provenance of numbers: the source, a user's own files, the data, the libraries and the flags of the compiler.
 
-A half-trained state goes on only where all of it is as it was. A done cell stays where its own files and its data are.
+A half-trained state is resumed only where all of it is unchanged, a done cell kept where own files and data are.
 """
 
 import collections
@@ -28,14 +28,14 @@ RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_", "NP
 RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "absl-py")
 COMPUTING = ("jax", "jaxlib", "equinox", "optax", "numpy")
 COMPILERS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-# Of what the compiler is told, what changes no number: how many devices there are, what is written, how long is waited.
+# Compiler flags that change no number: the number of devices, dumps, waiting times.
 HARMLESS = ("host_platform_device_count", "dump", "timeout", "profile", "log")
 NUMERICS = ("JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_IMPL", "NVIDIA_TF32_OVERRIDE")
 CORPUS = "corpus_sha256"
 
 
 def environment() -> Row:
-    """What the process runs on and with; devices are added by who has touched them."""
+    """The machine, the versions and the command of this process; its devices are not among them."""
     return {
         "python": platform.python_version(),
         **machine.describe(),
@@ -86,7 +86,7 @@ def _commit() -> str:
 
 
 def of_training(job: Job, data: Row) -> dict[str, str]:
-    """All that a training rests on beside its job, by name; `data` is what its task knows of its data."""
+    """The provenance of a training by name; `data` describes the data of its task."""
     return {
         "source": of_source({})["source"],
         **job.own_files(),
@@ -96,7 +96,7 @@ def of_training(job: Job, data: Row) -> dict[str, str]:
 
 
 def of_process() -> dict[str, str]:
-    """What every job of this process rests on beside the source: libraries, and what the compiler is told."""
+    """The libraries and the flags of the compiler in this process."""
     return {
         **{package: importlib.metadata.version(package) for package in COMPUTING},
         **compiler_flags(),
@@ -121,7 +121,7 @@ def make_task(job: Job, data_dir: str) -> Any:
 
 
 def of_data(task: Any) -> dict[str, Any]:
-    """What a task has computed of its data."""
+    """The fields that a task has computed from its data."""
     return {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if not field.init}
 
 

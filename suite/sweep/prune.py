@@ -1,4 +1,4 @@
-"""What a directory needs no more: rolling checkpoints of done trainings, what was put aside, leftovers, the cache.
+"""Finds what a directory no longer needs: checkpoints of done trainings, rows put aside, leftovers, the cache.
 
 Rows, final parameters and all small files stay, and so does everything of a cell that is not done. The cache of
 compiled programs, which workers share, stays while a cell is being run.
@@ -25,7 +25,7 @@ LEFT_SECONDS = 3600  # nobody writes on one file for so long
 
 
 class Pruned(NamedTuple):
-    """Something that is needed no more: its files and their bytes."""
+    """A path that is no longer needed, its number of files and their bytes."""
 
     path: epath.Path
     files: int
@@ -33,7 +33,7 @@ class Pruned(NamedTuple):
 
 
 def find(root: epath.PathLike) -> list[Pruned]:
-    """What can be removed under a directory without loss, in the order of the runs."""
+    """The paths that can be removed under a directory without loss, in the order of the runs."""
     root = epath.Path(root)
     done: dict[str, set[str]] = collections.defaultdict(set)
     running = False
@@ -91,5 +91,5 @@ def _leftovers(root: epath.Path, folders: list[epath.Path]) -> list[epath.Path]:
 
 
 def _is_link(path: epath.Path) -> bool:
-    """Whether what is meant lies elsewhere, and is somebody's."""
+    """Whether a path is a link, to files that are somebody's."""
     return not files.is_object(path) and os.path.islink(path)

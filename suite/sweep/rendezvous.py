@@ -1,4 +1,4 @@
-"""How the processes of a job meet, before JAX starts: at the address of process 0, and alike in all that decides.
+"""The meeting of the processes of a job, before JAX starts, at the address of process 0: their settings must agree.
 
 JAX's coordination service lets in whoever comes, aborts where somebody does not, and two of them can share a port. So
 process 0 first holds the port by itself. The others tell it what they are about to compute; it lets all of them in, or

@@ -1,4 +1,4 @@
-"""Which cells a comparison asks for, in which order, in which child, and what they cost."""
+"""The schedule of a comparison: the cells that it asks for, their costs, and the child that runs each."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ CHILDREN = 2
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a comparison is to find out: the claims at a scale, or the learning rates that their trainings want."""
+    """The question of a comparison: claims at a scale, or the learning rates of their trainings."""
 
     scale: Scale
     claims: tuple[str, ...]
@@ -70,7 +70,7 @@ def arms_of(scale: Scale, claims: Iterable[str]) -> list[str]:
 
 
 def shares(left: list[Cell], with_seconds: set[Cell], children: int) -> list[list[Cell]]:
-    """What is done next, a list for each child: what is timed has the machine for itself.
+    """The cells that are run next, a list for each child; cells that are timed have the machine for themselves.
 
     A child's own share comes first in its list, then those of the others, for when it is done with its own.
     """

@@ -1,4 +1,4 @@
-"""What is set before JAX starts: malloc, the flags of XLA, the signal of a terminal that is closed."""
+"""Settings of a process before JAX starts: malloc, the flags of XLA, the signal of a closed terminal."""
 
 import contextlib
 import ctypes
@@ -30,7 +30,7 @@ def keep_memory() -> None:
 
 
 def xla_flags(more: str = "") -> str:
-    """What XLA is told: ours, then the user's, which count where both say something, then `more`. Read as it starts."""
+    """The flags of XLA: ours, then the user's, then `more`; the last of two counts. XLA reads them as it starts."""
     return " ".join(filter(None, (WIDE_VECTORS, os.environ.get("XLA_FLAGS", ""), more)))
 
 
@@ -52,6 +52,6 @@ def tell_xla() -> None:
 
 
 def on_hangup(handler: Callable[[int, object], None]) -> None:
-    """Says what the end of the terminal does: what SIGTERM does, unless nohup has it ignored."""
+    """Handles the end of the terminal, unless nohup has it ignored."""
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, handler)

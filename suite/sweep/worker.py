@@ -1,4 +1,4 @@
-"""Does cells on the devices of the processes of a job; several workers share an --out."""
+"""A worker: the processes of a job run cells on their devices; several workers share an --out."""
 
 import contextlib
 import errno
@@ -44,7 +44,7 @@ WAIT_SECONDS = 1.0  # between two looks at cells that other workers have
 
 
 def work(options: Options, cells: list[Cell], clock: Callable[[], float]) -> int:
-    """Does the cells in this process, which has joined the others of its job; an exit code."""
+    """Runs the cells in this process, which has joined the others of its job; an exit code."""
     interrupted = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: notice(interrupted))
     startup.on_hangup(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
