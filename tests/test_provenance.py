@@ -108,7 +108,7 @@ def new_corpus(monkeypatch: pytest.MonkeyPatch, here: pathlib.Path) -> str:
 def test_what_is_half_trained_begins_again_where_anything_beneath_it_has_changed(
     here: pathlib.Path, devices: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, change
 ):
-    learning._say_once.cache_clear()
+    learning._print_once.cache_clear()
     stop_half_way(here / "out", devices)
     said = change(monkeypatch, here)
     assert next(training(here / "out", devices))["step"] == 2
