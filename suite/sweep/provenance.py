@@ -131,7 +131,7 @@ def check_done(root: epath.PathLike, rows: Collection[Row], cells: Collection[Ce
     `rows` are those that there are, with the tasks of their jobs. What a row does not tell is not asked.
     """
     hashes, corpora = _own_files(cells), _corpora(rows, cells, data_dir)
-    changed: dict[tuple[str, str, str], dict[tuple[str, str], None]] = collections.defaultdict(dict)
+    changed: dict[tuple[str, str, str], dict[Record, None]] = collections.defaultdict(dict)
     for row in rows:
         then = dict(row["own_source"]) if "own_source" in row else {}
         now = {name: hashes[name] for name in then if name in hashes}
@@ -140,9 +140,9 @@ def check_done(root: epath.PathLike, rows: Collection[Row], cells: Collection[Ce
             then[name], now[name] = row[CORPUS], corpora[row["task"]]
         for name in now:
             if then[name] != now[name]:
-                changed[name, then[name], now[name]][row["run_id"], stem_of(row)] = None
+                changed[name, then[name], now[name]][Record.of_row(root, row)] = None
     for (name, then, now), records in changed.items():
-        done = [run for run, stem in records if Record(epath.Path(root) / "runs" / run, stem).is_done]
+        done = [record.folder.name for record in records if record.is_done]
         if done:
             runs = list(dict.fromkeys(done))
             more = f" and {len(runs) - 1} more of its runs" if len(runs) > 1 else ""
