@@ -159,7 +159,7 @@ def test_a_mixer_that_stays_in_float32_has_no_gradient_reach(here: pathlib.Path)
 TASK = """
 import dataclasses
 import numpy as np
-from suite.tasks import Batch, Draws
+from suite.tasks import Batch, CounterGenerator
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -168,7 +168,7 @@ class Task:
     vocab: int = 8
 
     def batch(self, split, ids):
-        tokens_BT = Draws(self.seed, split, ids).integers(8, self.length)
+        tokens_BT = CounterGenerator(self.seed, split, ids).integers(8, self.length)
         return Batch(tokens_BT, tokens_BT, np.ones(tokens_BT.shape, np.float32))
 """
 
