@@ -60,7 +60,7 @@ def test_what_no_device_holds_is_a_row_and_the_next_cell_is_run(tmp_path: pathli
     assert any(row["measure"] == "size" for row in store.load(tmp_path)), "the next cell was run"
     assert run(command("report", f"--out={tmp_path}")).returncode == 0
     told = (tmp_path / "report.md").read_text()
-    assert "Without a number" in told
+    assert "Cells without a number" in told
     assert "out of memory" in told
     assert "the compiled step" in told
 
