@@ -80,7 +80,7 @@ def columns(measure: str) -> Columns:
 
 
 def literals(measure: str) -> dict[str, Any]:
-    """The same as literals, which rows of a user's own measure carry: no report opens the file that a row names."""
+    """The declared columns as literals. Rows of a user's own measure carry them: no report opens the file of one."""
     return {name: parts.constant(MEASURES, measure, name) for name in ("CONDITIONS", "QUANTITIES")}
 
 

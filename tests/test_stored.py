@@ -11,7 +11,7 @@ import pytest
 from programs import run_here
 
 from suite.report import records
-from suite.sweep import exit_codes, store
+from suite.sweep import exit_codes, record, store
 
 STORED = pathlib.Path(__file__).parent / "stored"
 SCHEMAS = range(1, store.SCHEMA + 1)
@@ -48,3 +48,9 @@ def test_it_is_resumed_and_what_is_done_stays(out: pathlib.Path) -> None:
     assert {row["measure"] for row in store.load(out)} == {"learning", "size", "length_accuracy"}
     assert json.loads((out / "schema.json").read_text()) == {"schema": store.SCHEMA}
     assert not store.survey(out).problems
+
+
+def test_a_row_of_this_schema_keeps_a_column_that_has_an_old_name() -> None:
+    row = {"interleave_with": "", "group": 3, "form": 0.5, "rate": 2.0}
+    assert record.parse(json.dumps(row).encode()) == row
+    assert record.parse(b'{"group": "a", "form": "scan"}') == {"interleave_with": "a", "implementation": "scan"}

@@ -219,7 +219,7 @@ def _rows(content: bytes) -> list[Row]:
 
 
 def _renamed(row: Row) -> Row:
-    if "group" in row:  # as every row had it up to schema 3
+    if "group" in row and "interleave_with" not in row:  # as in every row up to schema 3
         for name, before in BEFORE.items():
             if before in row:
                 row[name] = row.pop(before)
