@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from suite import contract, parts
 from suite import mesh as meshes
-from suite import parts
 from suite.counting import flops
 from suite.job import Job
 from suite.model import backbone, matching
@@ -135,12 +135,9 @@ def _check_gradients(gradients: Gradients, wanted: Gradients, close: float) -> N
         raise ValueError(
             f"gives gradients of {[*arrays]} and {len(inputs)} inputs, not of {[*our_arrays]} and {len(our_inputs)}"
         )
-    pairs = [(arrays[name], our_arrays[name]) for name in arrays] + list(zip(inputs, our_inputs, strict=True))
-    largest = max(float(np.max(np.abs(ours))) for _, ours in pairs)
-    for theirs, ours in pairs:
-        apart = float(np.max(np.abs(theirs - ours))) / largest
-        if not apart <= close:
-            raise ValueError(f"gives other gradients than ours: {apart:.2g} of their largest entry apart")
+    apart = contract.distance(gradients, wanted)
+    if not apart <= close:
+        raise ValueError(f"gives other gradients than ours: {apart:.2g} of their largest entry apart")
 
 
 def _contenders(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], Contender]]]:
@@ -161,7 +158,10 @@ def _contenders(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], Conten
     for name, module in BASELINES.items():
         if benchmark.family in module.GRADIENTS:
             make = module.GRADIENTS[benchmark.family]
-            yield name, functools.partial(_of_baseline, module, make, work.arrays, work.inputs, benchmark.dtype)
+            yield (
+                name,
+                functools.partial(_gradient_of_baseline, module, make, work.arrays, work.inputs, benchmark.dtype),
+            )
 
 
 def _implementations(family: str) -> list[str]:
@@ -187,12 +187,22 @@ def chosen(benchmark: Benchmark) -> str:
     return implementation + chunk
 
 
-def _of_baseline(module: Any, make: Callable[..., Any], *args: Any) -> Contender:
+def _gradient_of_baseline(module: Any, make: Callable[..., tuple[Call, Callable]], *args: Any) -> Contender:
+    version = _version(module)
+    call, gradients = make(*args)
+    return Contender(call, version, gradients)
+
+
+def _training_of_baseline(module: Any, make: Callable[..., Call], *args: Any) -> Contender:
+    version = _version(module)
+    return Contender(make(*args), version)
+
+
+def _version(module: Any) -> Row:
+    """The version of a baseline's library; ModuleNotFoundError where it is not installed."""
     if importlib.util.find_spec(module.PACKAGE) is None:
         raise ModuleNotFoundError(f"{module.PACKAGE} is not installed")
-    made = make(*args)
-    call, gradients = made if isinstance(made, tuple) else (made, None)
-    return Contender(call, {"version": importlib.import_module(module.PACKAGE).__version__}, gradients)
+    return {"version": importlib.import_module(module.PACKAGE).__version__}
 
 
 def _gradient(benchmark: Benchmark, work: Work, implementation: str, chunk: int = 0) -> Contender:
@@ -280,14 +290,14 @@ def _operation(benchmark: Benchmark) -> Work:
     q, k, v, weigh = (normal(batch, length, heads, size) for _ in range(4))
     unit, k = k / np.linalg.norm(k, axis=-1, keepdims=True), k / math.sqrt(size)
     zero_BHKP = np.zeros((batch, heads, size, size), np.float32)
-    wide, rest = 0, (zero_BHKP,)  # how many of the last inputs are float32, and what follows all of them
+    wide, rest = 0, (zero_BHKP,)  # how many of the last inputs are float32; a state in the dtype of the last, or knobs
     match benchmark.family:
         case "attention":
             inputs, rest = [q, k * math.sqrt(size), v], (0, None)
         case "linear":
             shape = (batch, length, benchmark.width)
             inputs, weigh = [np.exp(log_decay(*shape)), normal(*shape)], normal(*shape)
-            rest = (np.zeros((batch, benchmark.width), jnp.dtype(benchmark.dtype)),)
+            rest = (np.zeros((batch, benchmark.width), np.float32),)
         case "scalar" | "vector":
             channels = 1 if benchmark.family == "scalar" else size
             inputs, wide = [q, k, v, log_decay(batch, length, heads, channels)], 1
@@ -304,8 +314,9 @@ def _operation(benchmark: Benchmark) -> Work:
 
         def apply(_: Any, *inputs: jax.Array) -> jax.Array:
             narrow, last = inputs[: len(inputs) - wide], inputs[len(inputs) - wide :]
-            after = (jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in rest)
-            results = recurrence(*narrow, *(x.astype(jnp.float32) for x in last), *after)
+            inputs = (*narrow, *(x.astype(jnp.float32) for x in last))
+            after = (jnp.asarray(x, inputs[-1].dtype) if isinstance(x, np.ndarray) else x for x in rest)
+            results = recurrence(*inputs, *after)
             return jax.tree.leaves(results)[0]  # of outputs and a state
 
         return apply
@@ -343,7 +354,7 @@ def _trainings(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], Contend
         if TRAININGS[benchmark.family] in module.TRAININGS:
             train = module.TRAININGS[TRAININGS[benchmark.family]]
             weights = _weights(programs.start(job).params)
-            yield name, functools.partial(_of_baseline, module, train, weights, tokens_BS, job)
+            yield name, functools.partial(_training_of_baseline, module, train, weights, tokens_BS, job)
 
 
 def _weights(params: Any) -> dict[str, np.ndarray]:

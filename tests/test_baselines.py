@@ -38,6 +38,14 @@ def test_a_baseline_has_our_value_and_gradient(name: str, family: str) -> None:
     assert rows[name]["value"] == pytest.approx(ours["value"], rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("family", [*benchmark.LAYERS, *benchmark.HEADED, *benchmark.OPERATIONS])
+def test_ours_agree_in_bfloat16_where_this_machine_has_them(family: str) -> None:
+    rows = list(benchmark.run(benchmark.Benchmark(family, 1, 24, 32, 16, "bfloat16"), 1))
+    ours = [row for row in rows if row["contender"] not in NAMES]
+    assert any(row["outcome"] == "ok" for row in ours)
+    assert [row["error"] for row in ours if row["outcome"] != "ok" and "gives other" in row["error"]] == []
+
+
 def attend(q_BTHK: np.ndarray, k_BTHK: np.ndarray, v_BTHK: np.ndarray) -> np.ndarray:
     score_BHTS = np.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BTHK) / q_BTHK.shape[-1] ** 0.5
     weight_BHTS = np.exp(score_BHTS) * np.tri(q_BTHK.shape[1])

@@ -71,7 +71,7 @@ MAY_IMPORT = {
     | TWO
     | {"suite.contract", "suite.training", "suite.measures"},
     "suite/baselines/*": {"numpy", "suite.job"},  # the other library by its name, which need not be installed
-    "suite/benchmark.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.training"},
+    "suite/benchmark.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.training"},
     "suite/claims/*": PLAIN | ZERO | {"suite.claims"},
     "suite/report/*": PLAIN | ZERO | {"vl_convert", "suite.claims", "suite.report"},
     "suite/machine.py": set(),
