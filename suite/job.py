@@ -14,9 +14,6 @@ from absl import flags
 
 from suite import parts
 
-# Names that fields and knobs had up to schema 3. A run's id is made with them: it stays what it was.
-FIELDS_BEFORE = {"learning_rate": "rate", "short_conv": "conv"}
-KNOB, KNOB_BEFORE = re.compile(r"(?<=[:,])implementation="), re.compile(r"(?<=[:,])form=")
 FOLDERS = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}  # of the fields that are specs
 LARGEST = {int: 2**31 - 1, float: 1e30}  # where int32 and float32 end, or soon after
 LONGEST = 120  # letters of a name: a file's may have 255 bytes, and to a cell's come its place and suffixes
@@ -99,12 +96,7 @@ class Job:
     @property
     def id(self) -> str:
         """Readable prefix and a hash of what differs from the defaults: the name of the run's directory."""
-        changed = self._changed()
-        named = {
-            FIELDS_BEFORE.get(name, name): KNOB.sub("form=", value) if name in FOLDERS else value
-            for name, value in changed.items()
-        }
-        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(self._changed(), sort_keys=True).encode()).hexdigest()[:10]
         task = slug(parts.short("suite.tasks", self.task))
         sizes = f"t{self.length}-b{self.batch}-s{self.seed}-{digest}"
         return f"{bounded(f'{slug(self.arm)}-{task}', LONGEST - len(sizes) - 1)}-{sizes}"
@@ -128,11 +120,6 @@ class Job:
         A field or a knob that an older version did not have is at its default, at which it changes nothing.
         """
         stored = json.loads(text)
-        for name, before in FIELDS_BEFORE.items():
-            if before in stored:
-                stored[name] = stored.pop(before)
-        for name in FOLDERS.keys() & stored.keys():
-            stored[name] = KNOB_BEFORE.sub("implementation=", str(stored[name]))
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if newer := sorted(stored.keys() - fields.keys()):
             raise ValueError(f"written by a newer version, which has the fields {', '.join(newer)}; use that one")

@@ -274,6 +274,8 @@ def test_the_first_line_names_the_paper(name: str):
         ("lstm:heads=5", 32, "width 32 is not a multiple of heads 5"),
         ("lstm:heads=2,implementation=cudnn", 32, "cuDNN's LSTM has one head and not 2"),
         ("gru:heads=0", 32, "width 32 is not a multiple of heads 0"),
+        ("gru:forget=two", 32, "forget wants one of one, spread, chrono; got 'two'"),
+        ("elman:start=zero", 32, "start wants one of orthogonal, identity; got 'zero'"),
         ("elman:implementation=fast", 32, "implementation 'fast' is not known; wanted one of auto, reference, scan"),
         (
             "mingru:implementation=fast",
@@ -347,10 +349,31 @@ def test_assembly_keeps_every_initialisation(name: str):
 
 
 def test_forget_gates_of_a_model_start_open():
-    wanted_G = np.repeat([0.0, 1.0, 0.0, 0.0], WIDTH)
-    np.testing.assert_array_equal(assembled()["lstm"].bias_G, [wanted_G, wanted_G])
+    wanted_G = np.concatenate([np.zeros(WIDTH), np.linspace(3, 6, WIDTH), np.zeros(2 * WIDTH)])
+    np.testing.assert_allclose(assembled()["lstm"].bias_G, [wanted_G, wanted_G], rtol=1e-6)
     cut = backbone.build(Job(mixer="lstm+attention", width=WIDTH, depth=3), 64, key=jax.random.key(3))
-    np.testing.assert_array_equal(cut.rest[0].mixer.bias_G, wanted_G)
+    np.testing.assert_allclose(cut.rest[0].mixer.bias_G, wanted_G, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_each_start_of_the_forget_gates_is_its_paper_s(name: str):
+    def kept(start: str) -> np.ndarray:
+        return np.asarray(build(f"{name}:heads=2,forget={start}").bias_G[WIDTH : 2 * WIDTH], np.float64)
+
+    np.testing.assert_array_equal(kept("one"), 1)
+    np.testing.assert_allclose(kept("spread"), np.tile(np.linspace(3, 6, WIDTH // 2), 2), rtol=1e-6)
+    memories = np.exp(kept("chrono").reshape(2, -1))  # 1 / (1 - sigmoid(b)) is one more
+    np.testing.assert_allclose(memories, np.tile(np.linspace(1, 999, WIDTH // 2), (2, 1)), rtol=1e-5)
+
+
+def test_the_input_gates_of_chrono_are_closed_as_far_as_its_forget_gates_are_open():
+    bias_G = np.asarray(build("lstm:forget=chrono").bias_G)
+    np.testing.assert_array_equal(bias_G[:WIDTH], -bias_G[WIDTH : 2 * WIDTH])
+    np.testing.assert_array_equal(bias_G[2 * WIDTH :], 0)
+
+
+def test_an_elman_network_of_identity_starts_with_its_state_kept():
+    np.testing.assert_array_equal(build("elman:heads=2,start=identity").recurrent_HKK, [np.eye(WIDTH // 2)] * 2)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from suite.ops import implementations, initial, recurrent
 NAME = "the Elman network"
 FAMILY = "elman"
 STATE = "nonlinear"
+VARIANTS = {"start": ("orthogonal", "identity")}
 
 
 class Mixer(NonlinearRecurrence):
@@ -24,14 +25,27 @@ class Mixer(NonlinearRecurrence):
     bias_N: Float[Array, " N"]
 
     def __init__(
-        self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, implementation: str = "auto"
+        self,
+        width: int,
+        *,
+        key: PRNGKeyArray,
+        heads: int = 1,
+        start: str = "orthogonal",
+        remat: bool = False,
+        implementation: str = "auto",
     ):
         recurrent.check_heads(width, heads)
         implementations.check(FAMILY, implementation)
+        if start not in VARIANTS["start"]:
+            raise ValueError(f"start wants one of {', '.join(VARIANTS['start'])}; got {start!r}")
         self.remat, self.implementation = remat, implementation
         input_key, recurrent_key = jax.random.split(key)
         self.input_DN = initial.dense(input_key, width, width, width)
-        self.recurrent_HKK = initial.orthogonal(recurrent_key, width // heads, heads, 1)
+        size = width // heads
+        if start == "orthogonal":
+            self.recurrent_HKK = initial.orthogonal(recurrent_key, size, heads, 1)
+        else:  # the state stays as it is but for tanh and new inputs (Le et al. 2015)
+            self.recurrent_HKK = jnp.broadcast_to(jnp.eye(size, dtype=jnp.float32), (heads, size, size))
         self.bias_N = jnp.zeros(width, jnp.float32)
 
     def cell(

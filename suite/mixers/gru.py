@@ -14,6 +14,7 @@ from suite.ops import implementations, initial, recurrent
 NAME = "the GRU"
 FAMILY = "gru"
 STATE = "nonlinear"
+VARIANTS = {"forget": ("one", "spread", "chrono")}
 
 
 class Mixer(NonlinearRecurrence):
@@ -28,7 +29,14 @@ class Mixer(NonlinearRecurrence):
     reset_bias_N: Float[Array, " N"]
 
     def __init__(
-        self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, implementation: str = "auto"
+        self,
+        width: int,
+        *,
+        key: PRNGKeyArray,
+        heads: int = 1,
+        forget: str = "spread",
+        remat: bool = False,
+        implementation: str = "auto",
     ):
         recurrent.check_heads(width, heads)
         implementations.check(FAMILY, implementation)
@@ -36,7 +44,8 @@ class Mixer(NonlinearRecurrence):
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, 3 * width)
         self.recurrent_HKG = initial.orthogonal(recurrent_key, width // heads, heads, 3)
-        self.bias_G = jnp.zeros(3 * width, jnp.float32)
+        keep_N = initial.forget_gate(forget, width // heads, heads)  # of the update gate, which is both gates in one
+        self.bias_G = jnp.zeros(3 * width, jnp.float32).at[width : 2 * width].set(keep_N)
         self.reset_bias_N = jnp.zeros(width, jnp.float32)
 
     def cell(

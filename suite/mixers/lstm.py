@@ -12,6 +12,7 @@ from suite.ops.kernels import persistent
 NAME = "the LSTM"
 FAMILY = "lstm"
 STATE = "nonlinear"
+VARIANTS = {"forget": ("one", "spread", "chrono")}
 
 
 class Mixer(NonlinearRecurrence):
@@ -25,7 +26,14 @@ class Mixer(NonlinearRecurrence):
     bias_G: Float[Array, " G"]
 
     def __init__(
-        self, width: int, *, key: PRNGKeyArray, heads: int = 1, remat: bool = False, implementation: str = "auto"
+        self,
+        width: int,
+        *,
+        key: PRNGKeyArray,
+        heads: int = 1,
+        forget: str = "spread",
+        remat: bool = False,
+        implementation: str = "auto",
     ):
         recurrent.check_heads(width, heads)
         implementations.check(FAMILY, implementation)
@@ -37,8 +45,10 @@ class Mixer(NonlinearRecurrence):
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, 4 * width)
         self.recurrent_HKG = initial.orthogonal(recurrent_key, width // heads, heads, 4)
-        # A forget bias of 1 keeps memory open at first (Jozefowicz et al. 2015).
-        self.bias_G = jnp.zeros(4 * width, jnp.float32).at[width : 2 * width].set(1.0)
+        forget_N = initial.forget_gate(forget, width // heads, heads)
+        # Chrono's input gates are closed as far as its forget gates are open.
+        input_N = -forget_N if forget == "chrono" else jnp.zeros_like(forget_N)
+        self.bias_G = jnp.concatenate([input_N, forget_N, jnp.zeros(2 * width, jnp.float32)])
 
     def cell(
         self, x_BG: Float[Array, "B G"], h_BG: Float[Array, "B G"], biases: recurrent.Biases, state: recurrent.State

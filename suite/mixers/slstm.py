@@ -36,8 +36,7 @@ class Mixer(Recurrence):
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, 4 * width)
         self.recurrent_HKG = initial.dense(recurrent_key, size, heads, size, 4 * size)
-        # Forget gates start between 0.95 and 0.998: channels of each head that remember for different times.
-        forget_N = jnp.tile(jnp.linspace(3.0, 6.0, size, dtype=jnp.float32), heads)
+        forget_N = initial.forget_gate("spread", size, heads)
         self.bias_G = jnp.zeros(4 * width, jnp.float32).at[width : 2 * width].set(forget_N)
         self.norm_N = jnp.ones(width, jnp.float32)
 

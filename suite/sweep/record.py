@@ -23,12 +23,9 @@ from etils import epath
 
 from suite import files, parts
 from suite.files import Damaged
-from suite.job import FIELDS_BEFORE, KNOB_BEFORE, LONGEST, Cell, bounded, slug
+from suite.job import LONGEST, Cell, bounded, slug
 
 Row = dict[str, Any]
-
-# What fields of a row were called up to schema 3.
-BEFORE = {**FIELDS_BEFORE, "implementation": "form", "interleave_with": "group"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +158,6 @@ class Record:
         marker = self.file("done")
         try:
             text = files.read(marker)
-            if not text and not _is_guarded(self.folder):
-                return ""
             written = files.parse_json(marker, text, "rows", "crc32")
         except IsADirectoryError:
             return f"{marker} is a directory"
@@ -206,26 +201,16 @@ def stems(names: Iterable[str]) -> set[str]:
 
 
 def parse(line: bytes) -> Row | None:
-    """The row of a line, under the names of this schema; None where it is no row."""
+    """The row of a line; None where it is no row."""
     try:
         row = json.loads(line.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError):  # no UTF-8, or no JSON
         return None
-    return _renamed(row) if isinstance(row, dict) and row else None
+    return row if isinstance(row, dict) and row else None
 
 
 def _rows(content: bytes) -> list[Row]:
     return [row for line in content.split(b"\n") if (row := parse(line)) is not None]
-
-
-def _renamed(row: Row) -> Row:
-    if "group" in row and "interleave_with" not in row:  # as in every row up to schema 3
-        for name, before in BEFORE.items():
-            if before in row:
-                row[name] = row.pop(before)
-        for name in {"arm", "solved"} & row.keys():
-            row[name] = KNOB_BEFORE.sub("implementation=", str(row[name]))
-    return row
 
 
 def _refuse(constant: str) -> None:
@@ -248,11 +233,3 @@ def _append_line(path: str, line: bytes) -> None:
 def _cached_damage(record: Record, stamps: tuple) -> str:
     """The damage of a record whose files bear these stamps: sweeps ask of every cell again and again."""
     return record.damage_of(record.content())
-
-
-def _is_guarded(folder: epath.Path) -> bool:
-    """Whether a run was begun under schema 3, whose done markers are never empty."""
-    try:
-        return "crc32" in files.read_json(folder / "job.json")
-    except (Damaged, FileNotFoundError):
-        return False

@@ -25,10 +25,9 @@ from suite.job import Cell, Job, differences
 from suite.sweep import exit_codes
 from suite.sweep.record import Record, Row, parse, stem_of, stems
 
-# Of the layout of a directory. All before are read. 1 had no schema.json and no manifests, so what was half trained
-# begins again; the done markers and job.json of 1 and 2 guard nothing. 4 has other names for the fields of
-# record.BEFORE.
-SCHEMA = 4
+# Of the layout of a directory and the meaning of its rows. 5: the LSTM, the GRU and the Elman network start otherwise
+# by default, so that nothing of before can stand beside what is trained now.
+SCHEMA = 5
 # Every row has these, whatever was measured.
 OF_EVERY_ROW = ("run_id", "arm", "measure", "repeat", "interleave_with", "placed", "place", "outcome")
 
@@ -52,15 +51,16 @@ def check_writable(root: epath.PathLike) -> None:
 
 
 def check_schema(root: epath.PathLike) -> None:
-    """ValueError where the records under `root` were written by a newer version than this one can read.
+    """ValueError where the records under `root` were written by a version whose rows mean something else.
 
     Damaged where their schema.json does not tell.
     """
     stored = epath.Path(root) / "schema.json"
-    schema = read_json(stored, "schema")["schema"] if stored.exists() else 1
-    if schema > SCHEMA:
+    schema = read_json(stored, "schema")["schema"] if stored.exists() else SCHEMA
+    if schema != SCHEMA:
         raise ValueError(
-            f"{root} holds records of schema {schema} and this version reads up to {SCHEMA}; use the newer version"
+            f"{root} holds records of schema {schema} and this version reads {SCHEMA}; "
+            "choose another directory, or use the version that wrote them"
         )
 
 
@@ -107,9 +107,9 @@ def check_run(root: epath.PathLike, job: Job) -> bool:
 def read_job(run: epath.Path) -> Job:
     """The job of a directory. ValueError where job.json is another's or a newer version's; Damaged where it is cut."""
     path = run / "job.json"
-    fields = read_json(path, "mixer", "task")
-    name, checksum = fields.pop("id", run.name), fields.pop("crc32", None)  # schemas 1 and 2 have neither
-    if checksum not in (None, _checksum(fields)):
+    fields = read_json(path, "mixer", "task", "id", "crc32")
+    name = fields.pop("id")
+    if fields.pop("crc32") != _checksum(fields):
         raise Damaged(path, "its fields are not those that were written")
     if name != run.name:
         raise ValueError(f"{path}: of {name}; the directory was copied or renamed, remove it or name it so again")
@@ -142,7 +142,7 @@ class Survey(NamedTuple):
 
 
 def survey(root: epath.PathLike) -> Survey:
-    """Reads a directory whole, each file once. ValueError where it was written by a newer version."""
+    """Reads a directory whole, each file once. ValueError where it was written by another version."""
     whole = Survey([], [], [])
     try:
         check_schema(root)
