@@ -48,7 +48,6 @@ MAY_IMPORT = {
     "suite/sweep/worker.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.sweep", "suite.training"},
     "suite/sweep/comparison.py": PLAIN | ZERO | {"suite.sweep.schedule", "suite.sweep.progress"},
     "suite/sweep/leases.py": PLAIN | ZERO | {"tensorstore"},
-    "suite/sweep/progress.py": PLAIN | ZERO | {"rich"},
     "suite/sweep/*": PLAIN | ZERO,
     "suite/judging/*": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
@@ -78,7 +77,7 @@ MAY_IMPORT = {
     "suite/spreadsheets.py": set(),
     "suite/*.py": PLAIN | ZERO,
     "launch/engines/*": PLAIN | ZERO | {"launch.engines"},
-    "launch/*": JAX | PLAIN | {"optax", "orbax", "rich", "suite", "launch"},
+    "launch/*": JAX | PLAIN | {"optax", "orbax", "suite", "launch"},
 }
 CLOCKS = {"perf_counter", "time", "monotonic", "process_time", "now", "utcnow", "today"}
 

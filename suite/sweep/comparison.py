@@ -81,8 +81,7 @@ class Comparison:
 
     def run(self) -> int:
         try:
-            with self.progress:
-                code = self.run_rounds()
+            code = self.run_rounds()
         except exit_codes.Stopped:
             self.stop_children()
             raise
@@ -115,7 +114,7 @@ class Comparison:
         if self.any_batch:
             self.plan = dataclasses.replace(self.plan, scale=self.plan.scale.on(self.place["n_devices"]))
         while left := self.left():
-            self.progress.expect(left)
+            self.progress.forecast.expect(left)
             code = self.run_children(self.shares(left))
             if code:
                 return code

@@ -1,12 +1,7 @@
-"""Cells done and time left: a bar on a terminal, plain lines elsewhere."""
+"""Cells done and time left, a line for each cell that is done."""
 
 import collections
-import dataclasses
-import sys
 from collections.abc import Callable, Iterable
-from typing import Any
-
-import rich.progress
 
 from suite import parts
 from suite.job import Cell
@@ -14,15 +9,6 @@ from suite.job import Cell
 FEWEST = 5  # cells done before time left is told, and
 LEAST = 0.1  # the share of all seconds that they took: the first cells compile, and their estimates are the poorest
 WEIGHT = 10.0  # estimated seconds of a measure's cells at which its own pace counts as much as that of all
-
-
-@dataclasses.dataclass
-class Left:
-    """A cell that is not done: its measure, the estimated seconds, and those that were spent on it."""
-
-    measure: str
-    cost: float
-    spent: float = 0.0
 
 
 class Forecast:
@@ -34,8 +20,8 @@ class Forecast:
 
     def __init__(self, cost: Callable[[Cell], float]):
         self.cost = cost
-        self.left: dict[Cell, Left] = {}
-        self.running: dict[Cell, Left] = {}
+        self.left: dict[Cell, float] = {}  # cells that are not done, and the seconds that were spent on each
+        self.running: set[Cell] = set()
         self.now: float | None = None  # of the last event; none before the first cell has started
         self.between = 0.0
         self.n_done = 0
@@ -43,86 +29,62 @@ class Forecast:
         self.done_seconds: dict[str, float] = collections.defaultdict(float)
 
     def expect(self, cells: Iterable[Cell]) -> None:
-        """These are left; nothing is under way."""
-        self.left, self.running = {cell: self._new(cell) for cell in cells}, {}
+        """Makes these the cells that are left; none of them is under way."""
+        self.left, self.running = dict.fromkeys(cells, 0.0), set()
 
     def follow(self, event: str, cell: Cell, now: float) -> None:
-        """A cell was started, done or skipped at a moment of a clock that never goes back."""
+        """Takes note that a cell was started, done or skipped at a moment of a clock that never goes back."""
         if self.now is not None:
-            for one in self.running.values():
-                one.spent += (now - self.now) / len(self.running)
+            for other in self.running:
+                self.left[other] += (now - self.now) / len(self.running)
             if not self.running:
                 self.between += now - self.now
         if event == "started":
             self.now = now
-            self.running[cell] = self.left.setdefault(cell, self._new(cell))
+            self.running.add(cell)
+            self.left.setdefault(cell, 0.0)
             return
         self.now = self.now and now
-        self.running.pop(cell, None)
-        over = self.left.pop(cell, None)
-        if event == "done" and over is not None:
+        self.running.discard(cell)
+        spent = self.left.pop(cell, None)
+        if event == "done" and spent is not None:
             self.n_done += 1
-            self.done_cost[over.measure] += over.cost
-            self.done_seconds[over.measure] += over.spent
+            self.done_cost[_name(cell)] += self.cost(cell)
+            self.done_seconds[_name(cell)] += spent
 
     def seconds(self) -> float:
-        """Until all are done that were asked for; LookupError where too little is done to tell."""
+        """The seconds until all cells that were asked for are done; LookupError where too little is done to tell."""
         spent, cost = sum(self.done_seconds.values()), sum(self.done_cost.values())
         if self.n_done < FEWEST or not spent:
             raise LookupError(f"{self.n_done} cells are done, wanted {FEWEST}")
         left = 0.0
-        for one in self.left.values():
-            pace = (self.done_seconds[one.measure] + WEIGHT * spent / cost) / (self.done_cost[one.measure] + WEIGHT)
-            left += max(one.cost * pace - one.spent, 0.0)
+        for cell, already in self.left.items():
+            measure = _name(cell)
+            pace = (self.done_seconds[measure] + WEIGHT * spent / cost) / (self.done_cost[measure] + WEIGHT)
+            left += max(self.cost(cell) * pace - already, 0.0)
         if spent < LEAST * (spent + left):
             raise LookupError(f"{spent:.0f} s of about {spent + left:.0f} s are done")
-        return left * (1 + self.between / (spent + sum(one.spent for one in self.left.values())))
-
-    def _new(self, cell: Cell) -> Left:
-        return Left(parts.split(cell.measure)[0], self.cost(cell))
+        return left * (1 + self.between / (spent + sum(self.left.values())))
 
 
 class Progress:
-    """Tells of cells as they are started, skipped and done."""
+    """Prints of each cell that is done how many are, and how long the others may take."""
 
-    def __init__(self, cost: Callable[[Cell], float], clock: Callable[[], float]) -> None:
+    def __init__(self, cost: Callable[[Cell], float], clock: Callable[[], float]):
         self.clock = clock
         self.forecast = Forecast(cost)
         self.n_over = 0
-        self.bar: rich.progress.Progress | None = None
-        if sys.stdout.isatty():
-            columns = ("[progress.description]{task.description}", rich.progress.BarColumn(), "{task.fields[cells]}")
-            self.bar = rich.progress.Progress(*columns, "{task.fields[left]}", transient=True)
-            self.task = self.bar.add_task("starting", total=None, cells="", left="")
-
-    def __enter__(self) -> "Progress":
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def expect(self, left: list[Cell]) -> None:
-        self.forecast.expect(left)
 
     def follow(self, event: str, cell: Cell) -> None:
-        """Shows that a cell was started, skipped or done."""
+        """Takes note that a cell was started, skipped or done."""
         self.forecast.follow(event, cell, self.clock())
         self.n_over += event != "started"
-        share = f"{self.n_over}/{self.n_over + len(self.forecast.left)}"
-        if event == "skipped":
-            return
-        if self.bar is not None:
-            fields: dict[str, Any] = {"description": cell.label, "cells": f"{share} cells", "left": self._time_left()}
-            total = self.n_over + len(self.forecast.left)
-            self.bar.update(self.task, total=total, completed=self.n_over, **fields)
-        elif event == "done":
+        if event == "done":
+            share = f"{self.n_over}/{self.n_over + len(self.forecast.left)}"
             print(f"[{share}] {cell.label}{self._time_left()}", flush=True)
 
     def _time_left(self) -> str:
-        """Of the cells that were asked for so far: when they are done claims may ask for more."""
+        """The time left, of the cells that were asked for so far: when they are done claims may ask for more."""
         try:
             seconds = self.forecast.seconds()
         except LookupError:
@@ -130,3 +92,7 @@ class Progress:
         if not self.forecast.left:
             return ""
         return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
+
+
+def _name(cell: Cell) -> str:
+    return parts.split(cell.measure)[0]
