@@ -12,9 +12,6 @@ from absl import app, flags, logging
 from suite import files
 from suite.sweep import exit_codes, startup
 
-LONGEST_SECONDS = 30 * 24 * 3600.0
-
-
 flags.disclaim_key_flags()  # those that are defined here are the caller's
 
 
@@ -28,15 +25,6 @@ class _Directory(flags.ArgumentParser):
 def define_directory(name: str, default: str | None, help: str) -> flags.FlagHolder:
     """Defines a flag of the calling program that names a directory: expanded here, whoever reads it reads the same."""
     return flags.DEFINE(_Directory(), name, default, help, serializer=flags.ArgumentSerializer())
-
-
-def define_seconds(
-    name: str, default: float, help: str, low: float, high: float = LONGEST_SECONDS
-) -> flags.FlagHolder[float]:
-    """A flag of seconds between two bounds; what is no number of seconds, as NaN, lies outside of them."""
-    holder = flags.DEFINE_float(name, default, help)
-    flags.register_validator(name, lambda seconds: low <= seconds <= high, f"wants {low:g} to {high:g} seconds")
-    return holder
 
 
 def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) -> NoReturn:

@@ -83,6 +83,8 @@ def main() -> int:
             parts.source("suite.claims", claim)
         if not DRY_RUN.value:
             store.check_writable(worker.OUT.value)
+        passed: dict[str, Any] = {name: flags.FLAGS[name].value for name in PASSED}
+        options = Options(**passed)
         plan = Plan(scale, tuple(claims), CHOOSE_RATES.value)
         wanted = plan.cells([])
     if DRY_RUN.value:
@@ -91,10 +93,9 @@ def main() -> int:
     out = epath.Path(worker.OUT.value)
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
     store.write(out / "compare.flags", "\n".join(given) + "\n")
-    passed: dict[str, Any] = {name: flags.FLAGS[name].value for name in PASSED}
     return Comparison(
         plan,
-        Options(**passed),
+        options,
         workers=WORKERS.value,
         any_batch=not flags.FLAGS["batch"].present,
         asked=asked(),

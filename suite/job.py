@@ -16,6 +16,7 @@ from suite import parts
 
 FOLDERS = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}  # of the fields that are specs
 LARGEST = {int: 2**31 - 1, float: 1e30}  # where int32 and float32 end, or soon after
+flags.disclaim_key_flags()  # those that are defined here are the caller's
 LONGEST = 120  # letters of a name: a file's may have 255 bytes, and to a cell's come its place and suffixes
 
 
@@ -184,9 +185,9 @@ class Cell:
         return cls(**{**record, "job": Job(**record["job"])})
 
 
-def define_flags(leave_out: tuple[str, ...] = ()) -> None:
-    """Defines one absl flag for every field of Job."""
-    for field in dataclasses.fields(Job):
+def define_flags(fields_of: type = Job, leave_out: tuple[str, ...] = ()) -> None:
+    """Defines one absl flag for every field of a dataclass whose fields have a help text, choices and bounds."""
+    for field in dataclasses.fields(fields_of):
         if field.name in leave_out:
             continue
         default: Any = field.default
@@ -196,7 +197,10 @@ def define_flags(leave_out: tuple[str, ...] = ()) -> None:
         elif field.type is int:
             flags.DEFINE_integer(field.name, default, help, lower_bound=minimum, upper_bound=LARGEST[int])
         elif field.type is float:
-            flags.DEFINE_float(field.name, default, help, lower_bound=minimum, upper_bound=LARGEST[float])
+            most = {"maximum": LARGEST[float], **field.metadata}["maximum"]
+            flags.DEFINE_float(field.name, default, help, lower_bound=minimum, upper_bound=most)
+        elif field.type is bool:
+            flags.DEFINE_bool(field.name, default, help)
         else:
             flags.DEFINE_string(field.name, default, help)
         flags.declare_key_flag(field.name)

@@ -52,7 +52,7 @@ def parsed(arguments: list[str], leave_out: tuple[str, ...] = ()) -> flags.FlagV
         # absl's DEFINE functions take the global values as a default argument; this program's are private.
         for name in ("DEFINE_enum", "DEFINE_integer", "DEFINE_float", "DEFINE_string", "declare_key_flag"):
             patch.setattr(flags, name, _into(getattr(flags, name), values))
-        job.define_flags(leave_out)
+        job.define_flags(leave_out=leave_out)
     values(["program", *arguments])
     assert flags.FLAGS is before
     return values
