@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
+from etils import epath
 
 from suite import mesh as meshes
 from suite import parts
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Finding, gradient_flow
 from suite.job import Job
-from suite.measures import gradient_reach
+from suite.measures import gradient_reach, learning, trained_gradient_reach
 from suite.model import backbone
 from suite.ops import linear, precision
 from suite.scale import SCALES
@@ -129,7 +130,8 @@ def reach(through: Callable, length: int, width: int = 4, probes: int = 8) -> np
     rng = np.random.default_rng(0)
     x_TD, probe_PD = rng.standard_normal((length, width)), rng.standard_normal((probes, width))
     with jax.enable_x64(True):
-        gradient_PTD = jax.jit(functools.partial(gradient_reach.pull_back, through))(x_TD, probe_PD)
+        pull_back = jax.jit(functools.partial(gradient_reach.pull_back, through))
+        gradient_PTD = pull_back(x_TD, np.int32(length - 1), probe_PD)
         return gradient_reach.norms(np.asarray(gradient_PTD))[::-1]
 
 
@@ -171,10 +173,11 @@ def test_squares_of_small_norms_do_not_underflow():
 def test_distances_are_near_and_then_spread_to_the_first_token():
     for length in (10, 64, 1000, 4096):
         found = gradient_reach.distances(length)
-        assert found[:8] == list(range(1, 9))
+        assert found[:9] == list(range(9))
         assert found[-1] == length - 1
         assert found == sorted(set(found))
-    assert len(gradient_reach.distances(1000)) == 20
+    assert len(gradient_reach.distances(1000)) == 21
+    assert gradient_reach.distances(4) == [0, 1, 2, 3]
     assert 999 in gradient_reach.distances(4096)
 
 
@@ -296,6 +299,43 @@ def test_what_cannot_be_measured_is_refused():
         gradient_reach.check(JOB.replace(length=9, task="recall:pairs=1,vocab=16"), None, probes=8)
     with pytest.raises(ValueError, match="gradient_reach:probes wants 1 to 65536; got 0"):
         parts.knobs("suite.measures", "gradient_reach:probes=0")
+
+
+# After training.
+
+
+def trained(job: Job, run: pathlib.Path, devices: list) -> tuple[rig.Rig, dict[int, float]]:
+    """The rig of a training, and its norms by distance."""
+    built = rig.build(job, meshes.make(devices=devices[:1]), run=epath.Path(run))
+    list(learning.measure(built))
+    return built, {row["distance"]: row["norm"] for row in trained_gradient_reach.measure(built)}
+
+
+RECALL = JOB.replace(task="recall:pairs=1,vocab=16,distance=20", mixer="mingru", length=24, steps=2)
+RECALL = RECALL.replace(validate_every=2, validation_examples=8, test_examples=8)
+
+
+def test_after_training_the_norms_are_those_of_the_trained_model_at_an_answer(tmp_path: pathlib.Path, devices: list):
+    built, norm = trained(RECALL, tmp_path, devices)
+    batch = built.task.batch("test", np.asarray([0]))
+    last = int(np.flatnonzero(batch.weights_BT[0])[-1])
+    assert {0, 1, 8, 18, 19, 20, last} <= norm.keys()
+    with jax.enable_x64(True):
+        model = dataclasses.replace(eqx.combine(in_float64(built.trained), built.static), dtype="float64")
+        x_TD = model.embed(jnp.asarray(batch.tokens_BT[0]))
+        jacobian_DTD = jax.jit(jax.jacrev(lambda x_TD: model.through(x_TD[None])[0, last]))(x_TD)
+        exact_T = np.sqrt(np.sum(np.square(jacobian_DTD), axis=(0, 2)) / x_TD.shape[1])
+    found_K = np.asarray([norm[k] / exact_T[last - k] for k in sorted(norm)])
+    # Eight probes: four deviations of a norm whose Jacobian has rank one.
+    np.testing.assert_allclose(found_K, 1, atol=4 / math.sqrt(2 * 8))
+
+
+def test_training_moves_the_norms(tmp_path: pathlib.Path, devices: list):
+    slow, fast = (
+        trained(RECALL.replace(learning_rate=rate), tmp_path / str(rate), devices)[1] for rate in (1e-9, 1e-2)
+    )
+    assert slow.keys() == fast.keys()
+    assert all(slow[k] != pytest.approx(fast[k], rel=1e-4) for k in slow)
 
 
 # The claim, on made-up norms.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -37,6 +37,11 @@ def check(job: Job, task: Any, *, probes: int) -> None:
     del probes
     if job.length < NEAR + 2:
         raise ValueError(f"length {job.length} is too short: wanted {NEAR + 2}, {NEAR} near distances and a far one")
+    check_wide(job, task)
+
+
+def check_wide(job: Job, task: Any) -> None:
+    """TypeError where a user's own mixer computes in less than float64."""
     if not job.own_files():
         return  # the tests check the suite's mixers
     solved = matching.solve(job, task.vocab)
@@ -46,7 +51,7 @@ def check(job: Job, task: Any, *, probes: int) -> None:
         )
         x_BTD = jax.ShapeDtypeStruct((1, job.length, solved.width), jnp.float64)
         wide = jax.make_jaxpr(lambda built, x_BTD: dataclasses.replace(built, dtype="float64").through(x_BTD))
-        _check_wide(job, wide(shapes, x_BTD).jaxpr)
+        _refuse_narrow(job, wide(shapes, x_BTD).jaxpr)
 
 
 def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
@@ -54,36 +59,41 @@ def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
 
     One example of random tokens. Tokens, probes and parameters come from the job's seed.
     """
-    job = rig.job
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(rig.state.params))
-    rng = np.random.default_rng(job.seed)
-    tokens_T = rng.integers(rig.task.vocab, size=job.length, dtype=np.int32)
-    probe_PD = rng.standard_normal((probes, params.embedding_VD.shape[1]))
+    length = rig.job.length
+    tokens_T = np.random.default_rng(rig.job.seed).integers(rig.task.vocab, size=length, dtype=np.int32)
+    for row in follow(rig, rig.state.params, tokens_T, length - 1, distances(length), probes):
+        yield {"phase": "reach", **row}
+
+
+def follow(rig: Rig, params: Model, tokens_T: np.ndarray, last: int, ks: Iterable[int], probes: int) -> Iterator[Row]:
+    """For each k of `ks` the norm of d h_last / d x_(last-k) with these parameters; probes come from the job's seed."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(params))
+    probe_PD = np.random.default_rng([rig.job.seed, probes]).standard_normal((probes, params.embedding_VD.shape[1]))
     # On the host: a TPU's float64 is a pair of float32, with their range. It ends before the first row: a generator
     # that stops inside would leave it on for others.
     with jax.enable_x64(True):
-        arguments = jax.device_put((params, tokens_T, probe_PD), jax.local_devices(backend="cpu")[0])
+        arguments = jax.device_put((params, tokens_T, np.int32(last), probe_PD), jax.local_devices(backend="cpu")[0])
         program = _program(rig.programs)
-        _check_wide(job, program.trace(*arguments).jaxpr.jaxpr)
+        _refuse_narrow(rig.job, program.trace(*arguments).jaxpr.jaxpr)
         gradient_PTD = jax.device_get(program(*arguments))
     norm_T = norms(gradient_PTD)
-    for distance in distances(job.length):
-        row = {"phase": "reach", "distance": distance}
-        norm = float(norm_T[job.length - 1 - distance])
-        yield {**row, "norm": norm, "outcome": "ok"} if np.isfinite(norm) else {**row, "outcome": "diverged"}
+    for k in ks:
+        norm = float(norm_T[last - k])
+        yield {"distance": k} | ({"norm": norm, "outcome": "ok"} if np.isfinite(norm) else {"outcome": "diverged"})
 
 
 def distances(length: int) -> list[int]:
-    """1 to 8, then evenly in their logarithm to length - 1, and 999 where there is room."""
-    spread = np.geomspace(NEAR, length - 1, BETWEEN + 1).round().astype(int).tolist()
-    return sorted({*range(1, NEAR + 1), *spread, *([FAR] if length > FAR else [])})
+    """0 to 8, then evenly in their logarithm to length - 1, and 999 where there is room."""
+    near = range(min(NEAR + 1, length))
+    spread = np.geomspace(NEAR, length - 1, BETWEEN + 1).round().astype(int).tolist() if length > NEAR + 1 else []
+    return sorted({*near, *spread, *([FAR] if length > FAR else [])})
 
 
 def pull_back(
-    through: Callable[[Array], Array], x_TD: Float[Array, "T D"], probe_PD: Float[Array, "P D"]
+    through: Callable[[Array], Array], x_TD: Float[Array, "T D"], last: Int[Array, ""], probe_PD: Float[Array, "P D"]
 ) -> Float[Array, "P T D"]:
-    """v^T d h_T / d x_t for every probe v and position t; `through` is (B, T, D) -> (B, T, D) and h_T its last row."""
-    _, transposed = jax.vjp(lambda x_TD: through(x_TD[None])[0, -1], x_TD)
+    """v^T d h_last / d x_t for every probe v and position t; `through` is (B, T, D) -> (B, T, D) and h its output."""
+    _, transposed = jax.vjp(lambda x_TD: through(x_TD[None])[0, last], x_TD)
     return jax.vmap(lambda probe_D: transposed(probe_D)[0])(probe_PD)
 
 
@@ -113,7 +123,7 @@ def narrower(jaxpr: core.Jaxpr) -> set[str]:
     return names
 
 
-def _check_wide(job: Job, jaxpr: core.Jaxpr) -> None:
+def _refuse_narrow(job: Job, jaxpr: core.Jaxpr) -> None:
     narrow = narrower(jaxpr)
     if narrow:
         raise TypeError(
@@ -126,8 +136,10 @@ def _program(programs: Programs) -> jax.stages.Wrapped:
     """The gradients of a job's model; jobs that differ in their seed alone share it."""
 
     @jax.jit
-    def gradients(params: Model, tokens_T: Int[Array, " T"], probe_PD: Float[Array, "P D"]) -> Float[Array, "P T D"]:
+    def gradients(
+        params: Model, tokens_T: Int[Array, " T"], last: Int[Array, ""], probe_PD: Float[Array, "P D"]
+    ) -> Float[Array, "P T D"]:
         model = dataclasses.replace(eqx.combine(params, programs.static), dtype="float64")
-        return pull_back(model.through, model.embed(tokens_T), probe_PD)
+        return pull_back(model.through, model.embed(tokens_T), last, probe_PD)
 
     return gradients

@@ -21,7 +21,7 @@ COLUMNS = (
 # Measures that claims, learning curves, utilisation and fairness show.
 SHOWN = {
     *("learning", "size", "peak", "step_time", "decode", "gradient_reach", "path", "length_accuracy"),
-    "truncated_context",
+    *("truncated_context", "trained_gradient_reach"),
 }
 MOST = 200  # lines of a plain table
 
