@@ -158,11 +158,11 @@ def _all_rows(out: epath.Path) -> Iterator[Row]:
 
 
 def report(out: epath.Path) -> epath.Path:
-    from suite import report  # here, not above: --help answers at once
+    from suite.report import calibration  # here, not above: --help answers at once
 
     store.write(out / "environment.json", json.dumps(provenance.environment(), indent=1) + "\n")
     command = shlex.join(["python", "-m", "launch.calibrate", *sys.argv[1:]])
-    return report.write_calibration(rows(out), provenance.environment(), command, out)
+    return calibration.write(rows(out), provenance.environment(), command, out)
 
 
 if __name__ == "__main__":

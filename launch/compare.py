@@ -160,12 +160,13 @@ def asked() -> rendezvous.Settings:
 def report(comparison: Comparison, done: bool) -> None:
     """Draws the report of what there is, or writes the rates when all are known."""
     from suite import report  # here, not above: --help answers at once
+    from suite.report import calibration
 
     if CHOOSE_RATES.value:
         if done:
             curves = [curve for curve in learning_rates.gather(comparison.rows()) if curve.scores]
             command = shlex.join(["python", "-m", "launch.compare", *sys.argv[1:]])
-            print(f"rates: {report.write_rates(curves, command, comparison.out)}")
+            print(f"rates: {calibration.write_rates(curves, command, comparison.out)}")
         return
     path = report.write(comparison.out, more_claims=list(comparison.plan.claims))
     print(f"report: {path}" if done else f"report so far: {path}", flush=True)

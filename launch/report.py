@@ -54,6 +54,7 @@ def main() -> int:
             prune(epath.Path(OUT.value))
         return 0
     from suite import files, parts, report  # here, not above: --help answers at once
+    from suite.report import diff
 
     to = epath.Path(TO.value) if TO.value else None
     more_claims = [spec for value in CLAIMS.value for spec in parts.split_list(value)]
@@ -67,7 +68,7 @@ def main() -> int:
         with exit_codes.door():
             first, second = map(files.root, DIFF.value)
             one, other = (report.read(root, (), more_claims) for root in (first, second))
-            path = report.write_diff(one, other, to or second)
+            path = diff.write(one, other, to or second)
         tell(f"{name}: {problem}" for name, records in (("A", one), ("B", other)) for problem in records.problems)
         print(f"side by side: {path}")
         return 0

@@ -9,7 +9,7 @@ import programs
 import pytest
 from etils import epath
 
-from suite import benchmark, report
+from suite import benchmark
 from suite.report import calibration
 from suite.sweep import store
 from suite.sweep.record import Record
@@ -127,7 +127,7 @@ def test_the_page_of_a_calibration_has_the_ratio_to_the_baseline_and_the_reason_
     rows = [contest_row("pytorch", process, [1.0, 1.1], **where) for process in (0, 1)]
     rows += [contest_row("factors", process, [2.0, 2.2], **where) for process in (0, 1)]
     rows += [contest_row("cudnn", 0, [], outcome="refused", error="float32 only", **where)]
-    assert report.write_calibration(rows, {}, "the command", tmp_path) == tmp_path / "calibration.html"
+    assert calibration.write(rows, {}, "the command", tmp_path) == tmp_path / "calibration.html"
     page = (tmp_path / "calibration.md").read_text()
     assert "The chosen implementations take 2.00 to 2.00 times the time of other libraries over one benchmark." in page
     assert "cudnn: refused: float32 only" in page

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from suite import learning_rates, parts, report
+from suite import learning_rates, parts
 from suite.files import Damaged
 from suite.job import Job
 from suite.learning_rates import GRID, SEEDS, Choice, Curve
+from suite.report import calibration
 from suite.scale import SCALES
 from suite.sweep.store import Row
 
@@ -216,7 +217,7 @@ def test_the_page_of_the_rates_shows_each_choice_and_the_table_is_read_again(tmp
         curve_of(JOB, {3e-4: (0.5, 0.7), 1e-3: (1.0, 0.02), 3e-3: (1.0, 0.01)}),
         curve_of(TEXT, {3e-4: (0.9, 2.4), 1e-3: (0.1, 2.2), 3e-3: (0.2, 2.3)}),
     ]
-    table = report.write_rates(curves, "the command", tmp_path)
+    table = calibration.write_rates(curves, "the command", tmp_path)
     assert {choice.learning_rate for choice in learning_rates.read(table.read_text())} == {3e-3, 1e-3}
     page = (tmp_path / "rates.md").read_text()
     assert f"{6 * len(SEEDS)} trainings chose two learning rates" in page

@@ -20,7 +20,7 @@ import pytest
 from suite import claims, parts, report
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point, parallelism
 from suite.job import Job
-from suite.report import document, fairness, figures, html, records, results, trainings, utilisation, verdicts
+from suite.report import diff, fairness, figures, page, records, results, trainings, utilisation, verdicts
 from suite.sweep import store
 from suite.sweep.record import Record, stem, stem_of
 from suite.sweep.store import Row
@@ -433,8 +433,8 @@ def test_the_first_clause_of_the_headline_names_who_it_speaks_of(tmp_path: pathl
     assert "float32, attention solved recall in 5/5 seeds" in sentence
 
 
-def claims_table(comparison: records.Comparison) -> document.Table:
-    return next(block for block in report.compose(comparison).blocks if isinstance(block, document.Table))
+def claims_table(comparison: records.Comparison) -> page.Table:
+    return next(block for block in report.compose(comparison).blocks if isinstance(block, page.Table))
 
 
 def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
@@ -453,14 +453,14 @@ def test_a_table_has_a_row_for_each_claim(tmp_path: pathlib.Path):
 
 def test_the_first_screen_says_what_the_words_of_this_project_mean(tmp_path: pathlib.Path):
     blocks = report.compose(with_findings(tmp_path, **seven())).blocks
-    before = " ".join(map(str, blocks[: blocks.index(document.Heading("Claims"))]))
+    before = " ".join(map(str, blocks[: blocks.index(page.Heading("Claims"))]))
     for meaning in ("its mixer, the layer", "is an arm", "A claim is", "the judged pair", "The scale, how much is run"):
         assert meaning in before
 
 
 def test_p_values_are_corrected_over_all_claims_of_the_textbook(tmp_path: pathlib.Path):
     comparison = with_findings(tmp_path, path_length=seven()["path_length"], state_tracking=seven()["state_tracking"])
-    notes = [block.text for block in report.compose(comparison).blocks if isinstance(block, document.Note)]
+    notes = [block.text for block in report.compose(comparison).blocks if isinstance(block, page.Note)]
     [note] = [text for text in notes if "p-value" in text]
     assert "path length p = 0.004 (p = 0.028 after Holm)" in note
     assert "state tracking p = 0.01 (p = 0.06 after Holm)" in note
@@ -484,9 +484,9 @@ def test_claims_stand_in_the_textbooks_order_and_others_after_them(tmp_path: pat
 
 def test_a_claims_tables_and_other_arms_stand_in_its_section(tmp_path: pathlib.Path):
     blocks = report.compose(with_findings(tmp_path, **seven())).blocks
-    assert document.Heading("Seeds that solved it", 3) in blocks
-    assert document.Table(("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5"))) in blocks
-    pairs = [pair for block in blocks if isinstance(block, document.Terms) for pair in block.pairs]
+    assert page.Heading("Seeds that solved it", 3) in blocks
+    assert page.Table(("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5"))) in blocks
+    pairs = [pair for block in blocks if isinstance(block, page.Terms) for pair in block.pairs]
     assert ("Other arms", "like the LSTM: gru, elman") in pairs
     assert ("Verdict extends", "to gru and elman") in pairs
     assert [text for term, text in pairs if term == "Verdict extends"] == ["to gru and elman"], (
@@ -509,8 +509,8 @@ def test_every_arm_stands_on_one_line_of_two_tables(tmp_path: pathlib.Path):
         for seed in (0, 1):
             put_answers(tmp_path, parity.replace(mixer=mixer, seed=seed), accuracy, CPU)
     blocks = report.compose(with_findings(tmp_path, **seven())).blocks
-    start = blocks.index(document.Heading("Every arm"))
-    tasks, likeness = (block for block in blocks[start : start + 5] if isinstance(block, document.Table))
+    start = blocks.index(page.Heading("Every arm"))
+    tasks, likeness = (block for block in blocks[start : start + 5] if isinstance(block, page.Table))
     assert tasks.columns == ("arm", "parity, 20 tokens")
     assert tasks.rows == (("attention", "0.50 (0/2)"), ("lstm", "1.00 (2/2)"), ("gru", "0.95 (2/2)"))
     assert likeness.columns == ("arm", "path length", "state tracking")
@@ -787,7 +787,7 @@ def test_the_quantities_have_colours_of_no_arm_that_are_seen_on_white_and_on_bla
     colours = {colour for colour, _ in verdicts.LOOKS.values()}
     assert len(colours) == 3
     assert not colours & {*figures.COLOURS.values(), *figures.BLUES, *figures.OTHERS}
-    for colour, paper in itertools.product(colours, (figures.LIGHT["paper"], figures.DARK["paper"])):
+    for colour, paper in itertools.product(colours, (page.LIGHT["paper"], page.DARK["paper"])):
         dark, light = sorted((luminance(colour), luminance(paper)))
         assert (light + 0.05) / (dark + 0.05) > 3  # WCAG 2.1 for graphics
 
@@ -822,14 +822,12 @@ def test_only_text_has_curves_and_other_tasks_a_line_for_each_arm(tmp_path: path
     drawn = report.compose(records.read(tmp_path))
     names = [chart.name for chart in drawn.charts if chart.name.startswith("learning")]
     assert names == ["learning_1_tokens", "learning_1_seconds"]
-    [table] = [
-        block for block in drawn.blocks if isinstance(block, document.Table) and block.columns[0] == "trained on"
-    ]
+    [table] = [block for block in drawn.blocks if isinstance(block, page.Table) and block.columns[0] == "trained on"]
     attention, lstm = table.rows
     assert attention[1:6] == ("attention", "0.001", "4", "1.000, 0.950, 0.400, diverged", "0.400 / 0.950 / 1.000")
     assert attention[6:] == ("2/4", "2/4", "1/4")
     assert lstm[6:] == ("0/1", "0/1", "0/1")
-    fair = next(block for block in drawn.blocks if isinstance(block, document.Table) and block.columns[0] == "")
+    fair = next(block for block in drawn.blocks if isinstance(block, page.Table) and block.columns[0] == "")
     assert ("seeds of the learning curves", "0", "0") in fair.rows
 
 
@@ -883,7 +881,7 @@ def put_comparison(root: pathlib.Path, ratio: float, place: Row, corpus: str) ->
 def test_two_directories_stand_side_by_side(tmp_path: pathlib.Path):
     first = put_comparison(tmp_path / "a", 0.5, CPU, "same")
     second = put_comparison(tmp_path / "b", 20.0, GPU, "same")
-    assert report.write_diff(records.read(first), records.read(second), tmp_path) == tmp_path / "diff.html"
+    assert diff.write(records.read(first), records.read(second), tmp_path) == tmp_path / "diff.html"
     text, shown = (tmp_path / "diff.md").read_text(), Page((tmp_path / "diff.html").read_text()).text
     assert "parallelism (untested in A, holds in B)" in text
     assert "parallelism (untested in A, holds in B)" in shown
@@ -901,7 +899,7 @@ def test_two_directories_stand_side_by_side(tmp_path: pathlib.Path):
 
 def test_rows_of_two_corpora_are_never_compared(tmp_path: pathlib.Path):
     first, second = (put_comparison(tmp_path / name, 20.0, CPU, name) for name in ("one", "other"))
-    report.write_diff(records.read(first), records.read(second), tmp_path)
+    diff.write(records.read(first), records.read(second), tmp_path)
     text = (tmp_path / "diff.md").read_text()
     assert "rows of two corpora are never compared: sha256 one in A, other in B" in text
     assert "bits per byte A" not in text
@@ -931,7 +929,7 @@ def test_a_browser_draws_every_figure_without_complaint(tmp_path: pathlib.Path, 
     if browser is None:
         pytest.skip(f"the page was not opened: none of {', '.join(names)} is installed")
     shown = report.compose(with_findings(tmp_path, **seven()))
-    (tmp_path / "report.html").write_text(html.render(shown).removesuffix("</body>\n</html>\n") + MEASURE)
+    (tmp_path / "report.html").write_text(shown.html().removesuffix("</body>\n</html>\n") + MEASURE)
     frames = "".join(
         f'<iframe src="report.html" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS
     )
@@ -952,13 +950,13 @@ def test_a_browser_draws_every_figure_without_complaint(tmp_path: pathlib.Path, 
     )
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     [title] = re.findall("<title>(.*?)</title>", done.stdout)
-    pages = {page["width"]: page for page in json.loads(unescape(title))}
-    assert set(pages) == set(WIDTHS)
-    for page in pages.values():
-        assert page["drawn"] == len(shown.charts)
-        assert [name for name in page["asked"] if not name.startswith("data:")] == []
-        assert page["dark"] == dark
-        assert page["taken"] <= page["room"]
+    frames = {frame["width"]: frame for frame in json.loads(unescape(title))}
+    assert set(frames) == set(WIDTHS)
+    for frame in frames.values():
+        assert frame["drawn"] == len(shown.charts)
+        assert [name for name in frame["asked"] if not name.startswith("data:")] == []
+        assert frame["dark"] == dark
+        assert frame["taken"] <= frame["room"]
 
 
 # launch.report

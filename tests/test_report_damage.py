@@ -10,7 +10,7 @@ import pytest
 from test_report import CPU, GPU, JOB, LSTM, describe, launch, put_answers, put_pair, put_size, put_time
 
 from suite import parts, report
-from suite.report import diff, html, markdown, records, results
+from suite.report import diff, records, results
 from suite.sweep import store
 from suite.sweep.record import Record, stem
 
@@ -48,12 +48,12 @@ def drawn(root: pathlib.Path) -> tuple[records.Comparison, str]:
     """The records, and the texts of their report without its pictures."""
     comparison = records.read(root)
     with parts.reading_records():
-        document = report.compose(comparison)
-        texts = [html.render(document), markdown.render(document), results.text(comparison.every_row)]
-        strict = json.loads(report.as_json(comparison, document.headline), parse_constant=pytest.fail)
-        sections_of_both = diff.document(comparison, comparison)
+        page = report.compose(comparison)
+        texts = [page.html(), page.markdown(), results.text(comparison.every_row)]
+        strict = json.loads(report.as_json(comparison, page.headline), parse_constant=pytest.fail)
+        sections_of_both = diff.compose(comparison, comparison)
     assert [problem["where"] for problem in strict["problems"]] == [problem.where for problem in comparison.problems]
-    return comparison, "\n".join([*texts, markdown.render(sections_of_both)])
+    return comparison, "\n".join([*texts, sections_of_both.markdown()])
 
 
 def emptied(path: pathlib.Path) -> None:

@@ -1,25 +1,24 @@
 """The report of a directory: its sections in their order, and the files that hold them. Needs no JAX."""
 
-import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
-from suite import learning_rates, parts
-from suite.report import calibration, diff, fairness, figures, html, markdown, rates, results, utilisation, verdicts
+from suite import parts
+from suite.report import fairness, page, results, utilisation, verdicts
 from suite.report import trainings as trained
-from suite.report.document import Document
+from suite.report.page import Page
 from suite.report.records import Comparison, Problem, read
 from suite.sweep import store
 
 TITLE = "Where attention beats recurrence, by how much, and why"
 
 
-def compose(comparison: Comparison) -> Document:
+def compose(comparison: Comparison) -> Page:
     """All sections of the report."""
     groups = trained.trainings(comparison)
     blocks = [
@@ -29,14 +28,14 @@ def compose(comparison: Comparison) -> Document:
         *verdicts.one_chart(comparison),
         *trained.every_arm(comparison, groups),
         *(block for judged in comparison.judged for block in verdicts.claim(comparison, judged)),
-        *utilisation.failures(comparison),
+        *results.failures(comparison),
         *trained.learning(comparison, groups),
         *utilisation.utilisation(comparison),
         *results.plain_tables(comparison),
         *fairness.fairness(comparison, groups),
-        *fairness.environment(comparison),
+        *utilisation.environment(comparison),
     ]
-    return Document(TITLE, verdicts.headline(comparison), tuple(blocks))
+    return Page(TITLE, verdicts.headline(comparison), tuple(blocks))
 
 
 def write(
@@ -52,11 +51,11 @@ def write(
     """
     folder = epath.Path(to or out) / "rejudged" if thresholds else epath.Path(to or out)
     comparison = read(out, thresholds, more_claims)
-    with parts.reading_records(), _writing(folder):
+    with parts.reading_records(), page.writing(folder):
         report = compose(comparison)
         store.write(folder / "results.csv", results.text(comparison.every_row))
         store.write(folder / "report.json", as_json(comparison, report.headline))
-        return _write(report, folder, "report")
+        return page.write(report, folder, "report")
 
 
 def as_json(comparison: Comparison, headline: str) -> str:
@@ -95,50 +94,3 @@ def headline(folder: epath.PathLike) -> str:
 def problems(folder: epath.PathLike) -> list[Problem]:
     """The records that the report in a folder has left out, or that cannot be relied upon."""
     return [Problem(**problem) for problem in json.loads((epath.Path(folder) / "report.json").read_text())["problems"]]
-
-
-def write_diff(first: Comparison, second: Comparison, out: epath.PathLike) -> epath.Path:
-    """Writes two comparisons side by side; returns the path of diff.html in `out`."""
-    folder = epath.Path(out)
-    with parts.reading_records(), _writing(folder):
-        return _write(diff.document(first, second), folder, "diff")
-
-
-def write_rates(curves: Sequence[learning_rates.Curve], command: str, out: epath.PathLike) -> epath.Path:
-    """Writes the choice of the learning rates as a page and as a table; returns the path of the table, rates.csv."""
-    folder = epath.Path(out)
-    _write(rates.document(curves, command), folder, "rates")
-    choices = [curve.choice() for curve in curves]
-    ordered = sorted(choices, key=lambda choice: (choice.task, choice.length, choice.short_conv, choice.arm))
-    store.write(folder / "rates.csv", learning_rates.text(ordered))
-    return folder / "rates.csv"
-
-
-def write_calibration(
-    rows: Sequence[store.Row], environment: store.Row, command: str, out: epath.PathLike
-) -> epath.Path:
-    """Writes our implementations beside each other and beside baselines; returns the path of calibration.html."""
-    folder = epath.Path(out)
-    store.write(folder / "calibration.json", calibration.text(rows))
-    return _write(calibration.document(rows, environment, command), folder, "calibration")
-
-
-@contextlib.contextmanager
-def _writing(folder: epath.Path) -> Iterator[None]:
-    """Makes the folder; OSError names --to where the folder cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(f"cannot write the report to {folder}: {why}; --to=DIRECTORY writes it elsewhere") from error
-
-
-def _write(document: Document, folder: epath.Path, name: str) -> epath.Path:
-    if document.charts:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for chart in document.charts:
-        store.write(folder / "figures" / f"{chart.name}.png", figures.png(chart.spec))
-    store.write(folder / f"{name}.md", markdown.render(document))
-    store.write(folder / f"{name}.html", html.render(document))
-    return folder / f"{name}.html"

@@ -1,19 +1,29 @@
-"""The page of the calibration: a table for each benchmark, its contenders as ratios to a baseline."""
+"""Pages of the choices before a comparison: implementations by their time, learning rates by their validation.
+
+Of implementations a table for each benchmark, with the contenders as ratios to a baseline; of learning rates the scores
+of each task, arm by arm.
+"""
 
 import json
 import math
 import statistics as stdlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from suite import hardware
-from suite.judging import statistics
+from etils import epath
+
+from suite import hardware, learning_rates, parts
+from suite.claims import Figure, Point
+from suite.job import slug
+from suite.judging import alike, statistics
 from suite.judging.statistics import Interval
-from suite.report import words
-from suite.report.document import Block, Commands, Document, Heading, Note, Prose, Table, Terms
+from suite.learning_rates import Curve
+from suite.report import figures, page, words
+from suite.report.page import Block, Commands, Heading, Note, Page, Prose, Table, Terms
+from suite.sweep import store
 from suite.sweep.store import Row
 
-TITLE = "Our implementations against each other and against other libraries"
 BASELINES = ("fla", "pytorch")  # the denominator of the ratios, where one of them took part
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # two sums of the same numbers lie no further apart
 SIZES = ("flops", "argument_bytes", "output_bytes", "temp_bytes", "version")
@@ -29,76 +39,80 @@ NAMES = {
 }
 
 
-def document(rows: Sequence[Row], environment: Row, command: str) -> Document:
+def write(rows: Sequence[Row], environment: Row, command: str, out: epath.PathLike) -> epath.Path:
+    """Writes our implementations beside each other and beside baselines; returns the path of calibration.html."""
     benchmarks = results(rows)
-    blocks = [block for benchmark in benchmarks for block in _benchmark(benchmark)]
-    where = words.place({**rows[0], "n_devices": 1}, environment) if rows else words.place({}, environment)
-    about = Prose(
-        "Each contender, one implementation of an operation, computes value and gradient, or a whole training step. "
-        "Contenders take turns in a process and processes are fresh; a ratio is that of medians of the same process, "
-        "with a 95 % interval over processes. Of attainable: the longest of three times that no program can undercut, "
-        "over the measured one: products at the peak, arguments and results once through memory, and steps that wait "
-        "for one another where their latency is known."
-    )
+    store.write(epath.Path(out) / "calibration.json", json.dumps(benchmarks, indent=1) + "\n")
+    machine = words.place({**rows[0], "n_devices": 1} if rows else {}, environment)
     versions = {"jax": rows[0]["jax"], "commit": rows[0]["commit"]} if rows else {}
-    versions |= {row["contender"]: row["version"] for row in rows if "version" in row}
-    about_machine = Terms((("machine", where), *((name, str(value)) for name, value in versions.items())))
-    return Document(TITLE, _headline(benchmarks), (about, about_machine, *blocks, Commands((command,))))
-
-
-def text(rows: Sequence[Row]) -> str:
-    """calibration.json: a list of benchmarks with their contenders."""
-    return json.dumps(results(rows), indent=1) + "\n"
+    versions |= {row["contender"]: str(row["version"]) for row in rows if "version" in row}
+    blocks = [
+        Prose(
+            "Each contender, one implementation of an operation, computes value and gradient, or a whole training "
+            "step. Contenders take turns in a process and processes are fresh; a ratio is that of medians of the same "
+            "process, with a 95 % interval over processes. Of attainable: the longest of three times that no program "
+            "can undercut, over the measured one: products at the peak, arguments and results once through memory, "
+            "and steps that wait for one another where their latency is known."
+        ),
+        Terms((("machine", machine), *versions.items())),
+        *(block for benchmark in benchmarks for block in _benchmark(benchmark)),
+        Commands((command,)),
+    ]
+    title = "Our implementations against each other and against other libraries"
+    return page.write(Page(title, _headline(benchmarks), tuple(blocks)), out, "calibration")
 
 
 def results(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A record for each benchmark: its shape, its baseline and the numbers of each contender."""
     peaks = [row for row in rows if row["phase"] == "peak"]
     keys = ("family", "batch", "length", "width", "head_size", "dtype")
-    benchmarks: dict[tuple, list[Row]] = {}
+    benchmarks: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
         if row["phase"] == "benchmark":
-            benchmarks.setdefault(tuple(row[key] for key in keys), []).append(row)
+            benchmarks[tuple(row[key] for key in keys)].append(row)
     return [dict(zip(keys, key, strict=True)) | _result(timings, peaks) for key, timings in benchmarks.items()]
 
 
 def _result(rows: Sequence[Row], peaks: Sequence[Row]) -> dict[str, Any]:
-    by_name: dict[str, list[Row]] = {}
+    by_name: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_name.setdefault(row["contender"] + (" with graphs" if row["graphs"] else ""), []).append(row)
-    ran = [name for name, timings in by_name.items() if all(row["outcome"] == "ok" for row in timings)]
+        by_name[row["contender"] + (" with graphs" if row["graphs"] else "")].append(row)
+    failed = {name: row for name, timings in by_name.items() for row in timings if row["outcome"] != "ok"}
+    ran = {name: timings for name, timings in by_name.items() if name not in failed}
     chosen = rows[0]["chosen"]
     against = next((name for name in (*BASELINES, chosen, *ran) if name in ran), "")
-    contenders = {}
+    # In a process with its own flags a contender is compared with the baseline that took turns with it there.
+    beside = {_turns(row): row for name in (against, f"{against} with graphs") for row in by_name.get(name, [])}
+    contenders: dict[str, dict[str, Any]] = {}
     for name, timings in by_name.items():
-        failed = [row for row in timings if row["outcome"] != "ok"]
-        if failed:
-            contenders[name] = {"outcome": failed[0]["outcome"], "error": failed[0]["error"]}
+        if name in failed:
+            contenders[name] = {"outcome": failed[name]["outcome"], "error": failed[name]["error"]}
             continue
-        first = timings[0]
-        medians = [stdlib.median(row["seconds"]) for row in timings]
-        # In a process with its own flags a contender is compared with the baseline that took turns with it there.
-        base = {(row["process"], row["graphs"]): row for row in by_name[against]}
-        base |= {(row["process"], row["graphs"]): row for row in by_name.get(f"{against} with graphs", [])}
-        logs = [
-            math.log(median / stdlib.median(base[row["process"], row["graphs"]]["seconds"]))
-            for row, median in zip(timings, medians, strict=True)
-            if (row["process"], row["graphs"]) in base
-        ]
-        value, other = first["value"], by_name[against][0]["value"]
+        pairs = [(row, beside[_turns(row)]) for row in timings if _turns(row) in beside]
+        logs = [math.log(_seconds(row) / _seconds(baseline)) for row, baseline in pairs]
+        first, value = timings[0], ran[against][0]["value"]
         contenders[name] = {
             "outcome": "ok",
             "chosen": name == chosen,
-            "seconds": stdlib.median(medians),
+            "seconds": stdlib.median(map(_seconds, timings)),
             "processes": len(timings),
             "ratio": statistics.ratio_interval(logs)._asdict() if len(logs) > 1 and name != against else None,
-            "value": value,
+            "value": first["value"],
             "last_value": first.get("last_value"),
-            "off": abs(value - other) / max(abs(other), 1.0),
+            "off": abs(first["value"] - value) / max(abs(value), 1.0),
             **{name: first[name] for name in SIZES if name in first},
             **_attainable(timings, peaks),
         }
     return {"against": against, "chosen": chosen, "contenders": contenders}
+
+
+def _turns(row: Row) -> tuple[int, bool]:
+    """The process in which contenders took turns, and its flags."""
+    return row["process"], row["graphs"]
+
+
+def _seconds(row: Row) -> float:
+    return stdlib.median(row["seconds"])
 
 
 def _attainable(timings: Sequence[Row], peaks: Sequence[Row]) -> dict[str, float]:
@@ -118,17 +132,14 @@ def _attainable(timings: Sequence[Row], peaks: Sequence[Row]) -> dict[str, float
                 pass  # the table has no such device: the measured peak counts
         moved = timings[0]["argument_bytes"] + timings[0]["output_bytes"]
         floor = max(row["flops"] / flops, moved / bandwidth, 2 * row["dependent_steps"] * latency)
-        fractions.append(floor / stdlib.median(row["seconds"]))
+        fractions.append(floor / _seconds(row))
     return {"of_attainable": stdlib.median(fractions)}
 
 
 def _headline(benchmarks: Sequence[dict[str, Any]]) -> str:
     """The time of our chosen implementations over that of the baselines."""
-    ratios = []
-    for benchmark in benchmarks:
-        chosen = benchmark["contenders"].get(benchmark["chosen"], {})
-        if benchmark["against"] in BASELINES and chosen.get("ratio"):
-            ratios.append(chosen["ratio"]["value"])
+    chosen = [one["contenders"].get(one["chosen"], {}) for one in benchmarks if one["against"] in BASELINES]
+    ratios = [result["ratio"]["value"] for result in chosen if result.get("ratio")]
     if not ratios:
         return "No other library took part; our implementations are compared with the chosen one."
     span = f"{words.number(min(ratios))} to {words.number(max(ratios))} times"
@@ -160,8 +171,15 @@ def _benchmark(benchmark: dict[str, Any]) -> Iterator[Block]:
     ratio = f"ratio to {benchmark['against']}"
     columns = ("contender", "time", ratio, "of attainable", "FLOPs", "temporary memory", "value")
     yield Table(columns, tuple(lines), tuple(notes))
-    if family not in ("lstm", "gru", "elman", "train_attention", "train_lstm"):
+    if _has_heads(family):
         yield Note(f"Heads of {benchmark['head_size']} channels.")
+
+
+def _has_heads(family: str) -> bool:
+    """Whether a benchmark is of heads: operations are; trainings and mixers with a nonlinear state are not."""
+    if family in parts.names("suite.mixers"):
+        return parts.constant("suite.mixers", family, "STATE") != "nonlinear"
+    return not family.startswith("train_")
 
 
 def _interval(ratio: dict[str, float] | None) -> str:
@@ -176,3 +194,70 @@ def _values(result: dict[str, Any], dtype: str) -> str:
     same = "the same" if result["off"] < CLOSE[dtype] else f"off by {words.percent(result['off'])}"
     last = result["last_value"]
     return same if last is None else f"{same}; loss {words.number(result['value'], 4)} to {words.number(last, 4)}"
+
+
+def write_rates(curves: Sequence[Curve], command: str, out: epath.PathLike) -> epath.Path:
+    """Writes the choice of the learning rates as a page and as a table; returns the path of the table, rates.csv."""
+    settings: dict[tuple, list[Curve]] = defaultdict(list)
+    for curve in curves:
+        settings[alike.of_job(curve.job, alike.SETTING)].append(curve)
+    arms = sorted({curve.job.arm for curve in curves})
+    blocks = [block for _, alikes in sorted(settings.items()) for block in _setting(alikes, arms)]
+    trainings = sum(len(curve.rows) + len(curve.failed) for curve in curves)
+    chosen = f"{words.counted(trainings, 'training')} chose {words.counted(len(curves), 'learning rate')}"
+    headline = f"{chosen}, each on seeds that no comparison uses."
+    page.write(Page("Learning rates, chosen on validation", headline, (*blocks, Commands((command,)))), out, "rates")
+    choices = sorted(
+        (curve.choice() for curve in curves),
+        key=lambda choice: (choice.task, choice.length, choice.short_conv, choice.arm),
+    )
+    store.write(epath.Path(out) / "rates.csv", learning_rates.text(choices))
+    return epath.Path(out) / "rates.csv"
+
+
+def _setting(curves: Sequence[Curve], arms: Sequence[str]) -> Iterator[Block]:
+    job, row = curves[0].job, curves[0].rows[0]
+    task = parts.short("suite.tasks", job.task)
+    score = "validation loss" if _by_loss(curves[0]) else "accuracy at the final position, then by loss"
+    yield Heading(f"{task}, {job.length:,} tokens{f', conv {job.short_conv}' if job.short_conv else ''}")
+    yield Prose(
+        f"Width {job.width}, depth {job.depth}, {job.steps:,} steps of {job.batch}, {job.block} block; scored by "
+        f"{score}, median over seeds. {row['device_kind']}, jax {row['jax']}, commit {row['commit']}."
+    )
+    figure = _scores_figure(curves, f"rates_{slug(f'{task}-t{job.length}-conv{job.short_conv}-{job.block}')}")
+    yield from figures.chart(figure, figures.looks_of(figure, arms), "from the least to the greatest seed")
+    lines = []
+    for curve in curves:
+        choice = curve.choice()
+        each = [f"{rate:g}: {_score(curve, rate):.3g}" for rate in curve.scores]
+        each += [f"{row['learning_rate']:g}: {words.outcome(row['outcome'])}" for row in curve.failed]
+        edge = "yes" if choice.edge else ""
+        lines.append((choice.arm, f"{choice.learning_rate:g}", f"{choice.score:.3g}", ", ".join(each), edge))
+    columns = ("arm", "learning rate", "its score", "median score at each rate", "at an edge of the grid")
+    yield Table(columns, tuple(lines))
+
+
+def _by_loss(curve: Curve) -> bool:
+    return curve.scored_by == "loss"
+
+
+def _score(curve: Curve, rate: float) -> float:
+    accuracy, minus_loss = curve.scores[rate]
+    return -minus_loss if _by_loss(curve) else accuracy
+
+
+def _scores_figure(curves: Sequence[Curve], name: str) -> Figure:
+    points = []
+    for curve in curves:
+        for rate in curve.scores:
+            seeds = [row[curve.scored_by] for row in curve.rows if row["learning_rate"] == rate]
+            points.append(Point(curve.job.arm, rate, _score(curve, rate), min(seeds), max(seeds)))
+    return Figure(
+        name=name,
+        title="Validation over learning rates",
+        x="learning rate",
+        y="loss (nats a token)" if _by_loss(curves[0]) else "accuracy at the final position",
+        points=tuple(points),
+        failed=tuple((curve.job.arm, row["learning_rate"]) for curve in curves for row in curve.failed),
+        log_y=False,
+    )

@@ -2,32 +2,39 @@
 
 from collections.abc import Iterator
 
+from etils import epath
+
 from suite import claims, parts
-from suite.report import words
-from suite.report.document import Block, Commands, Document, Heading, Note, Prose, Table, Terms
+from suite.report import page, verdicts, words
+from suite.report.page import Block, Commands, Heading, Note, Page, Prose, Table, Terms
 from suite.report.records import Comparison, Judged
 from suite.report.trainings import Trainings, trainings
-from suite.report.verdicts import CLAIMS, MODELS, headline, problems
 
-TITLE = "Two comparisons side by side"
 NOT_JUDGED = "not judged there"
 COLUMNS = ("claim", "verdict A", "verdict B", "quantity", "measured A", "measured B", "B / A")
 
 
-def document(first: Comparison, second: Comparison) -> Document:
+def write(first: Comparison, second: Comparison, out: epath.PathLike) -> epath.Path:
+    """Writes two comparisons side by side; returns the path of diff.html in `out`."""
+    folder = epath.Path(out)
+    with parts.reading_records(), page.writing(folder):
+        return page.write(compose(first, second), folder, "diff")
+
+
+def compose(first: Comparison, second: Comparison) -> Page:
     """The page; the first is A, the second is B, and today's rules judge both."""
+    headlines = [f"{comparison.out}: {verdicts.headline(comparison)}" for comparison in (first, second)]
     blocks = [
-        Terms((("A", f"{first.out}: {headline(first)}"), ("B", f"{second.out}: {headline(second)}"))),
-        Prose(MODELS),
-        Prose(CLAIMS),
-        *problems(first, f"A, {first.out}"),
-        *problems(second, f"B, {second.out}"),
+        Terms(tuple(zip("AB", headlines, strict=True))),
+        *map(Prose, verdicts.MEANINGS),
+        *verdicts.problems(first, f"A, {first.out}"),
+        *verdicts.problems(second, f"B, {second.out}"),
         *_claims(first, second),
         *_changes(first, second),
         *_learning(first, second),
         Commands((words.command(["launch.report", "--diff", first.out, second.out]),)),
     ]
-    return Document(TITLE, _headline(first, second), tuple(blocks))
+    return Page("Two comparisons side by side", _headline(first, second), tuple(blocks))
 
 
 def _headline(first: Comparison, second: Comparison) -> str:

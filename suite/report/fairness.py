@@ -1,4 +1,4 @@
-"""Fairness: what the arms have in common and what they have not; the environment: devices, packages and peaks."""
+"""Fairness: the quantities in which the arms agree, and those in which they differ."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -8,10 +8,9 @@ from suite.claims import MATCHES
 from suite.job import Job
 from suite.judging import alike, pace
 from suite.report import words
-from suite.report.document import Block, Commands, Heading, Prose, Table, Terms
+from suite.report.page import Block, Commands, Heading, Prose, Table
 from suite.report.records import Comparison
 from suite.report.trainings import Trainings, trainings
-from suite.report.utilisation import Machine
 from suite.sweep.store import Row
 
 LARGEST_MISMATCH = 0.05
@@ -113,29 +112,6 @@ def _sentences(
         yield "Each arm has its own learning rate."
 
 
-def environment(comparison: Comparison) -> Iterator[Block]:
-    """The devices, the packages, the peaks, the corpora and the flags."""
-    pairs = [("Device", comparison.where)]
-    if comparison.place:
-        pairs.append(("Place of the rows", comparison.place["place"]))
-    if env := comparison.environment:
-        memory = words.si(float(env["memory_bytes"]), "B")
-        variables = ", ".join(f"{name}={value}" for name, value in sorted(env["variables"].items()))
-        pairs += [
-            ("Processor", f"{env['cpu']}, {env['cores']} cores, {memory} of memory"),
-            ("System", f"{env['platform']}, Python {env['python']}"),
-            ("Packages", ", ".join(f"{name} {version}" for name, version in env["packages"].items())),
-            ("Commit", f"{env['commit']}, sources {env['source']}"),
-            ("Variables", variables or "none set"),
-        ]
-    pairs += [("Peak", text) for text in _peaks(comparison)]
-    pairs += [("Corpus, sha256", text) for text in comparison.corpora]
-    yield Heading("Environment")
-    yield Terms(tuple(pairs))
-    if comparison.flags:
-        yield Commands(tuple(comparison.flags.splitlines()), "all flags, as for --flagfile")
-
-
 def _is_alike(row: Row, trained: Job) -> bool:
     """Whether a model is the one that was trained, but for its length."""
     return alike.of_row(row, alike.BACKBONE) == alike.of_job(trained, alike.BACKBONE)
@@ -163,19 +139,6 @@ def _state(comparison: Comparison, model: Row, context: int) -> str:
     rows = [row for row in comparison.rows if row.get("phase") == "state" and row["run_id"] == model["run_id"]]
     sizes = [row["state_bytes"] for row in rows if row["context"] == context]
     return words.si(sizes[0], "B") if sizes else "not measured yet"
-
-
-def _peaks(comparison: Comparison) -> Iterator[str]:
-    machine = Machine(comparison.rows)
-    placed = [row for row in comparison.rows if row["placed"] and "implementation" in row]
-    for (name, dtype), row in sorted({(row["device_kind"], row["dtype"]): row for row in placed}.items()):
-        try:
-            peak = machine.peak(row)
-        except LookupError as error:
-            yield str(error.args[0])
-            continue
-        speeds = f"{words.si(peak.flops_per_second, 'FLOP/s')} in {dtype}, {words.si(peak.bytes_per_second, 'B/s')}"
-        yield f"{name}: {speeds} a device ({peak.source})"
 
 
 def _provenance(row: Row) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from suite import parts
 from suite.claims import Figure, Point
 from suite.report import words
-from suite.report.document import Chart, Spec
+from suite.report.page import Chart, Spec
 
 Look = tuple[str, list[int]]  # colour and dash
 
@@ -42,9 +42,6 @@ OTHERS = (
 )
 DASHES = {"cache": SOLID, "diagonal": DOTTED, "matrix": DOTTED, "nonlinear": DASHED}  # by a mixer's kind of state
 
-LIGHT = {"ink": "#1b1f24", "quiet": "#5b6470", "grid": "#e3e6ea", "paper": "#ffffff"}
-DARK = {"ink": "#e6e8eb", "quiet": "#9aa4b0", "grid": "#2e343c", "paper": "#14171b"}
-
 
 def chart(
     figure: Figure,
@@ -72,18 +69,6 @@ def chart(
         reading.append(f"Zero or less, which a logarithmic axis cannot show: {points}.")
     alternative = f"{figure.y} against {figure.x}. {'; '.join(values)}."
     yield Chart(figure.name, figure.title, draw(figure, looks, marks, ratios=ratios), alternative, " ".join(reading))
-
-
-def config(colours: dict[str, str], font: str = "system-ui, sans-serif") -> Spec:
-    """The settings that every chart inherits; series that belong to no arm are drawn in ink."""
-    ink, quiet, grid = colours["ink"], colours["quiet"], colours["grid"]
-    axis = {"labelColor": quiet, "titleColor": quiet, "gridColor": grid, "domainColor": quiet, "tickColor": quiet}
-    sizes = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
-    marks = {mark: {"color": ink} for mark in ("line", "point", "area", "circle")}
-    marks |= {"text": {"color": quiet, "fontSize": 12}, "rule": {"color": quiet}}
-    legend = {"labelColor": ink, "labelFontSize": 12, "labelLimit": 200, "symbolSize": 90}
-    looks = {"axis": axis | sizes, "legend": legend, **marks}
-    return {"background": colours["paper"], "font": font, "view": {"stroke": None}, **looks}
 
 
 def styles(arms: Sequence[str]) -> dict[str, Look]:
@@ -131,21 +116,6 @@ def draw(figure: Figure, looks: dict[str, Look], marks: Sequence[Point] = (), *,
     padding = {"left": 4, "top": 8, "bottom": 4, "right": 12}
     size = {"width": "container", "height": HEIGHT, "autosize": {"type": "fit-x", "contains": "padding"}}
     return {"layer": layers, "encoding": frame.encoding(), "padding": padding, **size}
-
-
-def png(spec: Spec) -> bytes:
-    """The figure as a PNG for Markdown, on white, at twice a screen's resolution."""
-    import vl_convert
-
-    look = config(LIGHT, "sans-serif")
-    return vl_convert.vegalite_to_png(spec | {"width": 640}, scale=2, config=look, show_warnings=False)
-
-
-def javascript() -> str:
-    """Vega, Vega-Lite and vega-embed as one text, for a page that asks no network."""
-    import vl_convert
-
-    return vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue] - its stub forgets the defaults
 
 
 class Frame:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from suite import declarations, parts, spreadsheets
 from suite.declarations import Columns, Number
 from suite.report import words
-from suite.report.document import Block, Commands, Heading, Note, Table
+from suite.report.page import Block, Commands, Heading, Note, Prose, Table
 from suite.report.records import Comparison
 from suite.report.utilisation import Machine, Timing, timings
 from suite.sweep.store import Row
@@ -24,6 +24,8 @@ SHOWN = {
     *("truncated_context", "trained_gradient_reach"),
 }
 MOST = 200  # lines of a plain table
+FAILURE_COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")
+LONGEST_REASON = 160  # characters: the first lines of a runtime's message name the cause
 
 
 def table(rows: list[Row]) -> list[Row]:
@@ -133,3 +135,24 @@ def _line(machine: Machine, row: Row, metric: str, value: float | None, n: int, 
     # A cell whose process died has no implementation.
     line = {**dict.fromkeys(COLUMNS, ""), **row, **made}
     return {name: line[name] for name in COLUMNS}
+
+
+def failures(comparison: Comparison) -> Iterator[Block]:
+    """A line for each cell that ended without a number: its outcome, the estimate of its memory and the reason."""
+    failed = [row for row in comparison.rows if row["outcome"] != "ok"]
+    if not failed:
+        return
+    yield Heading("Cells without a number")
+    yield Prose(
+        "A cell is one measure of one model. These are results too: this machine could not hold, compile or train them."
+    )
+    yield Table(FAILURE_COLUMNS, tuple(map(_failure, failed)))
+    yield Commands(tuple(comparison.commands(failed)), "each cell by itself")
+
+
+def _failure(row: Row) -> tuple[str, ...]:
+    cell = (row["measure"], row["arm"], str(row["length"]), str(row["batch"]), str(row["seed"]))
+    estimate = f"{words.si(row['estimate_bytes'], 'B')} ({row['estimated_from']})" if "estimate_bytes" in row else ""
+    at_step = f"at step {row['step']}" if "step" in row else ""
+    reason = " ".join(row.get("error", at_step).split())[:LONGEST_REASON]
+    return *cell, words.outcome(row["outcome"]), estimate, reason

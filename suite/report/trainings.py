@@ -12,7 +12,7 @@ from suite.claims import ATTENTION, LSTM, Figure, Point
 from suite.job import Job
 from suite.judging import alike, trials
 from suite.report import figures, words
-from suite.report.document import Block, Commands, Heading, Note, Prose, Table
+from suite.report.page import Block, Commands, Heading, Note, Prose, Table
 from suite.report.records import Comparison
 from suite.sweep.store import Row
 

@@ -1,4 +1,4 @@
-"""The utilisation of a training step: MFU, bandwidth and the fraction of what the hardware allows."""
+"""The machine: how well a training step uses it (MFU, bandwidth, fraction of attainable), and its environment."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from suite import hardware, parts
 from suite.claims.parallelism import LADDER
 from suite.judging import alike, pace
 from suite.report import words
-from suite.report.document import Block, Commands, Heading, Prose, Table
+from suite.report.page import Block, Commands, Heading, Prose, Table, Terms
 from suite.report.records import Comparison
 from suite.sweep.store import Row
 
@@ -186,8 +186,6 @@ COLUMNS = (
     *("arm", "length", "batch", "step", "tokens/s", "MFU", "bandwidth, at least", "of attainable", "compile"),
     "input wait",
 )
-FAILURE_COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")
-LONGEST_REASON = 160  # characters: the first lines of a runtime's message name the cause
 
 
 def utilisation(comparison: Comparison) -> Iterator[Block]:
@@ -240,25 +238,40 @@ def _line(machine: Machine, timing: Timing, notes: dict[str, int]) -> tuple[str,
     )
 
 
-def failures(comparison: Comparison) -> Iterator[Block]:
-    """A line for each cell that ended without a number: its outcome, the estimate of its memory and the reason."""
-    failed = [row for row in comparison.rows if row["outcome"] != "ok"]
-    if not failed:
-        return
-    yield Heading("Cells without a number")
-    yield Prose(
-        "A cell is one measure of one model. These are results too: this machine could not hold, compile or train them."
-    )
-    yield Table(FAILURE_COLUMNS, tuple(map(_failure, failed)))
-    yield Commands(tuple(comparison.commands(failed)), "each cell by itself")
+def environment(comparison: Comparison) -> Iterator[Block]:
+    """The devices, the packages, the peaks, the corpora and the flags."""
+    pairs = [("Device", comparison.where)]
+    if comparison.place:
+        pairs.append(("Place of the rows", comparison.place["place"]))
+    if env := comparison.environment:
+        memory = words.si(float(env["memory_bytes"]), "B")
+        variables = ", ".join(f"{name}={value}" for name, value in sorted(env["variables"].items()))
+        pairs += [
+            ("Processor", f"{env['cpu']}, {env['cores']} cores, {memory} of memory"),
+            ("System", f"{env['platform']}, Python {env['python']}"),
+            ("Packages", ", ".join(f"{name} {version}" for name, version in env["packages"].items())),
+            ("Commit", f"{env['commit']}, sources {env['source']}"),
+            ("Variables", variables or "none set"),
+        ]
+    pairs += [("Peak", text) for text in _peaks(comparison)]
+    pairs += [("Corpus, sha256", text) for text in comparison.corpora]
+    yield Heading("Environment")
+    yield Terms(tuple(pairs))
+    if comparison.flags:
+        yield Commands(tuple(comparison.flags.splitlines()), "all flags, as for --flagfile")
 
 
-def _failure(row: Row) -> tuple[str, ...]:
-    cell = (row["measure"], row["arm"], str(row["length"]), str(row["batch"]), str(row["seed"]))
-    estimate = f"{words.si(row['estimate_bytes'], 'B')} ({row['estimated_from']})" if "estimate_bytes" in row else ""
-    at_step = f"at step {row['step']}" if "step" in row else ""
-    reason = " ".join(row.get("error", at_step).split())[:LONGEST_REASON]
-    return *cell, words.outcome(row["outcome"]), estimate, reason
+def _peaks(comparison: Comparison) -> Iterator[str]:
+    machine = Machine(comparison.rows)
+    placed = [row for row in comparison.rows if row["placed"] and "implementation" in row]
+    for (name, dtype), row in sorted({(row["device_kind"], row["dtype"]): row for row in placed}.items()):
+        try:
+            peak = machine.peak(row)
+        except LookupError as error:
+            yield str(error.args[0])
+            continue
+        speeds = f"{words.si(peak.flops_per_second, 'FLOP/s')} in {dtype}, {words.si(peak.bytes_per_second, 'B/s')}"
+        yield f"{name}: {speeds} a device ({peak.source})"
 
 
 def _share(value: float, name: str) -> float:

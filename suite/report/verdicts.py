@@ -10,8 +10,8 @@ from suite import claims
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Point
 from suite.judging import statistics
 from suite.report import figures, words
-from suite.report.document import Banner, Block, Commands, Heading, Note, Prose, Table, Terms
 from suite.report.figures import DASHED, DOTTED, SOLID, Look
+from suite.report.page import Banner, Block, Commands, Heading, Note, Prose, Table, Terms
 from suite.report.records import NO_SCALE, Comparison, Judged
 
 # A verdict in a sentence, of one claim and of more.
@@ -28,15 +28,13 @@ MOST_PROBLEMS = 20
 
 
 # The words of this project that a report cannot do without.
-MODELS = (
+MEANINGS = (
     "The models compared here are one network and differ only in its mixer, the layer that carries information from "
     "token to token: attention, or a recurrence such as the LSTM. A model with its mixer is an arm; training it again "
-    "with other random numbers is another seed."
-)
-CLAIMS = (
+    "with other random numbers is another seed.",
     "A claim is a statement of the textbook on attention and recurrence. A rule, written before any data, judges it "
     "for attention and the LSTM, the judged pair: it holds, fails, is undecided, or is untested where these runs "
-    "cannot decide it. Other arms are like the one, like the other, or neither."
+    "cannot decide it. Other arms are like the one, like the other, or neither.",
 )
 
 
@@ -93,9 +91,10 @@ def problems(comparison: Comparison, name: str) -> Iterator[Block]:
 
 def introduction(comparison: Comparison) -> Iterator[Block]:
     """The words that a stranger needs for the headline and the table of claims."""
-    yield Prose(MODELS)
+    models, claims = MEANINGS
+    yield Prose(models)
     scale = f" The scale, how much is run, is {comparison.scale}: {comparison.about}." if comparison.scale else ""
-    yield Prose(CLAIMS + scale)
+    yield Prose(claims + scale)
 
 
 def claims_table(comparison: Comparison) -> Iterator[Block]:
