@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -187,9 +188,11 @@ def test_a_run_of_specs_that_this_version_cannot_read_is_listed(
 ):
     root = tmp_path / "out"
     shutil.copytree(whole, root)
-    stored = json.loads((root / LSTM_RUN / "job.json").read_text())
-    del stored["id"], stored["crc32"]  # as an older version wrote it
-    (root / LSTM_RUN / "job.json").write_text(json.dumps(stored | {field: value}))
+    path = root / LSTM_RUN / "job.json"
+    stored = json.loads(path.read_text()) | {field: value}
+    fields = {name: stored[name] for name in stored if name not in ("id", "crc32")}
+    checksum = zlib.crc32(json.dumps(fields, sort_keys=True).encode())  # as another version wrote it
+    path.write_text(json.dumps(stored | {"crc32": checksum}))
     comparison, _ = drawn(root)
     [problem] = comparison.problems
     assert problem.where == LSTM_RUN
