@@ -92,6 +92,8 @@ def _learning(job: Job, better: bool, ahead: str, knobs: dict[str, str]) -> Iter
     compute = math.log(6.0 * params * tokens / 1e10)
     levels_off = 0.0 if better else 1.2e-3 * compute * abs(compute)
     loss = 2 * math.exp(-0.05 * compute + levels_off) * (1 + 3e-3 * (job.seed % 3))
+    # The best size grows with compute, at the top budget of scale gpu beyond the widths that it begins with.
+    loss *= 1 + 0.02 * math.log(params / (PARAMS * 256**2) / math.exp(0.3 * (compute - math.log(1e15 / 1e10)))) ** 2
     accuracy = 1.0 if better or _is_easy(job) else 0.05
     measured = {"final_accuracy": accuracy, "accuracy": accuracy, "loss": loss, "examples": job.test_examples}
     yield {"phase": "test", "step": job.steps, "tokens": tokens, "seconds": 9.0, "params": params, **measured}

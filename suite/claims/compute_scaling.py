@@ -1,17 +1,19 @@
 """Smooth scaling: does attention turn compute into lower loss predictably, and does recurrence level off earlier?"""
 
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Iterable
-
-import numpy as np
+import statistics
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness
 from suite.job import Cell, Job
 from suite.judging import isoflop
-from suite.judging.isoflop import TRAINING, Curve
-from suite.judging.statistics import Interval
-from suite.scale import INSTALLATION, Changes, Scale
+from suite.judging.isoflop import TRAINING, Curve, Optimum, Prediction
+from suite.judging.statistics import Interval, contrast, difference, fieller
+from suite.scale import INSTALLATION, Changes, Scale, width_unit
 from suite.sweep.store import Row, job_of
 
 QUESTION = "Does more compute lower attention's loss predictably, and the LSTM's less and less?"
@@ -22,23 +24,26 @@ TEXTBOOK = (
 CLAIMED = "predictable gains; RNNs level off"
 ON_TEXT = True
 RULE = (
-    "At each budget of training FLOPs, counted exactly, models of several widths are trained on text; the budget's "
-    "optimum is the least of a parabola through test loss against log parameters, or the least loss itself where the "
-    "parabola has no minimum between the smallest and the largest. A line through log optimum against log compute "
-    "below the top budget predicts it: e is the error at 2, 4 and 8 times less. b is the slope of the line over all "
-    "budgets, its interval by bootstrap over seeds (noise of the seeds' standard deviation on every training). Holds: "
-    "attention's |e| is at most two standard deviations of its seeds at each of the three, the interval of b_lstm / "
-    "b_attention lies below 1, and the LSTM's slope over the upper half of the budgets is below that over the lower "
-    "half. Fails: the interval lies at or above 1, or an |e| is more than two. Otherwise undecided. Untested below 2.5 "
-    "decades or five budgets: curves only. G is loss(4T) - loss(T) at equal tokens. Control: loss falls from the least "
-    "to the top budget for both."
+    "At each budget of training FLOPs, counted exactly, models of several widths are trained on text by several seeds, "
+    "more of them at the smaller budgets; widths are added until the best of a budget is not at their edge. The "
+    "budget's optimum is the least of a cubic in log parameters through the best width, its neighbours and the next "
+    "nearest; its noise is that of the seeds at this budget. A power law above a floor, loss = E + c x compute^-a, "
+    "fitted to the budgets at least 2, 4 and 8 times below the top one, predicts its optimum; e is the error, and its "
+    "interval has the noise of fit and top in it (likelihood ratio, 95 % jointly over the predictions). b is the local "
+    "slope of log loss against log compute, over the upper half of the budgets; the share kept is this over the slope "
+    "of the lower half. Holds: every e lies in its interval, the interval of the nearest prediction reaches at most "
+    "half the predicted gain to either side, the interval of b_lstm / b_attention lies below 1, and the LSTM's slope "
+    "falls, more than attention's: the intervals of its share kept, and of that less attention's, lie below 1 and 0. "
+    "Fails: an e lies outside its interval at 99 %, or that of b_lstm / b_attention lies at or above 1. Otherwise "
+    "undecided, and so where an optimum of either lies at the edge of the widths. Untested below 2.5 decades or five "
+    "budgets: curves only. Intervals are Student's at 95 %, of ratios Fieller's. G is loss(4T) - loss(T) at equal "
+    "tokens. Control: loss falls from the least to the top budget for both."
 )
 
 COMMAND = "python -m launch.compare --claims=compute_scaling"
-REPEATED = 3  # seeds of every width at the least budget: their spread is the noise of all
 LONGER = 4
 BELOW = (2, 4, 8)  # times below the top budget, from where it is predicted
-RESAMPLES = 1000
+CLEARLY = 5  # times less than the share of chance that an error is given to be predicted: 99 % against 95 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Sizes:
     training: Changes  # on text
     widths: tuple[int, ...]  # of the models trained at each budget
     budgets: tuple[float, ...]  # FLOPs of a training
+    seeds: tuple[int, ...]  # of the judged pair at each budget; every other arm has one
     untested: str = ""
 
 
@@ -55,23 +61,27 @@ _QUICK = Sizes(
     training={"length": 128, "batch": 2, "validate_every": 100_000, "test_examples": 256},
     widths=(16, 32, 64),
     budgets=(7e8, 2e9, 6e9),
+    seeds=(2, 2, 2),
     untested="three budgets over one decade; the rule wants five over two and a half",
 )
 _LAPTOP = Sizes(
     training={"length": 128, "batch": 4, "validate_every": 1_000_000, "test_examples": 512},
     widths=(16, 32, 64),
     budgets=(1e9, 4e9, 1.8e10, 7.5e10, 3.2e11),
+    seeds=(8, 8, 8, 6, 3),
 )
 _GPU = Sizes(
     training={**_LAPTOP.training, "length": 1024, "batch": 32, "test_examples": 2048},
     widths=(128, 256, 384, 512, 768),
     budgets=(1e15, 4e15, 1.6e16, 6.4e16, 2.56e17, 1.024e18),
+    seeds=(8, 7, 6, 5, 4, 3),
 )
 SIZES = {
     "smoke": Sizes(
         training={**{"length": 32, "batch": 4, "validate_every": 1000, "validation_examples": 16, "test_examples": 32}},
         widths=(16,),
         budgets=(1e8, 2e8),
+        seeds=(1, 1),
         untested=INSTALLATION,
     ),
     "quick": _QUICK,
@@ -81,39 +91,98 @@ SIZES = {
         training={**_GPU.training, "length": 2048, "batch": 2, "test_examples": 4096},
         widths=(256, 384, 512, 768, 1024),
         budgets=(1e16, 4e16, 1.6e17, 6.4e17, 2.56e18, 1.024e19),
+        seeds=_GPU.seeds,
     ),
 }
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
-    """First the FLOPs of a token for every width; then, at each budget, as many steps as it pays for.
+    """The FLOPs of a token for every width; then, at each budget, as many steps as it pays for.
 
     Only with the first quantity that arms hold equal: the budgets hold FLOPs equal by themselves.
     """
     if scale.match != scale.matches[0]:
         return []
-    sizes = SIZES[scale.name]
-    text = scale.job.task if isoflop.is_text(scale.job.task) else "text"  # another corpus is welcome, another task not
-    models = {
-        (mixer, width): Cell(scale.arm(mixer, sizes.training, task=text, width=width), "size")
-        for mixer in scale.arms
-        for width in sizes.widths
-    }
-    flops = {row["run_id"]: row["flops_per_token"] for row in rows if row.get("phase") == "model"}
-    if any(cell.job.id not in flops for cell in models.values()):
-        return list(models.values())
-    trainings = []
-    for (mixer, _), cell in models.items():
-        for budget in sizes.budgets:
-            seeds = REPEATED if mixer in (ATTENTION, LSTM) and budget == sizes.budgets[0] else 1
-            job = at_budget(cell.job, budget, flops[cell.job.id])
-            trainings += [job.replace(seed=seed) for seed in range(seeds)]
+    sizes, over = SIZES[scale.name], _over(rows)
+    model = functools.cache(functools.partial(_model, scale))
+    models: dict[Job, None] = {}
+    trainings: list[Job] = []
+    for mixer in scale.arms:
+        for budget, seeds in zip(sizes.budgets, sizes.seeds, strict=True):
+            tried = _tried(scale, mixer, budget, seeds, over, model)
+            models.update(dict.fromkeys(model(mixer, width) for width in tried))
+            trainings += [job for jobs in tried.values() for job in jobs]
     # At equal tokens, sequences four times as long: the middle width and budget.
     for mixer in scale.arms:
-        job = models[mixer, sizes.widths[len(sizes.widths) // 2]].job
-        job = at_budget(job, sizes.budgets[len(sizes.budgets) // 2], flops[job.id])
-        trainings.append(with_longer_sequences(job))
-    return [*models.values(), *(Cell(job, "learning") for job in trainings)]
+        job = model(mixer, sizes.widths[len(sizes.widths) // 2])
+        if job.id in over.flops:
+            job = at_budget(job, sizes.budgets[len(sizes.budgets) // 2], over.flops[job.id])
+            trainings.append(with_longer_sequences(job))
+    return [*(Cell(job, "size") for job in models), *(Cell(job, "learning") for job in trainings)]
+
+
+class Over(NamedTuple):
+    """FLOPs of a token by the model's run, test loss by the training's, and the trainings that have ended."""
+
+    flops: dict[str, float]
+    losses: dict[str, float]
+    ended: set[str]
+
+
+def _over(rows: list[Row]) -> Over:
+    return Over(
+        {row["run_id"]: row["flops_per_token"] for row in rows if row.get("phase") == "model"},
+        {row["run_id"]: row["loss"] for row in rows if row.get("phase") == "test"},
+        {row["run_id"] for row in rows if row.get("phase") == "test" or row["outcome"] != "ok"},
+    )
+
+
+def _model(scale: Scale, mixer: str, width: int) -> Job:
+    text = scale.job.task if isoflop.is_text(scale.job.task) else "text"  # another corpus is welcome, another task not
+    return scale.arm(mixer, SIZES[scale.name].training, task=text, width=width)
+
+
+def _tried(
+    scale: Scale, mixer: str, budget: float, seeds: int, over: Over, model: Callable[[str, int], Job]
+) -> dict[int, list[Job]]:
+    """The trainings of a budget by width: of the judged pair one width more as long as the best lies at the edge."""
+    judged = mixer in (ATTENTION, LSTM)
+    repeats = seeds if judged else 1
+    tried = {width: _trainings(model(mixer, width), budget, repeats, over) for width in SIZES[scale.name].widths}
+    while judged and len(tried) > 2:
+        runs = {width: [job.id for job in jobs] for width, jobs in tried.items()}
+        losses = {
+            width: [over.losses[run] for run in of_width if run in over.losses] for width, of_width in runs.items()
+        }
+        means = {width: statistics.fmean(of_width) for width, of_width in losses.items() if of_width}
+        if not means or any(not of_width or not over.ended.issuperset(of_width) for of_width in runs.values()):
+            break
+        unit = math.lcm(width_unit(mixer), width_unit(scale.against))
+        width = unit * round(_beyond(sorted(tried), min(means, key=lambda width: means[width])) / unit)
+        if width in (0, *tried):
+            break
+        tried[width] = _trainings(model(mixer, width), budget, repeats, over)
+        if any(_spent(job, over.flops[model(mixer, width).id]) > isoflop.NEAR * budget for job in tried[width][:1]):
+            tried[width] = []  # a step of so wide a model costs more than the budget
+    return tried
+
+
+def _spent(job: Job, flops_per_token: float) -> float:
+    return TRAINING * flops_per_token * job.batch * job.length * job.steps
+
+
+def _trainings(model: Job, budget: float, seeds: int, over: Over) -> list[Job]:
+    """The seeds of one width; none while its FLOPs are not known."""
+    if model.id not in over.flops:
+        return []
+    job = at_budget(model, budget, over.flops[model.id])
+    return [job.replace(seed=seed) for seed in range(seeds)]
+
+
+def _beyond(widths: list[int], best: int) -> float:
+    """As far beyond the edge as the next width lies within it, where the best lies there; else the best itself."""
+    within = {widths[0]: widths[1], widths[-1]: widths[-2]}
+    return best**2 / within.get(best, best)
 
 
 def at_budget(job: Job, budget: float, flops_per_token: float) -> Job:
@@ -129,161 +198,202 @@ def with_longer_sequences(job: Job) -> Job:
     return job.replace(length=LONGER * job.length, batch=batch, steps=steps)
 
 
-def judge(rows: list[Row], *, decades: float = 2.5, budgets: int = 5, deviations: float = 2.0) -> Finding:
-    """The finding over all budgets that both arms of the pair have."""
+def judge(
+    rows: list[Row], *, decades: float = 2.5, budgets: int = 5, confidence: float = 0.95, precision: float = 0.5
+) -> Finding:
+    """The finding over all budgets that both arms of the pair have; `precision` is a bound over the predicted gain."""
     curves = isoflop.gather(rows)
     if not {ATTENTION, LSTM} <= curves.keys():
         return Finding("untested", "measured", reason="the judged pair is not there")
-    attention, lstm = curves[ATTENTION], curves[LSTM]
-    common = _common_budgets(attention, lstm)
-    if len(common) < 2:
+    attention, lstm = _at_common_budgets(curves)
+    if len(attention.budgets) < 2:
         return Finding("untested", "measured", reason="no slope from fewer than two budgets")
+    verdict, reason = judge_curves(
+        attention, lstm, decades=decades, budgets=budgets, confidence=confidence, precision=precision
+    )
+    numbers = tuple(_numbers(attention, lstm, _longer(rows, curves), confidence))
+    return Finding(verdict, "measured", reason=reason, numbers=numbers, controls=(_control(attention, lstm),))
+
+
+def judge_curves(
+    attention: Curve, lstm: Curve, *, decades: float, budgets: int, confidence: float, precision: float
+) -> tuple[str, str]:
+    """The verdict, and why, on two curves of the same budgets."""
     control = _control(attention, lstm)
-    wanted = {"decades": decades, "budgets": budgets, "deviations": deviations}
-    verdict, reason = _verdict(common, attention, lstm, control, **wanted)
-    numbers = tuple(_numbers(attention, lstm, _longer(rows, curves)))
-    return Finding(verdict, "measured", reason=reason, numbers=numbers, controls=(control,))
+    reached = math.log10(attention.budgets[-1] / attention.budgets[0])
+    if reached < decades - 0.01 or len(attention.budgets) < budgets:
+        wanted = f"the rule wants {budgets} over {decades:g}"
+        return "untested", f"{len(attention.budgets)} budgets over {reached:.1f} decades; {wanted}"
+    if not control.met:
+        return "undecided", f"the control failed: {control.found}"
+    return _verdict(attention, lstm, confidence, precision)
 
 
-def tell(rows: list[Row], judged: Finding, *, decades: float, budgets: int, deviations: float) -> Finding:
+def tell(
+    rows: list[Row], judged: Finding, *, decades: float, budgets: int, confidence: float, precision: float
+) -> Finding:
     """The finding with its sentence, tables and the curves of all arms."""
-    del decades, budgets, deviations  # in no picture
+    del decades, budgets, confidence, precision  # in no picture
     curves = isoflop.gather(rows)
+    slopes = {arm: curve.upper_slope.value for arm, curve in curves.items() if len(curve.budgets) > 1}
     finding = dataclasses.replace(
         judged,
         figures=_figures(curves),
         tables=_tables(curves, _longer(rows, curves)),
-        arms=tuple(likeness({arm: curve.exponent() for arm, curve in curves.items() if len(curve.budgets) > 1})),
+        arms=tuple(likeness(slopes)),
     )
     if not {ATTENTION, LSTM} <= curves.keys():
         return dataclasses.replace(finding, sentence="attention and the LSTM were not trained at fixed budgets")
-    attention, lstm = curves[ATTENTION], curves[LSTM]
-    common = _common_budgets(attention, lstm)
-    if len(common) < 2:
+    attention, lstm = _at_common_budgets(curves)
+    if len(attention.budgets) < 2:
         return dataclasses.replace(finding, sentence="attention and the LSTM share fewer than two budgets")
+    first, *_, last = attention.budgets
+    scope = f"{len(attention.budgets)} budgets, {first:.2g} to {last:.2g} FLOPs, text at {_length(attention)} tokens"
     return dataclasses.replace(
-        finding,
-        sentence=_sentence(attention, lstm),
-        scope=f"{len(common)} budgets, {common[0]:.2g} to {common[-1]:.2g} FLOPs, text at {_length(attention)} tokens",
-        crossover=_crossover(attention, lstm),
+        finding, sentence=_sentence(attention, lstm), scope=scope, crossover=_crossover(attention, lstm)
     )
 
 
-def _common_budgets(attention: Curve, lstm: Curve) -> list[float]:
-    return sorted(set(attention.budgets) & set(lstm.budgets))
+def _at_common_budgets(curves: dict[str, Curve]) -> tuple[Curve, Curve]:
+    """Attention and the LSTM at the budgets that both have."""
+    attention, lstm = curves[ATTENTION], curves[LSTM]
+    return attention.at(lstm.budgets), lstm.at(attention.budgets)
 
 
-def _verdict(
-    common: list[float],
-    attention: Curve,
-    lstm: Curve,
-    control: Control,
-    *,
-    decades: float,
-    budgets: int,
-    deviations: float,
-) -> tuple[str, str]:
-    reached = math.log10(common[-1] / common[0])
-    if reached < decades - 0.01 or len(common) < budgets:
-        wanted = f"the rule wants {budgets} over {decades:g}"
-        return "untested", f"{len(common)} budgets over {reached:.1f} decades; {wanted}"
-    if not control.met:
-        return "undecided", f"the control failed: {control.found}"
-    if attention.noise is None or lstm.noise is None:
-        return "undecided", "no width was repeated with another seed, so there is no spread to judge by"
-    allowed = deviations * attention.noise
-    for times, error in _errors(attention).items():
-        if error is None:
-            return "undecided", f"fewer than two budgets lie {times} times below the top one"
-        if abs(error) > allowed:
-            return "fails", f"predicted from {times}x below, attention is off by {error:.3g}; {allowed:.3g} is allowed"
+def _verdict(attention: Curve, lstm: Curve, confidence: float, precision: float) -> tuple[str, str]:
+    edges = [
+        f"{curve.arm} at {optimum.budget:.2g} FLOPs (the {optimum.edge} width)"
+        for curve in (attention, lstm)
+        for optimum in curve.optima
+        if optimum.edge
+    ]
+    if edges:
+        return "undecided", f"the optimum lies at the edge of the widths: {', '.join(edges)}"
+    if not (attention.has_noise and lstm.has_noise):
+        return "undecided", "at some budget no width was repeated with another seed, so there is no noise to judge by"
     ratio = _ratio(attention, lstm)
+    if ratio is None:
+        return "undecided", "attention's own slope over the upper half of the budgets is not clear of 0"
+    far = _misses(attention, 1 - (1 - confidence) / CLEARLY)
+    if far:
+        return "fails", f"attention's loss is not what smaller budgets predict: {'; '.join(far)}"
     if ratio.low >= 1:
-        return "fails", "the LSTM gains at least as much from compute as attention"
-    falls = _fall(lstm).high < 0
-    if ratio.high < 1 and falls:
-        return "holds", "attention's loss is predicted, the LSTM gains less from compute, and less the more there is"
-    if falls:
+        return "fails", "the LSTM gains at least as much from compute as attention over the upper half of the budgets"
+    predictions = _predictions(attention, confidence)
+    if not predictions:
+        return "undecided", f"fewer than three budgets lie {min(BELOW)} times below the top one"
+    near = _misses(attention, confidence)
+    if near:
+        return "undecided", f"attention's loss is hardly what smaller budgets predict: {'; '.join(near)}"
+    first = predictions[min(predictions)]
+    bound = max(first.interval.high - first.interval.value, first.interval.value - first.interval.low)
+    if bound > precision * first.gain:
+        gain = f"more than {precision:g} of the gain of {first.gain:.3g} that it predicts"
+        return "undecided", f"the prediction of attention's loss is known to {bound:.3g} nats, {gain}"
+    if ratio.high >= 1:
         return "undecided", "that the LSTM gains less from compute than attention is not beyond doubt"
-    return "undecided", "the LSTM's slope does not fall beyond doubt"
+    if not _levels_off(attention, lstm):
+        return "undecided", "the LSTM gains less from compute, but that its slope falls faster is not beyond doubt"
+    return "holds", "attention's loss is predicted, the LSTM gains less from compute, and ever less the more there is"
 
 
-def _errors(curve: Curve) -> dict[int, float | None]:
-    return {times: curve.error(times) for times in BELOW}
+def _predictions(curve: Curve, confidence: float) -> dict[int, Prediction]:
+    """The prediction from each number of times below the top budget, at a confidence that is of all together."""
+    distinct = {len(curve.below(times)) for times in BELOW if len(curve.below(times)) >= isoflop.FITTED}
+    each = 1 - (1 - confidence) / max(1, len(distinct))
+    return {times: curve.prediction(times, each) for times in BELOW if len(curve.below(times)) >= isoflop.FITTED}
 
 
-def _ratio(attention: Curve, lstm: Curve) -> Interval:
-    """b_lstm / b_attention."""
-    drawn_R = lstm.exponents(_drawn(lstm)) / attention.exponents(_drawn(attention))
-    return Interval(lstm.exponent() / attention.exponent(), *_bounds(drawn_R))
+def _misses(curve: Curve, confidence: float) -> list[str]:
+    """The predictions in whose interval the top budget's loss does not lie."""
+    loss = curve.optima[-1].loss
+    return [
+        f"{loss:.4g} nats against {low:.4g} to {high:.4g} ({100 * confidence:g} %) from {times}x below"
+        for times, ((_, low, high), _) in _predictions(curve, confidence).items()
+        if not low <= loss <= high
+    ]
 
 
-def _fall(curve: Curve) -> Interval:
-    """The slope over the upper half of the budgets less that over the lower half; they share the middle one."""
-    half = len(curve.budgets) // 2
-    halves = {"first": half}, {"last": half + 1}
-    value = curve.exponent(**halves[0]) - curve.exponent(**halves[1])
-    drawn_RN = _drawn(curve)
-    return Interval(value, *_bounds(curve.exponents(drawn_RN, **halves[0]) - curve.exponents(drawn_RN, **halves[1])))
+def _ratio(attention: Curve, lstm: Curve) -> Interval | None:
+    """b_lstm / b_attention over the upper half of the budgets; None where attention's is not clear of 0."""
+    if attention.upper_slope.interval().low <= 0:
+        return None
+    return fieller(lstm.upper_slope, attention.upper_slope)
 
 
-def _drawn(curve: Curve) -> np.ndarray:
-    """Losses of the trainings, drawn anew with the noise of their seeds, (R, N)."""
-    assert curve.noise is not None
-    noise_RN = np.random.default_rng(len(curve.arm)).normal(0.0, curve.noise, (RESAMPLES, len(curve.trainings)))
-    return curve.losses + noise_RN
-
-
-def _bounds(drawn_R: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(drawn_R, (2.5, 97.5))
-    return float(low), float(high)
+def _levels_off(attention: Curve, lstm: Curve) -> bool:
+    """Whether the LSTM's slope falls from the lower half of the budgets to the upper, and more than attention's."""
+    if any(curve.lower_slope.interval().low <= 0 for curve in (attention, lstm)):
+        return False
+    share = lstm.share_kept
+    return share.interval().high < 1 and difference(share, attention.share_kept).interval().high < 0
 
 
 def _longer(rows: list[Row], curves: dict[str, Curve]) -> dict[str, float]:
     """G of each arm: loss at LONGER times the length less that at the length, at equal width and tokens."""
-    tests = {row["run_id"]: row["loss"] for row in rows if row.get("phase") == "test"}
+    tests = {row["run_id"]: row for row in rows if row.get("phase") == "test" and isoflop.is_text(row["task"])}
     gaps = {}
     for arm, curve in curves.items():
+        far = [row for row in tests.values() if row["arm"] == arm and row["length"] == LONGER * _length(curve)]
+        trials = {(row["reference_width"], row["seed"]) for row in far}
         for training in curve.trainings:
-            longer = with_longer_sequences(job_of(training.row)).id
-            if longer in tests:
-                gaps[arm] = tests[longer] - training.loss
+            if (training.row["reference_width"], training.row["seed"]) in trials:
+                longer = with_longer_sequences(job_of(training.row)).id
+                if longer in tests:
+                    gaps[arm] = tests[longer]["loss"] - training.loss
     return gaps
 
 
 def _control(attention: Curve, lstm: Curve) -> Control:
-    ends = {curve.arm: (curve.optima()[0], curve.optima()[-1]) for curve in (attention, lstm)}
+    ends = {curve.arm: (curve.optima[0].loss, curve.optima[-1].loss) for curve in (attention, lstm)}
     losses = ", ".join(f"{arm} from {first:.3g} to {last:.3g} nats" for arm, (first, last) in ends.items())
-    met = all(bool(first > last) for first, last in ends.values())
+    met = all(first > last for first, last in ends.values())
     return Control("loss falls from the least to the top budget", met, losses)
 
 
-def _numbers(attention: Curve, lstm: Curve, longer: dict[str, float]) -> Iterable[Number]:
-    if attention.noise is not None and lstm.noise is not None:
-        value, low, high = _ratio(attention, lstm)
+def _numbers(attention: Curve, lstm: Curve, longer: dict[str, float], confidence: float) -> Iterable[Number]:
+    noisy = attention.has_noise and lstm.has_noise
+    ratio = _ratio(attention, lstm) if noisy else None
+    if ratio:
         n = len(attention.trainings) + len(lstm.trainings)
-        yield Number("slope of loss in compute, LSTM / attention", value, "x", n, COMMAND, low, high)
+        yield Number("local slope of loss in compute, LSTM / attention", ratio.value, "x", n, COMMAND, *ratio[1:])
     for curve in (attention, lstm):
-        yield Number(f"b, {curve.arm}", curve.exponent(), "", len(curve.budgets), COMMAND)
-    for times, error in _errors(attention).items():
-        if error is not None:
-            yield Number(f"e from {times}x below, attention", error, "nats", 1, COMMAND)
+        n = len(curve.trainings)
+        shares = [("share of b kept", curve.share_kept)] if len(curve.budgets) > 2 else []
+        for name, estimate in (("b", curve.upper_slope), *shares):
+            bounds = estimate.interval()[1:] if noisy else (None, None)
+            yield Number(f"{name}, {curve.arm}", estimate.value, "", n, COMMAND, *bounds)
+    loss = attention.optima[-1].loss
+    for times, ((value, low, high), _) in _predictions(attention, confidence).items() if noisy else ():
+        name = f"e from {times}x below, attention"
+        yield Number(name, loss - value, "nats", len(attention.trainings), COMMAND, loss - high, loss - low)
     for arm, gap in longer.items():
         yield Number(f"G = loss(4T) - loss(T) at equal tokens, {arm}", gap, "nats", 1, COMMAND)
 
 
 def _tables(curves: dict[str, Curve], longer: dict[str, float]) -> tuple[Table, ...]:
     lines = [
-        (f"{arm}, {budget:.2g} FLOPs", f"{loss:.3f}", ", ".join(_losses(curve, budget)), _text(curve.noise))
+        (
+            f"{arm}, {optimum.budget:.2g} FLOPs",
+            f"{optimum.loss:.3f}",
+            f"{math.sqrt(optimum.variance):.2g}" if optimum.dof else "one seed",
+            f"the {optimum.edge} width" if optimum.edge else "",
+            ", ".join(_losses(curve, optimum.budget)),
+        )
         for arm, curve in curves.items()
-        for budget, loss in zip(curve.budgets, curve.optima(), strict=True)
+        for optimum in curve.optima
     ]
-    columns = ("arm", "optimum (nats)", "loss at each size (parameters)", "s.d. of seeds")
+    columns = ("arm", "optimum (nats)", "its s.d.", "at the edge", "loss of each training (parameters)")
     tables = [Table("Loss at fixed compute", columns, tuple(lines))] if lines else []
     if longer:
         gaps = tuple((arm, f"{gap:+.3f}") for arm, gap in longer.items())
         tables.append(Table("Four times the length at equal tokens", ("arm", "loss(4T) - loss(T), nats"), gaps))
     return tuple(tables)
+
+
+def _bounds(optimum: Optimum) -> tuple[float, ...]:
+    """The interval of an optimum for a figure, where seeds were repeated."""
+    return contrast([1], [optimum.loss], [optimum.variance], [optimum.dof]).interval()[1:] if optimum.dof else ()
 
 
 def _losses(curve: Curve, budget: float) -> list[str]:
@@ -293,9 +403,9 @@ def _losses(curve: Curve, budget: float) -> list[str]:
 
 def _figures(curves: dict[str, Curve]) -> tuple[Figure, ...]:
     points = tuple(
-        Point(arm, budget, float(loss))
+        Point(arm, optimum.budget, optimum.loss, *_bounds(optimum))
         for arm, curve in curves.items()
-        for budget, loss in zip(curve.budgets, curve.optima(), strict=True)
+        for optimum in curve.optima
     )
     if not points:
         return ()
@@ -304,26 +414,30 @@ def _figures(curves: dict[str, Curve]) -> tuple[Figure, ...]:
 
 
 def _crossover(attention: Curve, lstm: Curve) -> str:
-    """The first budget from which the arm that is behind at the least one is ahead."""
-    common = _common_budgets(attention, lstm)
-    losses = {curve.arm: dict(zip(curve.budgets, curve.optima(), strict=True)) for curve in (attention, lstm)}
-    gaps = [losses[ATTENTION][budget] - losses[LSTM][budget] for budget in common]
-    for budget, gap in zip(common, gaps, strict=True):
-        if gap * gaps[0] < 0:
-            return f"{'attention' if gap < 0 else 'the LSTM'} is ahead from {budget:.2g} FLOPs"
-    return f"none: {'attention' if gaps[0] < 0 else 'the LSTM'} is ahead at every budget"
+    """Between which budgets the arm that is behind at the least one comes ahead, both beyond doubt."""
+    if not (attention.has_noise and lstm.has_noise):
+        return "not known: one seed at some budget"
+    clear: list[tuple[float, str]] = []
+    for one, other in zip(attention.optima, lstm.optima, strict=True):
+        gap = contrast([1, -1], *zip(one[1:4], other[1:4], strict=True)).interval()
+        if gap.low > 0 or gap.high < 0:
+            clear.append((one.budget, "attention" if gap.high < 0 else "the LSTM"))
+    turns = [(one, other) for one, other in itertools.pairwise(clear) if one[1] != other[1]]
+    if turns:
+        return "; ".join(
+            f"{one[1]} is ahead at {one[0]:.2g} FLOPs, {other[1]} at {other[0]:.2g}" for one, other in turns
+        )
+    if not clear:
+        return "none: neither is ahead beyond doubt at any budget"
+    return f"none: {clear[0][1]} is ahead at {len(clear)} of {len(attention.budgets)} budgets, the other nowhere"
 
 
 def _sentence(attention: Curve, lstm: Curve) -> str:
     return (
-        f"at {attention.budgets[-1]:.2g} FLOPs attention stood at {attention.optima()[-1]:.3g} and the LSTM at "
-        f"{lstm.optima()[-1]:.3g} nats a byte"
+        f"at {attention.budgets[-1]:.2g} FLOPs attention stood at {attention.optima[-1].loss:.3g} and the LSTM at "
+        f"{lstm.optima[-1].loss:.3g} nats a byte"
     )
 
 
 def _length(curve: Curve) -> int:
     return curve.trainings[0].row["length"]
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"

@@ -4,20 +4,27 @@ The profile of Hoffmann et al. 2022, "Training Compute-Optimal Large Language Mo
 """
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from suite import learning_rates, parts
 from suite.judging import alike
+from suite.judging.statistics import Estimate, Interval, contrast, t_quantile
 from suite.sweep.store import Row
 
 NEAR = 1.5  # budgets lie at least a factor of two apart
 SIZED = (*alike.MODEL, "length")  # what FLOPs follow from
 TRAINING = 3  # a step does the forward pass and twice as much again backward
+SMALLEST, LARGEST = "smallest", "largest"
+FLOORS = np.linspace(0, 0.999, 1000)  # shares of the least loss that are tried as the floor of a power law
+FITTED = 3  # budgets that a floor, a factor and an exponent need
+ROUNDING = 1e-6  # of a loss in float32: seeds that agree to this have no less noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,66 +38,173 @@ class Training:
     row: Row
 
 
+class Optimum(NamedTuple):
+    """The least loss of a budget (nats), its variance, and the degrees of freedom of that, 0 where no seed repeats."""
+
+    budget: float
+    loss: float
+    variance: float
+    dof: int
+    edge: str  # "smallest" or "largest" where that size is the best of those tried: the optimum may lie beyond it
+
+
+class Prediction(NamedTuple):
+    """The loss of the top budget as predicted from budgets below it, with its interval, and the gain that it says."""
+
+    interval: Interval
+    gain: float  # nats, from the nearest of those budgets
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The optima of one arm over the budgets, and the spread of its seeds."""
+    """The optima of one arm over the budgets."""
 
     arm: str
     trainings: tuple[Training, ...]
-    noise: float | None  # standard deviation of test loss over seeds; None where none was repeated
+
+    @functools.cached_property
+    def optima(self) -> tuple[Optimum, ...]:
+        """One a budget, from the least."""
+        by_budget: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for training in self.trainings:
+            by_budget[training.budget][training.params].append(training.loss)
+        return tuple(optimum(budget, by_budget[budget]) for budget in sorted(by_budget))
 
     @property
     def budgets(self) -> list[float]:
-        return sorted({training.budget for training in self.trainings})
+        return [optimum.budget for optimum in self.optima]
 
     @property
-    def losses(self) -> np.ndarray:
-        """Test loss of each training."""
-        return np.asarray([training.loss for training in self.trainings])
+    def has_noise(self) -> bool:
+        """Whether seeds were repeated at every budget."""
+        return all(optimum.dof for optimum in self.optima)
 
-    def optima(self, losses_RN: np.ndarray | None = None) -> np.ndarray:
-        """The least loss of each budget, (K,); with other losses of the trainings, (R, N), theirs, (R, K)."""
-        if losses_RN is None:
-            return self.optima(self.losses[None])[0]
-        optima = []
-        for budget in self.budgets:
-            at = [index for index, training in enumerate(self.trainings) if training.budget == budget]
-            sizes_N = np.asarray([self.trainings[index].params for index in at])
-            sizes_S = np.unique(sizes_N)
-            mean_RS = np.stack([losses_RN[:, at][:, sizes_N == size].mean(axis=1) for size in sizes_S], axis=1)
-            optima.append(optimum(sizes_S, mean_RS))
-        return np.stack(optima, axis=1)
+    def at(self, budgets: Iterable[float]) -> "Curve":
+        """The curve at those of its budgets that are among these."""
+        wanted = set(budgets)
+        return Curve(self.arm, tuple(training for training in self.trainings if training.budget in wanted))
 
-    def exponents(self, losses_RN: np.ndarray, first: int = 0, last: int | None = None) -> np.ndarray:
-        """b of loss ~ compute^-b over a range of the budgets, (R,)."""
-        optima_RK = self.optima(losses_RN)[:, first:last]
-        return -np.polyfit(np.log(self.budgets[first:last]), np.log(optima_RK).T, 1)[0]
+    def below(self, times: float) -> list[Optimum]:
+        """The optima of the budgets at least `times` smaller than the top one; budgets are known to two digits."""
+        return [optimum for optimum in self.optima if optimum.budget * times <= 1.02 * self.optima[-1].budget]
 
-    def exponent(self, first: int = 0, last: int | None = None) -> float:
-        """b of the losses that were measured."""
-        return float(self.exponents(self.losses[None], first, last)[0])
+    @property
+    def upper_slope(self) -> Estimate:
+        """b of loss ~ compute^-b over the upper half of the budgets, which shares a budget with the lower."""
+        return self._contrast(_slope_weights(self.budgets, self._middle, None))
 
-    def error(self, times: float) -> float | None:
-        """Loss at the top budget less its prediction from budgets at least `times` smaller; None below two of them."""
-        budgets_K, optima_K = np.asarray(self.budgets), self.optima()
-        below_K = budgets_K * times <= 1.01 * budgets_K[-1]
-        if below_K.sum() < 2:
-            return None
-        line = np.polyfit(np.log(budgets_K[below_K]), np.log(optima_K[below_K]), 1)
-        return float(optima_K[-1] - np.exp(np.polyval(line, np.log(budgets_K[-1]))))
+    @property
+    def lower_slope(self) -> Estimate:
+        """b over the lower half of the budgets, of which there are three or more."""
+        return self._contrast(_slope_weights(self.budgets, 0, self._middle + 1))
+
+    @property
+    def share_kept(self) -> Estimate:
+        """b over the upper half of the budgets, over that of the lower: 1 is a power law, 0 a level."""
+        upper, lower = self.upper_slope.value, self.lower_slope.value
+        upper_K = _slope_weights(self.budgets, self._middle, None)
+        lower_K = _slope_weights(self.budgets, 0, self._middle + 1)
+        return self._contrast((upper_K - upper / lower * lower_K) / lower)._replace(value=upper / lower)
+
+    @property
+    def _middle(self) -> int:
+        """The budget that is in both halves."""
+        return (len(self.budgets) - 1) // 2
+
+    def _contrast(self, weights_K: np.ndarray) -> Estimate:
+        """A weighted sum of the logarithms of the optima."""
+        logs = [math.log(optimum.loss) for optimum in self.optima]
+        variances = [optimum.variance / optimum.loss**2 for optimum in self.optima]
+        return contrast(weights_K, logs, variances, [optimum.dof for optimum in self.optima])
+
+    def prediction(self, times: float, confidence: float = 0.95) -> Prediction:
+        """Of the top budget from those at least `times` smaller; ValueError below three of them, which leave no floor.
+
+        By loss = floor + c * compute^-a, each budget weighted by its noise; the interval has the top's own noise in it.
+        """
+        below = self.below(times)
+        if len(below) < FITTED:
+            raise ValueError(f"a floor wants {FITTED} budgets {times:g} times below the top one; got {len(below)}")
+        return _prediction(below, self.optima[-1], confidence)
 
 
-def optimum(sizes_S: np.ndarray, losses_RS: np.ndarray) -> np.ndarray:
-    """The least loss of a budget, (R,): of a parabola in log size where it lies inside, else of the sizes tried."""
-    tried_R = losses_RS.min(axis=1)
-    if len(sizes_S) < 3:
-        return tried_R
-    logs_S = np.log(sizes_S)
-    curvature_R, tilt_R, height_R = np.polyfit(logs_S, losses_RS.T, 2)
-    convex_R = curvature_R > 0
-    at_R = -tilt_R / (2 * np.where(convex_R, curvature_R, 1.0))
-    inside_R = convex_R & (at_R > logs_S[0]) & (at_R < logs_S[-1])
-    return np.where(inside_R, height_R + tilt_R * at_R / 2, tried_R)
+def optimum(budget: float, losses: dict[int, list[float]]) -> Optimum:
+    """The least loss of a budget: of the cubic in log size through the best size, its neighbours and the next nearest.
+
+    A parabola is too even: its error in Chinchilla's law is larger than the noise of seeds. The noise of the budget is
+    that of its seeds, pooled over its sizes.
+    """
+    sizes = sorted(losses)
+    means = [statistics.fmean(losses[size]) for size in sizes]
+    dof = sum(len(of_size) - 1 for of_size in losses.values())
+    squares = sum(statistics.variance(of_size) * (len(of_size) - 1) for of_size in losses.values() if len(of_size) > 1)
+    best = min(range(len(sizes)), key=lambda index: means[index])
+    noise = max(squares / max(1, dof), (ROUNDING * means[best]) ** 2)
+    if best in (0, len(sizes) - 1):
+        edge = SMALLEST if best == 0 else LARGEST
+        return Optimum(budget, means[best], noise / len(losses[sizes[best]]), dof, edge)
+    logs = np.log(sizes) - math.log(sizes[best])
+    near = sorted(range(len(sizes)), key=lambda index: (abs(index - best) > 1, abs(logs[index])))[:4]
+    weights = _weights_at_minimum(logs[near], np.asarray(means)[near])
+    counts = np.asarray([len(losses[sizes[index]]) for index in near])
+    variance = noise * float((weights**2 / counts).sum())
+    return Optimum(budget, float(weights @ np.asarray(means)[near]), variance, dof, "")
+
+
+def _weights_at_minimum(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Lagrange's weights at the minimum of the polynomial through all points, between the neighbours of the first.
+
+    They are the derivatives of the minimum by each y too, as the polynomial is level there. Its first point is the
+    least and the next two lie on either side.
+    """
+    level = np.polyder(np.polyfit(x, y, len(x) - 1))
+    roots = np.roots(level)
+    real = roots[np.isreal(roots)].real
+    inside = (real > x[:3].min()) & (real < x[:3].max()) & (np.polyval(np.polyder(level), real) > 0)
+    at = real[inside][0] if inside.any() else x[0]  # none where all are equal
+    others = [np.delete(x, index) for index in range(len(x))]
+    return np.asarray([np.prod(at - other) / np.prod(x[index] - other) for index, other in enumerate(others)])
+
+
+def _slope_weights(budgets: list[float], first: int, last: int | None) -> np.ndarray:
+    """Weights of log losses that make b of a least-squares line over a range of the budgets."""
+    x_K = np.log(budgets)
+    weights_K = np.zeros(len(x_K))
+    centred = x_K[first:last] - x_K[first:last].mean()
+    weights_K[first:last] = -centred / (centred**2).sum()
+    return weights_K
+
+
+def _prediction(below: list[Optimum], top: Optimum, confidence: float) -> Prediction:
+    """At each floor that is tried the fit is a line, and the best of them predicts.
+
+    A loss of the top budget lies in the interval if the fit to all budgets is not worse than the fit to those below by
+    more than the quantile squared (a likelihood ratio).
+    """
+    x_K = np.log([optimum.budget / top.budget for optimum in below])
+    loss_K = np.asarray([optimum.loss for optimum in below])
+    variance_K = np.asarray([optimum.variance for optimum in below])
+    floor_G = FLOORS * loss_K.min()
+    above_GK = loss_K - floor_G[:, None]
+    weight_GK, log_GK = above_GK**2 / variance_K, np.log(above_GK)
+    w, wx, wxx = weight_GK.sum(1), weight_GK @ x_K, weight_GK @ x_K**2
+    share_GK = weight_GK * (wxx[:, None] - wx[:, None] * x_K) / (w * wxx - wx**2)[:, None]  # of each log at the top
+    at_top_G = (share_GK * log_GK).sum(1)
+    tilt_G = ((weight_GK * log_GK) @ x_K - wx * (weight_GK * log_GK).sum(1) / w) / (wxx - wx**2 / w)
+    misfit_G = (weight_GK * (log_GK - at_top_G[:, None] - tilt_G[:, None] * x_K) ** 2).sum(1)
+    predicted_G = floor_G + np.exp(at_top_G)
+    spread_G = np.exp(at_top_G) ** 2 * (share_GK**2 / weight_GK).sum(1) + top.variance
+    best = int(misfit_G.argmin())
+    in_loss_K = np.exp(at_top_G[best]) * share_GK[best] / above_GK[best]
+    error = contrast(
+        [*in_loss_K, 1.0], [*loss_K, top.loss], [*variance_K, top.variance], [*(one.dof for one in below), top.dof]
+    )
+    allowed_G = t_quantile(error.dof, confidence) ** 2 - (misfit_G - misfit_G[best])
+    radius_G = np.sqrt(np.maximum(allowed_G, 0) * spread_G)
+    low, high = (predicted_G - radius_G)[allowed_G > 0].min(), (predicted_G + radius_G)[allowed_G > 0].max()
+    predicted = float(predicted_G[best])
+    fitted = floor_G[best] + np.exp(at_top_G[best] + tilt_G[best] * x_K[-1])
+    return Prediction(Interval(predicted, float(low), float(high)), float(fitted) - predicted)
 
 
 def gather(rows: list[Row]) -> dict[str, Curve]:
@@ -127,12 +241,7 @@ def _curve(arm: str, tests: list[Row], spent: dict[str, float], budgets: list[fl
         compute = spent[row["run_id"]]
         budget = min(budgets, key=lambda at, compute=compute: abs(math.log(at / compute)))
         trainings.append(Training(row["params"], compute, budget, row["loss"], row))
-    repeats: dict[tuple, list[float]] = defaultdict(list)
-    for training in trainings:
-        repeats[training.budget, training.params].append(training.loss)
-    spreads = [statistics.variance(losses) for losses in repeats.values() if len(losses) > 1]
-    noise = math.sqrt(statistics.fmean(spreads)) if spreads else None
-    return Curve(arm, tuple(trainings), noise)
+    return Curve(arm, tuple(trainings))
 
 
 def _clusters(spent: Iterable[float]) -> list[float]:

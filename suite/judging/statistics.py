@@ -31,6 +31,58 @@ def ratio_interval(log_ratios: Sequence[float], confidence: float = 0.95) -> Int
     return Interval(*(math.exp(bound) for bound in t_interval(log_ratios, confidence)))
 
 
+class Estimate(NamedTuple):
+    """A value, its variance, and the degrees of freedom from which that is known: 0 where nothing was repeated."""
+
+    value: float
+    variance: float
+    dof: float
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Student's t interval; ValueError where nothing was repeated."""
+        if not self.dof:
+            raise ValueError(f"{self.value:.3g} has no interval: nothing that it rests on was repeated")
+        half = t_quantile(self.dof, confidence) * math.sqrt(self.variance)
+        return Interval(self.value, self.value - half, self.value + half)
+
+
+def t_quantile(dof: float, confidence: float = 0.95) -> float:
+    """Half the width of a two-sided t interval, in standard deviations."""
+    return float(scipy.stats.t.ppf((1 + confidence) / 2, dof))
+
+
+def contrast(
+    weights: Sequence[float] | np.ndarray,
+    values: Sequence[float],
+    variances: Sequence[float],
+    dofs: Sequence[float],
+) -> Estimate:
+    """A weighted sum of independent values, with Welch's degrees of freedom (Satterthwaite 1946)."""
+    terms = [weight**2 * variance for weight, variance in zip(weights, variances, strict=True)]
+    variance = float(sum(terms))
+    value = float(sum(weight * value for weight, value in zip(weights, values, strict=True)))
+    used = [(term, dof) for term, dof in zip(terms, dofs, strict=True) if term]
+    known = used and all(dof for _, dof in used)
+    return Estimate(value, variance, variance**2 / sum(term**2 / dof for term, dof in used) if known else 0.0)
+
+
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """One estimate less another that is independent of it."""
+    return contrast([1, -1], *zip(one, other, strict=True))
+
+
+def fieller(over: Estimate, under: Estimate, confidence: float = 0.95) -> Interval:
+    """The ratio of two independent estimates (Fieller 1954); ValueError where the lower one is not clear of 0."""
+    value = over.value / under.value
+    t = t_quantile(contrast([1, -value], *zip(over, under, strict=True)).dof, confidence)
+    square = under.value**2 - t**2 * under.variance
+    if square <= 0:
+        raise ValueError(f"a ratio to {under.value:.3g}, whose interval reaches 0, has no interval")
+    middle = over.value * under.value / square
+    half = math.sqrt(middle**2 - (over.value**2 - t**2 * over.variance) / square)
+    return Interval(value, middle - half, middle + half)
+
+
 def fisher(successes: int, trials: int, other_successes: int, other_trials: int) -> float:
     """One-sided p-value of Fisher's exact test that the first group succeeds more often than the other."""
     table = [[successes, trials - successes], [other_successes, other_trials - other_successes]]
