@@ -132,7 +132,7 @@ def put_all(root: pathlib.Path, place: Row, job: Job = LSTM) -> None:
 
 def describe(root: pathlib.Path, scale: str, evidence: bool, arms: list[str], place: Row) -> None:
     settings = {"scale": scale, "about": "", "evidence": evidence, "arms": arms, "claims": ["parallelism"]}
-    settings |= {"command": [f"--scale={scale}", "--out=somewhere"], "place": place}
+    settings |= {"command": [f"--scale={scale}", "--out=somewhere"], "place": place, "untested": {}}
     (root / "compare.json").write_text(json.dumps(settings))
 
 
@@ -659,8 +659,8 @@ def test_an_arm_keeps_its_colour_whatever_else_is_drawn():
 
 
 def test_no_two_mixers_look_alike():
-    looks = figures.styles(parts.names("suite.mixers"))
-    assert len({(colour, *dash) for colour, dash in looks.values()}) == len(looks)
+    styles = figures.styles(parts.names("suite.mixers"))
+    assert len({(colour, *dash) for colour, dash in styles.values()}) == len(styles)
 
 
 def layers(spec: figures.Spec, **mark: Any) -> list[list[Row]]:
@@ -669,7 +669,7 @@ def layers(spec: figures.Spec, **mark: Any) -> list[list[Row]]:
 
 
 def draw(figure: Figure, arms: list[str]) -> figures.Spec:
-    return figures.draw(figure, figures.looks_of(figure, arms))
+    return figures.draw(figure, figures.styles_of(figure, arms))
 
 
 def test_labels_at_the_ends_of_lines_do_not_overlap():
@@ -698,8 +698,8 @@ def test_an_axis_has_a_few_ticks_whatever_it_spans(low: float, high: float):
 
 def test_a_variant_has_its_arms_colour_and_a_dash_of_its_own():
     figure = Figure("f", "t", "x", "y", points("lstm", {1: 1, 2: 2}) + points("lstm, plain", {1: 1, 2: 2}))
-    (colour, dash), (variant_colour, variant_dash) = figures.looks_of(figure, ["attention", "lstm"]).values()
-    assert colour == variant_colour == figures.COLOURS["lstm"]
+    (colour, dash), (variant_colour, variant_dash) = figures.styles_of(figure, ["attention", "lstm"]).values()
+    assert colour == variant_colour == figures.PAIR["lstm"]
     assert dash != variant_dash
 
 
@@ -784,9 +784,9 @@ def luminance(colour: str) -> float:
 
 
 def test_the_quantities_have_colours_of_no_arm_that_are_seen_on_white_and_on_black():
-    colours = {colour for colour, _ in verdicts.LOOKS.values()}
+    colours = {colour for colour, _ in verdicts.STYLES.values()}
     assert len(colours) == 3
-    assert not colours & {*figures.COLOURS.values(), *figures.BLUES, *figures.OTHERS}
+    assert not colours & {*figures.PAIR.values(), *figures.BLUES, *figures.OTHERS}
     for colour, paper in itertools.product(colours, (page.LIGHT["paper"], page.DARK["paper"])):
         dark, light = sorted((luminance(colour), luminance(paper)))
         assert (light + 0.05) / (dark + 0.05) > 3  # WCAG 2.1 for graphics
@@ -810,7 +810,7 @@ def test_an_arm_has_a_rate_of_its_own_and_probes_are_no_seeds(tmp_path: pathlib.
     assert "rates of 0.001 (attention) and 0.01 (lstm)" in group.conditions
 
 
-def test_only_text_has_curves_and_other_tasks_a_line_for_each_arm(tmp_path: pathlib.Path):
+def test_only_text_has_curves_and_other_trainings_of_single_jobs_a_line_for_each_arm(tmp_path: pathlib.Path):
     put_all(tmp_path, CPU)
     task = "recall:pairs=1,vocab=64"
     for seed, accuracy in enumerate((1.0, 0.95, 0.4)):
@@ -818,17 +818,26 @@ def test_only_text_has_curves_and_other_tasks_a_line_for_each_arm(tmp_path: path
     diverged = {"phase": "train", "step": 3, "tokens": 9, "seconds": 1.0, "outcome": "diverged"}
     put(tmp_path, JOB.replace(task=task, length=64, seed=3), "learning", [diverged], CPU)
     put_answers(tmp_path, LSTM.replace(task=task, length=64), 0.1, CPU)
-    describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
     drawn = report.compose(records.read(tmp_path))
     names = [chart.name for chart in drawn.charts if chart.name.startswith("learning")]
     assert names == ["learning_1_tokens", "learning_1_seconds"]
     [table] = [block for block in drawn.blocks if isinstance(block, page.Table) and block.columns[0] == "trained on"]
     attention, lstm = table.rows
-    assert attention[1:6] == ("attention", "0.001", "4", "1.000, 0.950, 0.400, diverged", "0.400 / 0.950 / 1.000")
-    assert attention[6:] == ("2/4", "2/4", "1/4")
-    assert lstm[6:] == ("0/1", "0/1", "0/1")
+    assert attention[1:] == ("attention", "0.001", "1.000, 0.950, 0.400, diverged", "0.950")
+    assert lstm[1:] == ("lstm", "0.001", "0.100", "")
     fair = next(block for block in drawn.blocks if isinstance(block, page.Table) and block.columns[0] == "")
     assert ("seeds of the learning curves", "0", "0") in fair.rows
+    describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)
+    assert page.Heading("Other trainings (not judged)") not in report.compose(records.read(tmp_path)).blocks
+
+
+def test_a_measure_that_no_claim_asks_for_has_a_plain_table(tmp_path: pathlib.Path):
+    decoded = {"phase": "decode", "context": 4096, "sequences": 8, "turn": 0, "decoded": 20, "decode_seconds": 0.1}
+    put(tmp_path, JOB, "decode", [decoded], CPU)
+    plain = page.Heading("decode (not judged)")
+    assert plain not in report.compose(records.read(tmp_path)).blocks
+    describe(tmp_path, "quick", True, ["attention", "lstm"], CPU)  # with the claim of training speed alone
+    assert plain in report.compose(records.read(tmp_path)).blocks
 
 
 def test_conditions_of_new_measures_are_no_metrics(tmp_path: pathlib.Path):

@@ -225,7 +225,7 @@ def _setting(curves: Sequence[Curve], arms: Sequence[str]) -> Iterator[Block]:
         f"{score}, median over seeds. {row['device_kind']}, jax {row['jax']}, commit {row['commit']}."
     )
     figure = _scores_figure(curves, f"rates_{slug(f'{task}-t{job.length}-conv{job.short_conv}-{job.block}')}")
-    yield from figures.chart(figure, figures.looks_of(figure, arms), "from the least to the greatest seed")
+    yield from figures.chart(figure, figures.styles_of(figure, arms), "from the least to the greatest seed")
     lines = []
     for curve in curves:
         choice = curve.choice()

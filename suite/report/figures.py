@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from suite import parts
-from suite.claims import Figure, Point
+from suite.claims import ATTENTION, LSTM, Figure, Point
 from suite.report import words
 from suite.report.page import Chart, Spec
 
-Look = tuple[str, list[int]]  # colour and dash
+Style = tuple[str, list[int]]  # colour and dash
 
 HEIGHT = 280
 LABEL_GAP = 14  # pixels between two labels that would lie on one another
@@ -24,28 +24,20 @@ LABEL = {"field": "label", "type": "nominal"}
 RANGE = {"y": {"field": "low"}, "y2": {"field": "high"}}
 SOLID, DASHED, DOTTED, MIXED = [1, 0], [7, 4], [2, 3], [9, 3, 2, 3]
 
-# Okabe and Ito's colours: attention in blues, each recurrence its own.
-COLOURS = {
-    "attention": "#0072B2",
-    "lstm": "#D55E00",
-    "gru": "#E69F00",
-    "elman": "#CC79A7",
-    "mingru": "#009E73",
-    "rglru": "#6A9F00",
-    "mamba2": "#984EA3",
-    "gated_deltanet": "#A65628",
-}
+# Okabe and Ito's colours for the judged pair, blues for variants of attention; other mixers take theirs in the order of
+# the folder.
+PAIR = {ATTENTION: "#0072B2", LSTM: "#D55E00"}
 BLUES = ("#56B4E9", "#3B6FD4", "#7FA7C9")
 OTHERS = (
-    *("#009E73", "#CC79A7", "#E69F00", "#8C6D31", "#A65628", "#6A9F00"),
-    *("#984EA3", "#E0558B", "#5F7A8A", "#B22222", "#2AA1A8", "#3D3D8F", "#B58B5B"),
+    *("#8C6D31", "#CC79A7", "#A65628", "#E0558B", "#E69F00", "#5F7A8A", "#984EA3", "#009E73", "#3D3D8F", "#B58B5B"),
+    *("#6A9F00", "#B22222", "#2AA1A8", "#7A5195", "#1B7837", "#C2185B", "#556B2F", "#795548", "#008B8B", "#B8860B"),
 )
 DASHES = {"cache": SOLID, "diagonal": DOTTED, "matrix": DOTTED, "nonlinear": DASHED}  # by a mixer's kind of state
 
 
 def chart(
     figure: Figure,
-    looks: dict[str, Look],
+    styles: dict[str, Style],
     bands: str = "95 % intervals",
     marks: Sequence[Point] = (),
     notes: Sequence[str] = (),
@@ -68,49 +60,56 @@ def chart(
         points = words.listed([f"{point.series} at {words.number(point.x)}" for point in hidden])
         reading.append(f"Zero or less, which a logarithmic axis cannot show: {points}.")
     alternative = f"{figure.y} against {figure.x}. {'; '.join(values)}."
-    yield Chart(figure.name, figure.title, draw(figure, looks, marks, ratios=ratios), alternative, " ".join(reading))
+    yield Chart(figure.name, figure.title, draw(figure, styles, marks, ratios=ratios), alternative, " ".join(reading))
 
 
-def styles(arms: Sequence[str]) -> dict[str, Look]:
+def colours() -> dict[str, str]:
+    """The colour of each mixer."""
+    others = (name for name in parts.names("suite.mixers") if name not in PAIR)
+    return PAIR | dict(zip(others, itertools.cycle(OTHERS), strict=False))
+
+
+def styles(arms: Sequence[str]) -> dict[str, Style]:
     """The colour and dash of each arm. A mixer has a fixed colour; variants and users' arms take free ones."""
-    families = {arm: _family(arm) for arm in arms}
-    plainest = {min((arm for arm in arms if families[arm] == family), key=len) for family in families.values()}
-    colours = {arm: COLOURS[families[arm]] for arm in arms if arm in plainest and families[arm] in COLOURS}
+    mixers = {arm: _mixer(arm) for arm in arms}
+    plainest = {min((arm for arm in arms if mixers[arm] == mixer), key=len) for mixer in mixers.values()}
+    fixed = colours()
+    taken = {arm: fixed[mixers[arm]] for arm in arms if arm in plainest and mixers[arm] in fixed}
     for arm in arms:
-        if arm not in colours:
-            choice = BLUES if families[arm] == "attention" else OTHERS
-            free = [colour for colour in choice if colour not in colours.values()]
-            colours[arm] = free[0] if free else choice[len(colours) % len(choice)]
-    return {arm: (colours[arm], _dash(families[arm])) for arm in arms}
+        if arm not in taken:
+            choice = BLUES if mixers[arm] == ATTENTION else OTHERS
+            free = [colour for colour in choice if colour not in taken.values()]
+            taken[arm] = free[0] if free else choice[len(taken) % len(choice)]
+    return {arm: (taken[arm], _dash(mixers[arm])) for arm in arms}
 
 
-def looks_of(figure: Figure, arms: Sequence[str]) -> dict[str, Look]:
+def styles_of(figure: Figure, arms: Sequence[str]) -> dict[str, Style]:
     """The colour and dash of each series of an arm: "lstm, plain" has the LSTM's colour and another dash.
 
     Empty where no series belongs to an arm: they are drawn in ink. Dots always have colours.
     """
-    heads = {name: name.partition(", ")[0] for name in series(figure)}
-    drawn = [head for head in dict.fromkeys(heads.values()) if head in arms or _family(head) in COLOURS]
-    if not drawn and not figure.dots:
+    arm_of = {name: name.partition(", ")[0] for name in series(figure)}
+    of_arms = [arm for arm in dict.fromkeys(arm_of.values()) if arm in arms or _mixer(arm) in colours()]
+    if not of_arms and not figure.dots:
         return {}
-    looks_of_arms = styles(list(dict.fromkeys([*arms, *drawn, *heads.values()])))
-    looks: dict[str, Look] = {}
-    for name in sorted(heads, key=lambda name: list(looks_of_arms).index(heads[name])):
-        colour, first = looks_of_arms[heads[name]]
-        used = [dash for other, (_, dash) in looks.items() if heads[other] == heads[name]]
+    by_arm = styles(list(dict.fromkeys([*arms, *of_arms, *arm_of.values()])))
+    drawn: dict[str, Style] = {}
+    for name in sorted(arm_of, key=lambda name: list(by_arm).index(arm_of[name])):
+        colour, first = by_arm[arm_of[name]]
+        used = [dash for other, (_, dash) in drawn.items() if arm_of[other] == arm_of[name]]
         free = [dash for dash in (first, DOTTED, MIXED, DASHED, SOLID) if dash not in used]
-        looks[name] = colour, (free or [first])[0]
-    return looks
+        drawn[name] = colour, (free or [first])[0]
+    return drawn
 
 
-def draw(figure: Figure, looks: dict[str, Look], marks: Sequence[Point] = (), *, ratios: bool = False) -> Spec:
+def draw(figure: Figure, styles: dict[str, Style], marks: Sequence[Point] = (), *, ratios: bool = False) -> Spec:
     """The Vega-Lite spec of a figure as wide as its box: bands, lines or dots, thresholds, crosses and labels.
 
     `marks` are dots on its lines, each with its x above it; `ratios` says that no series belongs to an arm.
     """
-    frame = Frame(figure, looks)
+    frame = Frame(figure, styles)
     layers = frame.dots() if figure.dots else frame.lines()
-    layers += [*frame.thresholds(), *frame.crosses(ratios or not looks), *frame.marks(marks)]
+    layers += [*frame.thresholds(), *frame.crosses(ratios or not styles), *frame.marks(marks)]
     if not figure.dots:
         layers += frame.labels()
     padding = {"left": 4, "top": 8, "bottom": 4, "right": 12}
@@ -121,8 +120,8 @@ def draw(figure: Figure, looks: dict[str, Look], marks: Sequence[Point] = (), *,
 class Frame:
     """The axes and colours of a figure, and its layers; each layer inherits `encoding`."""
 
-    def __init__(self, figure: Figure, looks: dict[str, Look]):
-        self.figure, self.looks = figure, looks
+    def __init__(self, figure: Figure, styles: dict[str, Style]):
+        self.figure, self.styles = figure, styles
         hidden = unseen(figure)
         self.points = [point for point in figure.points if point not in hidden]
         failed = [at for _, at in figure.failed if at > 0 or not figure.log_x]
@@ -145,9 +144,9 @@ class Frame:
             "x": {"field": "x", "type": "quantitative", "scale": _scale(self.x), "axis": self._x_axis()},
             "y": {"field": "y", "type": "quantitative", "scale": _scale(self.y), "axis": self._y_axis()},
         }
-        if not self.looks:
+        if not self.styles:
             return places | {"detail": SERIES}
-        colours = {name: colour for name, (colour, _) in self.looks.items()}
+        colours = {name: colour for name, (colour, _) in self.styles.items()}
         return places | {"color": _by_series(colours, self._legend())}
 
     def lines(self) -> list[Spec]:
@@ -158,7 +157,7 @@ class Frame:
         counts = collections.Counter(band["series"] for band in bands)
         lone = [band for band in bands if counts[band["series"]] == 1]
         in_ink = zip(series(self.figure), itertools.cycle((SOLID, DASHED, DOTTED, MIXED)), strict=False)
-        dashes = {name: dash for name, (_, dash) in self.looks.items()} or dict(in_ink)
+        dashes = {name: dash for name, (_, dash) in self.styles.items()} or dict(in_ink)
         return [
             *_layer(bands, {"type": "area", "opacity": 0.18, "clip": True}, **RANGE),
             *_layer(lone, {"type": "rule", "strokeWidth": 1.5}, **RANGE),
@@ -232,7 +231,7 @@ class Frame:
         for point in self.points:
             if point.series not in ends or point.x >= ends[point.series].x:
                 ends[point.series] = point
-        if len(ends) < 2 and not self.looks:  # the title names a line that is alone and no arm's
+        if len(ends) < 2 and not self.styles:  # the title names a line that is alone and no arm's
             return []
         columns: dict[float, list[Point]] = defaultdict(list)
         for point in ends.values():
@@ -274,7 +273,7 @@ class Frame:
 
     def _beside(self, series: str, x: float, aside: float) -> float:
         """The x of a series beside the others, within 70 % of a gap; `aside` is from -0.5 to 0.5 in its slot."""
-        order = list(self.looks)
+        order = list(self.styles)
         step = order.index(series) - (len(order) - 1) / 2
         return self.x.at(self.x.share(x) + 0.7 * self._gap / len(order) * (step + 0.7 * aside))
 
@@ -383,5 +382,5 @@ def _dash(mixer: str) -> list[int]:
     return DASHES[str(parts.constant("suite.mixers", mixer, "STATE"))]
 
 
-def _family(arm: str) -> str:
+def _mixer(arm: str) -> str:
     return arm if "+" in arm else arm.partition(":")[0]

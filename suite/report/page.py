@@ -306,16 +306,16 @@ def theme(colours: dict[str, str], font: str = "system-ui, sans-serif") -> Spec:
     marks = {mark: {"color": ink} for mark in ("line", "point", "area", "circle")}
     marks |= {"text": {"color": quiet, "fontSize": 12}, "rule": {"color": quiet}}
     legend = {"labelColor": ink, "labelFontSize": 12, "labelLimit": 200, "symbolSize": 90}
-    looks = {"axis": axis | sizes, "legend": legend, **marks}
-    return {"background": colours["paper"], "font": font, "view": {"stroke": None}, **looks}
+    shared = {"background": colours["paper"], "font": font, "view": {"stroke": None}}
+    return {**shared, "axis": axis | sizes, "legend": legend, **marks}
 
 
 def _png(spec: Spec) -> bytes:
     """The figure on white, at twice a screen's resolution."""
     import vl_convert
 
-    look = theme(LIGHT, "sans-serif")
-    return vl_convert.vegalite_to_png(spec | {"width": 640}, scale=2, config=look, show_warnings=False)
+    on_white = theme(LIGHT, "sans-serif")
+    return vl_convert.vegalite_to_png(spec | {"width": 640}, scale=2, config=on_white, show_warnings=False)
 
 
 def _javascript() -> str:

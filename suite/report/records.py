@@ -15,6 +15,7 @@ from suite.claims import Finding
 from suite.job import Cell, Job
 from suite.judging.rule import rule_hash
 from suite.report import words
+from suite.scale import SCALES
 from suite.sweep import store
 from suite.sweep.record import Row, stem_of
 
@@ -30,13 +31,14 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim as it is judged: its code, and its thresholds beside those of the rule."""
+    """A claim as it is judged: its code, its thresholds, and the measures that it asks for."""
 
     name: str
     module: ModuleType
     thresholds: dict[str, parts.Value]
-    by_rule: dict[str, parts.Value]
+    changed: tuple[Threshold, ...]
     rule_hash: str
+    measures: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +48,10 @@ class Judged:
     name: str
     question: str
     textbook: str
-    said: str
+    claimed: str
     rule: str
     rule_hash: str
+    measures: tuple[str, ...]
     finding: Finding
     changed: tuple[Threshold, ...] = ()
 
@@ -131,11 +134,10 @@ class Comparison:
 NO_SCALE = "no compare.json says at which scale the rows were taken"
 NOT_GIVEN = "not judged, as it is no file of suite/claims; --claims=FILE judges it by a file that you trust"
 COMPARISON = {
-    **{"scale": str, "about": str, "evidence": bool, "arms": list, "claims": list, "command": list, "place": dict},
+    **{"scale": str, "about": str, "evidence": bool, "untested": dict, "arms": list, "claims": list, "command": list},
+    "place": dict,
 }
-NO_COMPARISON: Row = {
-    **{"scale": "", "about": "", "evidence": False, "untested": {}, "arms": [], "command": [], "place": {}},
-}
+NO_COMPARISON: Row = {name: empty() for name, empty in COMPARISON.items()}
 ENVIRONMENT = {
     **{"python": str, "platform": str, "cpu": str, "cores": (int, str), "memory_bytes": int, "packages": dict},
     **{"variables": dict, "commit": str, "source": str},
@@ -156,7 +158,8 @@ def read(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Sequ
     settings, problems = _settings(out)
     names, unknown = _claims(settings, more_claims)
     problems += [Problem(f"claim {name}", NOT_GIVEN) for name in unknown]
-    loaded = [_load(spec) for spec in _under(thresholds, names)]
+    scale = settings["scale"] if settings["scale"] in SCALES else "quick"
+    loaded = [_load(spec, scale) for spec in _under(thresholds, names)]
     with parts.reading_records():
         return _read_rows(out, settings, loaded, problems)
 
@@ -200,7 +203,7 @@ def _settings(out: epath.Path) -> tuple[Row, list[Problem]]:
     if not path.exists():
         return NO_COMPARISON, []
     try:
-        settings = {"untested": {}} | _read_json(path, COMPARISON)  # an older version had none
+        settings = _read_json(path, COMPARISON)
         if not all(isinstance(text, str) for name in ("arms", "claims", "command") for text in settings[name]):
             raise store.Damaged(path, "its lists are not of texts")
         if settings["place"] and not settings["place"].keys() >= set(PLACE):
@@ -319,11 +322,14 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _load(spec: str) -> Claim:
+def _load(spec: str, scale: str) -> Claim:
     module, thresholds = parts.load("suite.claims", spec)
     name, _ = parts.split(spec)
     by_rule = parts.knobs("suite.claims", name)
-    return Claim(name, module, thresholds, by_rule, rule_hash(parts.source("suite.claims", name)))
+    changed = [Threshold(knob, value, by_rule[knob]) for knob, value in thresholds.items() if value != by_rule[knob]]
+    cells = module.cells(SCALES[scale], []) if scale in module.SIZES else []
+    measures = tuple(sorted({parts.split(cell.measure)[0] for cell in cells}))
+    return Claim(name, module, thresholds, tuple(changed), rule_hash(parts.source("suite.claims", name)), measures)
 
 
 def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:
@@ -334,15 +340,12 @@ def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:
         name=claim.name,
         question=claim.module.QUESTION,
         textbook=claim.module.TEXTBOOK,
-        said=claim.module.CLAIMED,
+        claimed=claim.module.CLAIMED,
         rule=claim.module.RULE,
         rule_hash=claim.rule_hash,
+        measures=claim.measures,
         finding=finding,
-        changed=tuple(
-            Threshold(knob, value, claim.by_rule[knob])
-            for knob, value in claim.thresholds.items()
-            if value != claim.by_rule[knob]
-        ),
+        changed=claim.changed,
     )
 
 

@@ -1,4 +1,4 @@
-"""results.csv, one metric of one row a line; and plain tables of measures that no other file of the report shows."""
+"""results.csv, one metric of one row a line; and plain tables of measures that no claim asks for."""
 
 import math
 import statistics
@@ -18,11 +18,7 @@ COLUMNS = (
     *("tokens", "train_length", "eval_length", "batch", "n_devices", "device_kind", "dtype", "implementation"),
     *("metric", "value", "n", "outcome"),
 )
-# Measures that claims, learning curves, utilisation and fairness show.
-SHOWN = {
-    *("learning", "size", "peak", "step_time", "decode", "gradient_reach", "path", "length_accuracy"),
-    *("truncated_context", "trained_gradient_reach"),
-}
+SHOWN = ("learning", "size", "peak", "step_time")  # by sections of the report; others by the claims that ask for them
 MOST = 200  # lines of a plain table
 FAILURE_COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")
 LONGEST_REASON = 160  # characters: the first lines of a runtime's message name the cause
@@ -47,10 +43,11 @@ def text(rows: list[Row]) -> str:
 
 
 def plain_tables(comparison: Comparison) -> Iterator[Block]:
-    """For each measure a table of each phase: medians over the rows that share their conditions."""
+    """For each measure that no claim asks for a table of each phase: medians over rows that share their conditions."""
+    shown = {*SHOWN, *(measure for judged in comparison.judged for measure in judged.measures)}
     measures: dict[str, list[Row]] = defaultdict(list)
     for row in comparison.rows:
-        if row["outcome"] == "ok" and parts.split(row["measure"])[0] not in SHOWN:
+        if row["outcome"] == "ok" and parts.split(row["measure"])[0] not in shown:
             measures[row["measure"]].append(row)
     for measure, rows in sorted(measures.items()):
         yield Heading(f"{measure} (not judged)")

@@ -5,7 +5,7 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from suite import parts
 from suite.claims import ATTENTION, LSTM, Figure, Point
@@ -18,10 +18,7 @@ from suite.sweep.store import Row
 
 AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
 # The fields in which two trainings on one task and length may differ and still stand in one table.
-TOLD_APART = ("width", "depth", "block", "short_conv", "batch", "steps", "optimizer", "decay", "dtype")
-SOLVED = (0.5, 0.9, 0.99)
-ACCURACIES = ("final accuracy of each seed", "min / median / max", *(f"at least {bar:g}" for bar in SOLVED))
-LOSSES = ("test loss of each seed (nats a token)", "min / median / max")
+DISTINGUISHING = ("width", "depth", "block", "short_conv", "batch", "steps", "optimizer", "decay", "dtype")
 TESTS = ("accuracy", "examples", "tokens trained on", "seconds of training")
 
 
@@ -75,6 +72,12 @@ class Trainings:
 
     def loss(self, row: Row) -> float:
         return row["loss"] / math.log(2) if words.in_bits(row) else row["loss"]
+
+    def score(self, row: Row) -> float:
+        """On text the loss; else the accuracy where the answer is due at the end, or over all answers."""
+        if self.on_text:
+            return self.loss(row)
+        return row["final_accuracy" if "final_accuracy" in row else "accuracy"]
 
     def figure(self, name: str, against: str) -> Figure:
         """Validation loss against tokens or seconds: the median and range over seeds; a cross where one diverged."""
@@ -195,18 +198,13 @@ def _result(group: Trainings, arm: str) -> str:
 
 
 def learning(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block]:
-    """Curves of the trainings on text, or of the first group where none is on text; a line for each other training."""
+    """Curves of the trainings on text, or of the first group where none is on text; of single jobs also the others."""
     drawn = [group for group in groups if group.on_text and group.validations > 1 and len(group.arms) > 1]
     drawn = drawn or groups[:1]
     for number, group in enumerate(drawn, 1):
         yield from _curves(comparison, group, number)
-    # The claims of a comparison show its other trainings on text in their own way.
-    on_text = [group for group in groups if group not in drawn and group.on_text and not comparison.scale]
-    others = [group for group in groups if group not in drawn and not group.on_text]
-    others.sort(key=lambda group: (_in_numbers(group.task), group.job.length))
-    title = "Accuracy after training (judged under its claim)"
-    yield from _seeds_table(comparison, title, others, ACCURACIES, _accuracies)
-    yield from _seeds_table(comparison, "Other trainings on text", on_text, LOSSES, _losses)
+    if not comparison.scale:  # the claims of a comparison show its other trainings, each in its own table
+        yield from _others(comparison, [group for group in groups if group not in drawn])
 
 
 def _curves(comparison: Comparison, group: Trainings, number: int) -> Iterator[Block]:
@@ -216,8 +214,8 @@ def _curves(comparison: Comparison, group: Trainings, number: int) -> Iterator[B
     for against in AXES:
         figure = group.figure(f"learning_{number}_{against}", against)
         if figure.points:
-            looks = figures.looks_of(figure, comparison.arms)
-            yield from figures.chart(figure, looks, "from the least to the greatest seed")
+            styles = figures.styles_of(figure, comparison.arms)
+            yield from figures.chart(figure, styles, "from the least to the greatest seed")
     tests = sorted(group.of("test"), key=lambda row: (comparison.order(row["arm"]), row["seed"]))
     if tests:
         lines = [
@@ -257,54 +255,27 @@ def _sentences(comparison: Comparison, group: Trainings) -> Iterator[str]:
         yield f"Trained, and the seconds taken, on other devices: {words.listed(elsewhere)}."
 
 
-def _seeds_table(
-    comparison: Comparison,
-    title: str,
-    groups: list[Trainings],
-    columns: tuple[str, ...],
-    cells: Callable[[list[Row]], tuple[str, ...]],
-) -> Iterator[Block]:
-    """A line for each training, arm and rate; `cells` are those of its seeds under `columns`."""
+def _others(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block]:
+    """A line for each arm and rate of a training, with the score or the outcome of each seed in their order."""
     lines = []
-    for group in groups:
+    for group in sorted(groups, key=lambda group: (group.on_text, _in_numbers(group.task), group.job.length)):
         runs: dict[tuple[str, float], dict[int, Row]] = defaultdict(dict)
         for row in [*group.rows, *group.probes]:
             if row["outcome"] != "ok" or row.get("phase") == "test":
                 runs[row["arm"], row["learning_rate"]][row["seed"]] = row
         for (arm, rate), seeds in sorted(runs.items(), key=lambda run: (comparison.order(run[0][0]), run[0][1])):
             rows = [row for _, row in sorted(seeds.items())]
-            lines.append((_conditions(group, groups), arm, f"{rate:g}", str(len(rows)), *cells(rows)))
+            scores = [group.score(row) for row in rows if row["outcome"] == "ok"]
+            left = iter(scores)
+            each = [f"{next(left):.3f}" if row["outcome"] == "ok" else words.outcome(row["outcome"]) for row in rows]
+            middle = f"{statistics.median(scores):.3f}" if len(scores) > 1 else ""
+            lines.append((_conditions(group, groups), arm, f"{rate:g}", ", ".join(each), middle))
     if lines:
-        yield Heading(title)
-        yield Table(("trained on", "arm", "learning rate", "seeds", *columns), tuple(lines))
+        yield Heading("Other trainings (not judged)")
+        yield Table(("trained on", "arm", "learning rate", "score of each seed on the test", "median"), tuple(lines))
+        yield Note("Accuracy at the final position, or over all answers; on text the loss in bits per byte.")
         every = [row for group in groups for row in [*group.rows, *group.probes]]
         yield Commands(tuple(comparison.commands(every)), "each training by itself")
-
-
-def _accuracies(rows: list[Row]) -> tuple[str, ...]:
-    """Accuracy where the answer is due at the end, or else over all answers; a seed that diverged solved nothing."""
-    ran = [row for row in rows if row["outcome"] == "ok"]
-    values = [row["final_accuracy" if "final_accuracy" in row else "accuracy"] for row in ran]
-    solved = [f"{sum(value >= bar for value in values)}/{len(rows)}" for bar in SOLVED]
-    return _each(rows, values), _spread(values), *solved
-
-
-def _losses(rows: list[Row]) -> tuple[str, ...]:
-    values = [row["loss"] for row in rows if row["outcome"] == "ok"]
-    return _each(rows, values), _spread(values)
-
-
-def _each(rows: list[Row], values: list[float]) -> str:
-    """The value or the outcome of each seed, in their order."""
-    left = iter(values)
-    texts = [f"{next(left):.3f}" if row["outcome"] == "ok" else words.outcome(row["outcome"]) for row in rows]
-    return ", ".join(texts)
-
-
-def _spread(values: list[float]) -> str:
-    if len(values) < 2:
-        return ""
-    return " / ".join(f"{value:.3f}" for value in (min(values), statistics.median(values), max(values)))
 
 
 def _in_numbers(text: str) -> list[tuple[bool, int, str]]:
@@ -315,7 +286,7 @@ def _in_numbers(text: str) -> list[tuple[bool, int, str]]:
 def _conditions(group: Trainings, groups: list[Trainings]) -> str:
     """The task, the length and the fields that tell a training apart from the others on the same."""
     alike = [other for other in groups if (other.task, other.job.length) == (group.task, group.job.length)]
-    apart = [name for name in TOLD_APART if len({getattr(other.job, name) for other in alike}) > 1]
+    apart = [name for name in DISTINGUISHING if len({getattr(other.job, name) for other in alike}) > 1]
     return ", ".join(
         [group.task, f"{group.job.length:,} tokens", *(f"{name} {getattr(group.job, name)}" for name in apart)]
     )

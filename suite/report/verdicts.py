@@ -10,7 +10,7 @@ from suite import claims
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Point
 from suite.judging import statistics
 from suite.report import figures, words
-from suite.report.figures import DASHED, DOTTED, SOLID, Look
+from suite.report.figures import DASHED, DOTTED, SOLID, Style
 from suite.report.page import Banner, Block, Commands, Heading, Note, Prose, Table, Terms
 from suite.report.records import NO_SCALE, Comparison, Judged
 
@@ -104,7 +104,7 @@ def claims_table(comparison: Comparison) -> Iterator[Block]:
         finding = judged.finding
         measured = "\n".join(f"{number.name}: {words.measured(number)}" for number in finding.numbers[:2])
         verdict = ", ".join(filter(None, (f"{finding.verdict}: {finding.reason}", judged.marked)))
-        question = f"{judged.question}\nTextbook: {judged.said}."
+        question = f"{judged.question}\nTextbook: {judged.claimed}."
         row = (words.spelt(judged.name), question, measured or finding.sentence, verdict, finding.scope)
         rows.append((*row, finding.crossover, resemblance(finding)))
     yield Heading("Claims")
@@ -158,7 +158,7 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
         yield Heading(table.title, 3)
         yield Table(table.columns, table.rows)
     for figure in finding.figures:
-        yield from figures.chart(figure, figures.looks_of(figure, comparison.arms))
+        yield from figures.chart(figure, figures.styles_of(figure, comparison.arms))
 
 
 def resemblance(finding: Finding) -> str:
@@ -191,7 +191,7 @@ class Quantity:
     name: str
     figure: str
     speeds: bool
-    look: Look
+    style: Style
 
 
 # Colours that are no arm's and stay apart for colour-blind readers, on white and on black.
@@ -200,7 +200,7 @@ QUANTITIES = (
     Quantity("decode latency", "decode_latency_ratio", False, ("#CC3370", DASHED)),
     Quantity("state bytes", "state_bytes_ratio", False, ("#A18412", DOTTED)),
 )
-LOOKS = {quantity.name: quantity.look for quantity in QUANTITIES}
+STYLES = {quantity.name: quantity.style for quantity in QUANTITIES}
 
 
 def one_chart(comparison: Comparison) -> Iterator[Block]:
@@ -211,7 +211,7 @@ def one_chart(comparison: Comparison) -> Iterator[Block]:
     if crossed:
         places = words.listed([f"{point.series} at about {words.number(point.x)} tokens" for point in crossed])
         notes = [f"Large dots: where a line crosses 1 ({places})."]
-    yield from figures.chart(figure, LOOKS, marks=crossed, notes=notes, ratios=True)
+    yield from figures.chart(figure, STYLES, marks=crossed, notes=notes, ratios=True)
 
 
 def ratios(findings: Iterable[Finding]) -> Figure:
