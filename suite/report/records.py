@@ -5,8 +5,9 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 from etils import epath
 
@@ -19,6 +20,8 @@ from suite.scale import SCALES
 from suite.sweep import store
 from suite.sweep.record import Row, stem_of
 
+NOT_JUDGED = Finding("untested", "measured")
+
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
@@ -27,18 +30,6 @@ class Threshold:
     name: str
     value: parts.Value
     rule: parts.Value
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A claim as it is judged: its code, its thresholds, and the measures that it asks for."""
-
-    name: str
-    module: ModuleType
-    thresholds: dict[str, parts.Value]
-    changed: tuple[Threshold, ...]
-    rule_hash: str
-    measures: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +42,9 @@ class Judged:
     claimed: str
     rule: str
     rule_hash: str
-    measures: tuple[str, ...]
-    finding: Finding
+    measures: tuple[str, ...]  # that it asks for first
     changed: tuple[Threshold, ...] = ()
+    finding: Finding = NOT_JUDGED
 
     @property
     def marked(self) -> str:
@@ -62,6 +53,9 @@ class Judged:
             return ""
         given = [f"{one.name}={words.value(one.value)} (the rule says {words.value(one.rule)})" for one in self.changed]
         return f"under your own {'threshold' if len(given) == 1 else 'thresholds'} {words.listed(given)}"
+
+
+Claim = tuple[ModuleType, dict[str, parts.Value], Judged]  # its code, its thresholds, and it before it is judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,33 +221,26 @@ def _readable(survey: store.Survey) -> tuple[dict[str, Job], list[Row], list[tup
     jobs, problems = {}, []
     for job, run in survey.runs:
         mixers = [("suite.mixers", spec) for spec in (job.mixer, job.match_to) if spec]
-        if why := _unreadable([*mixers, ("suite.tasks", job.task)]):
+        if why := _refusal(parts.canonical, *mixers, ("suite.tasks", job.task)):
             problems.append((run, f"{why}; left out"))
         else:
             jobs[run.name] = job
     rows = [row for row in survey.rows if row["run_id"] in jobs]
-    odd = {spec: _unreadable([("suite.measures", spec)]) for spec in sorted({row["measure"] for row in rows})}
+    odd = {
+        spec: _refusal(parts.canonical, ("suite.measures", spec)) for spec in sorted({row["measure"] for row in rows})
+    }
     for row in rows:
-        odd[row["measure"]] = odd[row["measure"]] or _without_numbers(row)
+        if row["outcome"] == "ok" and not odd[row["measure"]]:
+            odd[row["measure"]] = _refusal(lambda row: declarations.columns_of(row).numbers(row), (row,))
     problems += [(epath.Path(f"rows of {spec}"), f"{why}; left out") for spec, why in odd.items() if why]
     return jobs, [row for row in rows if not odd[row["measure"]]], problems
 
 
-def _without_numbers(row: Row) -> str:
-    """Why the numbers of a row cannot be read, or nothing."""
+def _refusal(read: Callable[..., Any], *given: tuple) -> str:
+    """The reason why one of several things cannot be read; empty where all can."""
     try:
-        if row["outcome"] == "ok":
-            declarations.columns_of(row).numbers(row)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _unreadable(specs: list[tuple[str, str]]) -> str:
-    """The reason why a part cannot be read; empty where all can."""
-    try:
-        for folder, spec in specs:
-            parts.canonical(folder, spec)
+        for arguments in given:
+            read(*arguments)
     except (LookupError, ValueError) as error:
         return str(error.args[0])
     return ""
@@ -328,25 +315,25 @@ def _load(spec: str, scale: str) -> Claim:
     by_rule = parts.knobs("suite.claims", name)
     changed = [Threshold(knob, value, by_rule[knob]) for knob, value in thresholds.items() if value != by_rule[knob]]
     cells = module.cells(SCALES[scale], []) if scale in module.SIZES else []
-    measures = tuple(sorted({parts.split(cell.measure)[0] for cell in cells}))
-    return Claim(name, module, thresholds, tuple(changed), rule_hash(parts.source("suite.claims", name)), measures)
+    claim = Judged(
+        name=name,
+        question=module.QUESTION,
+        textbook=module.TEXTBOOK,
+        claimed=module.CLAIMED,
+        rule=module.RULE,
+        rule_hash=rule_hash(parts.source("suite.claims", name)),
+        measures=tuple(sorted({parts.split(cell.measure)[0] for cell in cells})),
+        changed=tuple(changed),
+    )
+    return module, thresholds, claim
 
 
-def _judge(claim: Claim, rows: list[Row], no_evidence: str) -> Judged:
-    finding = claims.judge(claim.module, rows, claim.thresholds)
+def _judge(loaded: Claim, rows: list[Row], no_evidence: str) -> Judged:
+    module, thresholds, claim = loaded
+    finding = claims.judge(module, rows, thresholds)
     if no_evidence and finding.verdict != "untested":
         finding = dataclasses.replace(finding, verdict="untested", reason=f"{no_evidence}; {finding.reason}")
-    return Judged(
-        name=claim.name,
-        question=claim.module.QUESTION,
-        textbook=claim.module.TEXTBOOK,
-        claimed=claim.module.CLAIMED,
-        rule=claim.module.RULE,
-        rule_hash=claim.rule_hash,
-        measures=claim.measures,
-        finding=finding,
-        changed=claim.changed,
-    )
+    return dataclasses.replace(claim, finding=finding)
 
 
 def _arms(wanted: list[str], rows: list[Row]) -> tuple[str, ...]:
