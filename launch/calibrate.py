@@ -7,6 +7,7 @@ Several fresh processes each time everything, in turns; the same command again t
 calibration.html, .md and .json. Other libraries are timed where they are installed (torch; on NVIDIA also fla).
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -14,7 +15,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 
 from absl import flags
 from etils import epath
@@ -132,7 +132,7 @@ def time_everything(families: list[str], shapes: list[tuple[int, int, int]]) -> 
         for batch, length, width in shapes or (CPU_SHAPES if platform == "cpu" else ACCELERATOR_SHAPES)[family]:
             head_size = math.gcd(width, HEAD_SIZE.get(platform, 128))
             one = benchmark.Benchmark(family, batch, length, width, head_size, dtype)
-            if _key(one.facts) in done:
+            if _key(dataclasses.asdict(one)) in done:
                 continue
             shared = {"phase": "benchmark", "chosen": benchmark.chosen(one), **conditions}
             # Together, at the end: a benchmark that was cut off is timed anew.
@@ -149,12 +149,9 @@ def _key(row: Row) -> tuple:
 
 
 def rows(out: epath.Path) -> list[Row]:
-    return list(_all_rows(out))
-
-
-def _all_rows(out: epath.Path) -> Iterator[Row]:
-    for path in sorted(out.glob("process-*.jsonl")):
-        yield from Record(out, path.name.removesuffix(".jsonl")).rows()
+    """The rows of all processes."""
+    records = [Record(out, path.name.removesuffix(".jsonl")) for path in sorted(out.glob("process-*.jsonl"))]
+    return [row for record in records for row in record.rows()]
 
 
 def report(out: epath.Path) -> epath.Path:

@@ -23,7 +23,7 @@ from suite.counting import flops
 from suite.job import Job
 from suite.model import backbone, matching
 from suite.ops import implementations
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.tasks import Batch
 from suite.training import clock
 from suite.training.programs import Programs
@@ -66,7 +66,7 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What is computed: a family at (batch, length, width).
+    """An operation, a layer or a training step, by its family, and its sizes (batch, length, width).
 
     Operations and `lstm_heads` have heads of `head_size` channels, the other layers have one.
     """
@@ -83,10 +83,6 @@ class Benchmark:
             raise ValueError(f"family {self.family!r} is not known; wanted one of {', '.join(FAMILIES)}")
         if self.family not in LAYERS and self.width % self.head_size:
             raise ValueError(f"width {self.width} is not a multiple of the head size {self.head_size}")
-
-    @property
-    def facts(self) -> Row:
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,24 +104,25 @@ def run(benchmark: Benchmark, rounds: int) -> Iterator[Row]:
     """
     ready: dict[str, Contender] = {}
     rows: dict[str, Row] = {}
+    shared = dataclasses.asdict(benchmark)
     wanted: Gradients | None = None
     for name, make in _contenders(benchmark):
         try:
             contender = make()
             value = contender.call()
             if contender.gradients is not None:
-                found = contender.gradients()
-                wanted = found if wanted is None else wanted
-                _check_gradients(found, wanted, CLOSE[benchmark.dtype])
+                gradients = contender.gradients()
+                wanted = gradients if wanted is None else wanted
+                _check_gradients(gradients, wanted, CLOSE[benchmark.dtype])
         except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError, ModuleNotFoundError) as error:
             outcome = "missing" if isinstance(error, ModuleNotFoundError) else "refused"
-            yield {**benchmark.facts, "contender": name, "outcome": outcome, "error": str(error)[:300]}
+            yield {**shared, "contender": name, "outcome": outcome, "error": str(error)[:300]}
             continue
         ready[name], rows[name] = contender, {**contender.conditions, "value": value}
     timed = clock.time_turns({name: contender.call for name, contender in ready.items()}, warmup=WARMUP, rounds=rounds)
     for name, seconds in timed.items():
         last = {"last_value": ready[name].call()} if benchmark.family in TRAININGS else {}
-        yield {**benchmark.facts, "contender": name, "seconds": seconds, **rows[name], **last, "outcome": "ok"}
+        yield {**shared, "contender": name, "seconds": seconds, **rows[name], **last, "outcome": "ok"}
 
 
 def _check_gradients(gradients: Gradients, wanted: Gradients, close: float) -> None:
@@ -147,21 +144,14 @@ def _contenders(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], Conten
         return
     work = (_operation if benchmark.family in OPERATIONS else _layer)(benchmark)
     for implementation in _implementations(benchmark.family):
-        if implementation == "chunked":
-            for tokens in (tokens for tokens in CHUNKS if tokens < 2 * benchmark.length):
-                yield (
-                    f"{implementation} {tokens}",
-                    functools.partial(_gradient, benchmark, work, implementation, tokens),
-                )
-        else:
-            yield implementation, functools.partial(_gradient, benchmark, work, implementation)
+        chunks = [tokens for tokens in CHUNKS if tokens < 2 * benchmark.length] if implementation == "chunked" else [0]
+        for tokens in chunks:
+            name = f"{implementation} {tokens}" if tokens else implementation
+            yield name, functools.partial(_gradient, benchmark, work, implementation, tokens)
     for name, module in BASELINES.items():
         if benchmark.family in module.GRADIENTS:
-            make = module.GRADIENTS[benchmark.family]
-            yield (
-                name,
-                functools.partial(_gradient_of_baseline, module, make, work.arrays, work.inputs, benchmark.dtype),
-            )
+            make = functools.partial(module.GRADIENTS[benchmark.family], work.arrays, work.inputs, benchmark.dtype)
+            yield name, functools.partial(_of_baseline, module, make)
 
 
 def _implementations(family: str) -> list[str]:
@@ -187,22 +177,16 @@ def chosen(benchmark: Benchmark) -> str:
     return implementation + chunk
 
 
-def _gradient_of_baseline(module: Any, make: Callable[..., tuple[Call, Callable]], *args: Any) -> Contender:
-    version = _version(module)
-    call, gradients = make(*args)
-    return Contender(call, version, gradients)
+def _of_baseline(module: Any, make: Callable[[], tuple[Any, ...]]) -> Contender:
+    """The call that a baseline makes and, of an operation, its gradients.
 
-
-def _training_of_baseline(module: Any, make: Callable[..., Call], *args: Any) -> Contender:
-    version = _version(module)
-    return Contender(make(*args), version)
-
-
-def _version(module: Any) -> Row:
-    """The version of a baseline's library; ModuleNotFoundError where it is not installed."""
+    ModuleNotFoundError where the baseline's library is not installed.
+    """
     if importlib.util.find_spec(module.PACKAGE) is None:
         raise ModuleNotFoundError(f"{module.PACKAGE} is not installed")
-    return {"version": importlib.import_module(module.PACKAGE).__version__}
+    version = importlib.import_module(module.PACKAGE).__version__
+    call, *gradients = make()
+    return Contender(call, {"version": version}, *gradients)
 
 
 def _gradient(benchmark: Benchmark, work: Work, implementation: str, chunk: int = 0) -> Contender:
@@ -261,11 +245,8 @@ def _layer(benchmark: Benchmark) -> Work:
 
     def compute(implementation: str) -> Callable[..., jax.Array]:
         def apply(arrays: Mapping[str, jax.Array], x_BTD: jax.Array) -> jax.Array:
-            like = eqx.filter_eval_shape(
-                lambda: module.Mixer(
-                    benchmark.width, key=jax.random.key(0), **{**knobs, "implementation": implementation}
-                )
-            )
+            changed = {**knobs, "implementation": implementation}
+            like = eqx.filter_eval_shape(lambda: module.Mixer(benchmark.width, key=jax.random.key(0), **changed))
             names = list(arrays)
             mixer = eqx.tree_at(lambda mixer: [getattr(mixer, name) for name in names], like, list(arrays.values()))
             return mixer(x_BTD)
@@ -354,7 +335,7 @@ def _trainings(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[], Contend
         if TRAININGS[benchmark.family] in module.TRAININGS:
             train = module.TRAININGS[TRAININGS[benchmark.family]]
             weights = _weights(programs.start(job).params)
-            yield name, functools.partial(_training_of_baseline, module, train, weights, tokens_BS, job)
+            yield name, functools.partial(_of_baseline, module, lambda t=train, w=weights: (t(w, tokens_BS, job),))
 
 
 def _weights(params: Any) -> dict[str, np.ndarray]:

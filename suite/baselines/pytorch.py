@@ -3,6 +3,7 @@
 Not compiled by torch.compile: that wants a C++ compiler, which those who time on their laptop need not have.
 """
 
+import functools
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -34,9 +35,11 @@ def _tensor(array: np.ndarray, dtype: str = "float32") -> Any:
     return torch.tensor(np.array(array)).to(_device(torch), getattr(torch, dtype))
 
 
-def _recurrent(layer: Any, arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
+def _recurrent(name: str, arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
     """Value and gradient of a layer of torch.nn with our weights; its second bias is 0 unless ours has one."""
     torch = _torch()
+    width = inputs[0].shape[-1]
+    layer = getattr(torch.nn, name)(width, width, batch_first=True)
     _set_recurrent(layer, arrays)
     layer.to(_device(torch), getattr(torch, dtype))
     x_BTD, weigh_BTD = (_tensor(array, dtype) for array in inputs)
@@ -94,21 +97,6 @@ def _done(value: Any) -> float:
     if value.is_cuda:
         importlib.import_module("torch").cuda.synchronize()
     return value.item()
-
-
-def lstm(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
-    width = inputs[0].shape[-1]
-    return _recurrent(_torch().nn.LSTM(width, width, batch_first=True), arrays, inputs, dtype)
-
-
-def gru(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
-    width = inputs[0].shape[-1]
-    return _recurrent(_torch().nn.GRU(width, width, batch_first=True), arrays, inputs, dtype)
-
-
-def elman(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
-    width = inputs[0].shape[-1]
-    return _recurrent(_torch().nn.RNN(width, width, batch_first=True), arrays, inputs, dtype)
 
 
 def attention(arrays: Arrays, inputs: list[np.ndarray], dtype: str) -> Gradients:
@@ -216,11 +204,11 @@ def train_attention(weights: Arrays, tokens_BS: np.ndarray, job: Job) -> Call:
         return torch.cat([first * cos_TK - second * sin_TK, second * cos_TK + first * sin_TK], dim=-1)
 
     class Attention(torch.nn.Module):
-        def __init__(self, own: Arrays, linear: Callable):
+        def __init__(self, block: Arrays, linear: Callable):
             super().__init__()
             names = ("query_DF", "key_DF", "value_DF", "out_FD")
-            self.query, self.key, self.value, self.out = (linear(own[name]) for name in names)
-            half = own["query_DF"].shape[1] // heads // 2
+            self.query, self.key, self.value, self.out = (linear(block[name]) for name in names)
+            half = block["query_DF"].shape[1] // heads // 2
             angle_TK = torch.arange(job.length)[:, None] * 10_000.0 ** (-torch.arange(half) / half)
             self.register_buffer("cos_TK", angle_TK.cos())
             self.register_buffer("sin_TK", angle_TK.sin())
@@ -241,12 +229,12 @@ def train_lstm(weights: Arrays, tokens_BS: np.ndarray, job: Job) -> Call:
     torch = _torch()
 
     class Recurrent(torch.nn.Module):
-        def __init__(self, own: Arrays, linear: Callable):
+        def __init__(self, block: Arrays, linear: Callable):
             super().__init__()
             del linear
-            width = own["bias_G"].shape[0] // 4
+            width = block["bias_G"].shape[0] // 4
             self.layer = torch.nn.LSTM(width, width, batch_first=True)
-            _set_recurrent(self.layer, own)
+            _set_recurrent(self.layer, block)
             self.layer.bias_hh_l0.requires_grad_(requires_grad=False)
 
         def forward(self, x_BTD: Any) -> Any:
@@ -255,5 +243,11 @@ def train_lstm(weights: Arrays, tokens_BS: np.ndarray, job: Job) -> Call:
     return _train(Recurrent, weights, tokens_BS, job)
 
 
-GRADIENTS = {"lstm": lstm, "gru": gru, "elman": elman, "attention": attention}
+GRADIENTS = {
+    **{
+        mixer: functools.partial(_recurrent, name)
+        for mixer, name in {"lstm": "LSTM", "gru": "GRU", "elman": "RNN"}.items()
+    },
+    "attention": attention,
+}
 TRAININGS = {"attention": train_attention, "lstm": train_lstm}

@@ -79,11 +79,13 @@ class Programs:
 
     @functools.cached_property
     def evaluate(self) -> Any:
-        return steps.make_evaluate(self.static, self.mesh)
+        """(params, Batch) -> the sums of the batch."""
+        return steps.make_evaluate(self.static, self.mesh, steps.sums)
 
     @functools.cached_property
     def answers(self) -> Any:
-        return steps.make_answers(self.static, self.mesh)
+        """(params, Batch) -> nats and correctness of every target, (B, T) each."""
+        return steps.make_evaluate(self.static, self.mesh, lambda nats_BT, correct_BT, batch: (nats_BT, correct_BT))
 
 
 def of_job(job: Job, mesh: Mesh, vocab: int) -> Programs:

@@ -110,44 +110,35 @@ def make_step(
     return step
 
 
-def make_evaluate(static: Model, mesh: Mesh) -> Callable[[Model, Batch], Metrics]:
-    """Sums over a batch: nats, correct and weights, each weighted as the batch says; the same at final positions."""
+def make_evaluate(static: Model, mesh: Mesh, of_targets: Callable[[Array, Array, Batch], Any]) -> Callable[..., Any]:
+    """`of_targets(nats_BT, correct_BT, batch)` of the targets of a batch, whole on every device.
+
+    Each device computes the nats and the correctness of its own examples.
+    """
     whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
-
-    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
-    def evaluate(params: Model, batch: Batch) -> Metrics:
-        nats_BT, correct_BT = _answers(static, params, batch, mesh)
-        final_BT = final_targets(batch.weights_BT)
-        return {
-            "nats": jnp.sum(nats_BT * batch.weights_BT),
-            "correct": jnp.sum(correct_BT * batch.weights_BT),
-            "weights": jnp.sum(batch.weights_BT),
-            "final_correct": jnp.sum(correct_BT * final_BT),
-            "finals": jnp.sum(final_BT),
-        }
-
-    return evaluate
-
-
-def make_answers(static: Model, mesh: Mesh) -> Callable[[Model, Batch], tuple[Array, Array]]:
-    """Nats and correctness of every target of a batch, (B, T) each, whole on every device."""
-    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
-
-    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
-    def answers(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-        return _answers(static, params, batch, mesh)
-
-    return answers
-
-
-def _answers(static: Model, params: Model, batch: Batch, mesh: Mesh) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """As make_answers; each device computes those of its own examples."""
 
     def of_device(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
         return answer(eqx.combine(params, static), batch)
 
-    with meshes.ambient(mesh):
-        return meshes.sharded(of_device, (None, 0), 0)(params, batch)
+    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
+    def evaluate(params: Model, batch: Batch) -> Any:
+        with meshes.ambient(mesh):
+            nats_BT, correct_BT = meshes.sharded(of_device, (None, 0), 0)(params, batch)
+        return of_targets(nats_BT, correct_BT, batch)
+
+    return evaluate
+
+
+def sums(nats_BT: Float[Array, "B T"], correct_BT: Float[Array, "B T"], batch: Batch) -> Metrics:
+    """Sums over a batch: nats, correct and weights, each weighted as the batch says; the same at final positions."""
+    final_BT = final_targets(batch.weights_BT)
+    return {
+        "nats": jnp.sum(nats_BT * batch.weights_BT),
+        "correct": jnp.sum(correct_BT * batch.weights_BT),
+        "weights": jnp.sum(batch.weights_BT),
+        "final_correct": jnp.sum(correct_BT * final_BT),
+        "finals": jnp.sum(final_BT),
+    }
 
 
 def _add_up(
