@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 
 import launch
-from suite import parts
+from suite import files, parts
 from suite.sweep import exit_codes, provenance, startup, store
 from suite.sweep.record import Record, Row
 
@@ -157,7 +157,7 @@ def rows(out: epath.Path) -> list[Row]:
 def report(out: epath.Path) -> epath.Path:
     from suite.report import calibration  # here, not above: --help answers at once
 
-    store.write(out / "environment.json", json.dumps(provenance.environment(), indent=1) + "\n")
+    files.write(out / "environment.json", json.dumps(provenance.environment(), indent=1) + "\n")
     command = shlex.join(["python", "-m", "launch.calibrate", *sys.argv[1:]])
     return calibration.write(rows(out), provenance.environment(), command, out)
 

@@ -21,8 +21,8 @@ from etils import epath
 
 import launch
 from launch import job as worker
+from suite import files, learning_rates, parts
 from suite import job as jobs
-from suite import learning_rates, parts
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale
 from suite.sweep import exit_codes, rendezvous, status, store
@@ -92,7 +92,7 @@ def main() -> int:
         return 0
     out = epath.Path(worker.OUT.value)
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
-    store.write(out / "compare.flags", "\n".join(given) + "\n")
+    files.write(out / "compare.flags", "\n".join(given) + "\n")
     return Comparison(
         plan,
         options,

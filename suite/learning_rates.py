@@ -18,7 +18,7 @@ from suite.files import Damaged
 from suite.job import Cell, Job
 from suite.judging import alike
 from suite.sweep import store
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 TABLE = pathlib.Path(__file__).parent / "learning_rates.csv"
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # steps of half a decade

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from suite import learning_rates, parts
 from suite.job import Cell, Job
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 Changes = Mapping[str, int | str | float]  # fields of a job and their values
 

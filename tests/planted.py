@@ -10,7 +10,7 @@ from typing import Any
 from suite import claims, parts
 from suite.claims import ATTENTION, LSTM, Finding
 from suite.job import Cell, Job
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 GPU = {"platform": "gpu", "place": "some-gpu", "device_kind": "Some GPU", "n_devices": 1}
 PARAMS = 30  # times the width squared

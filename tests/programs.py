@@ -97,7 +97,7 @@ def rows_of(out: pathlib.Path) -> list[dict]:
 
 def final_of(out: pathlib.Path) -> list[np.ndarray]:
     """The trained parameters of the one job there."""
-    [(job, run)] = store.all_runs(out)
+    [(job, run)] = store.survey(out).runs
     return final_of_run(job, run)
 
 

@@ -175,7 +175,7 @@ def found_in(out: pathlib.Path) -> dict[str, list]:
         if not row["placed"]:
             kept = {key: value for key, value in row.items() if key not in dropped}
             found[f"{row['run_id']}/{row['measure']}"].append(kept)
-    for job, run in store.all_runs(out):
+    for job, run in store.survey(out).runs:
         if (run / "final").exists():
             found[f"{job.id}/final"] = [array.tobytes() for array in programs.final_of_run(job, run)]
     return found

@@ -11,8 +11,7 @@ from etils import epath
 
 from suite import benchmark
 from suite.report import calibration
-from suite.sweep import store
-from suite.sweep.record import Record
+from suite.sweep.record import Record, Row
 
 SMALL = ["--shapes=2x16x32", "--processes=2", "--rounds=1"]
 TORCH = importlib.util.find_spec("torch") is not None
@@ -87,7 +86,7 @@ def test_products_are_those_of_the_loops() -> None:
     assert flops["attention"] == 3 * 2 * 2 * (24 * 25 // 2) * 2 * 32
 
 
-def contest_row(contender: str, process: int, seconds: list[float], **facts) -> store.Row:
+def contest_row(contender: str, process: int, seconds: list[float], **facts) -> Row:
     shape = {"family": "lstm", "batch": 1, "length": 2, "width": 4, "head_size": 2, "dtype": "float32"}
     where = {"phase": "benchmark", "process": process, "graphs": False, "platform": "cpu", "chosen": "factors"}
     return shape | where | {"contender": contender, "seconds": seconds, "value": 1.0, "outcome": "ok"} | facts

@@ -16,7 +16,7 @@ from suite.claims import ATTENTION, Finding
 from suite.job import Cell
 from suite.judging import rule
 from suite.scale import PAIR, SCALES, Scale, claim_cells
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 CLAIMS = parts.names("suite.claims")
 ROUNDS = 10

@@ -14,7 +14,8 @@ from suite.job import Job
 from suite.judging import isoflop, trials
 from suite.judging.statistics import fisher, holm
 from suite.scale import SCALES
-from suite.sweep.store import Row, job_of
+from suite.sweep.record import Row
+from suite.sweep.store import job_of
 
 QUICK = SCALES["quick"]
 SIZES = state_tracking.SIZES["quick"]

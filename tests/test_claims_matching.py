@@ -10,7 +10,7 @@ from suite.claims import Finding
 from suite.model import backbone, matching
 from suite.scale import SCALES, Scale, claim_cells
 from suite.sweep import schedule
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 CLAIMS = parts.names("suite.claims")
 VOCAB = 256

@@ -16,7 +16,7 @@ from suite.claims.inference_memory import SHARED
 from suite.job import Job
 from suite.judging.statistics import bootstrap, percentile_interval
 from suite.scale import SCALES
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 PLACE = {"platform": "cpu", "place": "some-cpu", "device_kind": "Some CPU", "n_devices": 1}
 JOB = Job(width=64, depth=2, length=1024, batch=2)

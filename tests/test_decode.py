@@ -13,7 +13,7 @@ from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import decode
 from suite.model import backbone, matching
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training import rig
 
 # Without residuals: with them an untrained model of tied embeddings repeats its last token, whatever the context.

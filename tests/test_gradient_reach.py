@@ -25,8 +25,7 @@ from suite.model import backbone
 from suite.ops import linear, precision
 from suite.scale import SCALES
 from suite.sweep import store
-from suite.sweep.record import Record
-from suite.sweep.store import Row
+from suite.sweep.record import Record, Row
 from suite.training import rig
 
 WIDTH, BATCH, LENGTH = 32, 2, 12

@@ -10,7 +10,7 @@ from suite.claims import parallelism, path_length
 from suite.job import Job
 from suite.judging import trials
 from suite.measures import step_time
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training import rig
 
 ATTENTION, LSTM = "attention", "lstm"

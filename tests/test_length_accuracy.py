@@ -9,8 +9,7 @@ from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import learning, length_accuracy
 from suite.sweep import store
-from suite.sweep.record import Record
-from suite.sweep.store import Row
+from suite.sweep.record import Record, Row
 from suite.training import rig
 
 JOB = Job(mixer="lstm", task="parity", width=16, depth=1, length=8, batch=16, steps=40, learning_rate=1e-2)

@@ -13,7 +13,7 @@ from suite import declarations, parts, report
 from suite.job import Job
 from suite.report import records, results
 from suite.sweep import exit_codes, store
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 NAMES = parts.names("suite.measures")
 NOT_PLACED = [name for name in NAMES if not parts.constant("suite.measures", name, "PLACED")]

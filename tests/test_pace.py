@@ -8,7 +8,7 @@ import pytest
 from suite.job import Cell, Job
 from suite.judging import pace
 from suite.scale import SCALES, Scale
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 ARMS = ("attention:heads=6",)
 SCALE = dataclasses.replace(

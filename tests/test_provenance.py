@@ -14,7 +14,7 @@ from suite import parts, user_files
 from suite.job import Cell, Job
 from suite.measures import learning
 from suite.sweep import provenance, store
-from suite.sweep.record import Record
+from suite.sweep.record import Record, Row
 from suite.training import rig
 
 # An LSTM by another name, and a task whose data lie in a file.
@@ -62,7 +62,7 @@ def job(**changes: object) -> Job:
     return base.replace(**{"validate_every": 4, "validation_examples": 8, "test_examples": 8, **changes})
 
 
-def training(out: pathlib.Path, devices: list) -> Generator[store.Row, None, None]:
+def training(out: pathlib.Path, devices: list) -> Generator[Row, None, None]:
     """The rows of a training, as they are written, from wherever it goes on."""
     run = store.open_run(out, job())
     built = rig.build(job(), meshes.make(devices=devices[:1]), run=run, data_dir=".")
@@ -127,7 +127,7 @@ def test_what_is_half_trained_goes_on_with_more_devices_or_dumps(
     assert not capsys.readouterr().err
 
 
-def done(out: pathlib.Path, devices: list) -> list[store.Row]:
+def done(out: pathlib.Path, devices: list) -> list[Row]:
     for _ in training(out, devices):
         pass
     Record(store.run_path(out, job()), learning.STEM).mark_done()

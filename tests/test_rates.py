@@ -12,7 +12,7 @@ from suite.job import Job
 from suite.learning_rates import GRID, SEEDS, Choice, Curve
 from suite.report import calibration
 from suite.scale import SCALES
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 JOB = Job(mixer="lstm", match_to="attention", task="parity", width=32, length=40, batch=32, steps=500)
 TEXT = JOB.replace(task="text", length=512)

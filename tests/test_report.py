@@ -22,8 +22,7 @@ from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Nu
 from suite.job import Job
 from suite.report import diff, fairness, figures, page, records, results, trainings, utilisation, verdicts
 from suite.sweep import store
-from suite.sweep.record import Record, stem, stem_of
-from suite.sweep.store import Row
+from suite.sweep.record import Record, Row, stem, stem_of
 
 GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "n_devices": 1, "place": "nvidia-h200-data1"}
 CPU = {"platform": "cpu", "device_kind": "Some CPU", "n_devices": 1, "place": "some-cpu-2-cores-data1"}

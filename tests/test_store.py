@@ -15,8 +15,7 @@ from etils import epath
 from suite import files
 from suite.job import Cell, Job
 from suite.sweep import provenance, store
-from suite.sweep.record import Record, stem
-from suite.sweep.store import Row
+from suite.sweep.record import Record, Row, stem
 
 
 @pytest.fixture
@@ -102,7 +101,7 @@ def test_a_job_that_changed_under_its_name_is_shown_as_a_difference(run: epath.P
 def test_a_field_that_an_older_version_had_not_is_at_its_default(run: epath.Path, tmp_path: pathlib.Path):
     write_job(run, remat=None, short_conv=None)
     assert store.open_run(tmp_path, Job()) == run
-    assert [(job, job.id) for job, _ in store.all_runs(tmp_path)] == [(Job(), run.name)]
+    assert [(job, job.id) for job, _ in store.survey(tmp_path).runs] == [(Job(), run.name)]
 
 
 def test_a_field_of_a_newer_version_is_refused_by_name(run: epath.Path, tmp_path: pathlib.Path):
@@ -116,7 +115,7 @@ def test_a_field_of_a_newer_version_is_refused_by_name(run: epath.Path, tmp_path
 
 def test_a_write_that_fails_leaves_the_old_text(run: epath.Path, monkeypatch: pytest.MonkeyPatch):
     path = run / "env.json"
-    store.write(path, "old")
+    files.write(path, "old")
 
     def fail(source: str, target: str) -> None:
         assert pathlib.Path(source).read_text() == "new"
@@ -125,10 +124,10 @@ def test_a_write_that_fails_leaves_the_old_text(run: epath.Path, monkeypatch: py
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
-        store.write(path, "new")
+        files.write(path, "new")
     assert path.read_text() == "old"
     monkeypatch.undo()
-    store.write(path, "new")
+    files.write(path, "new")
     assert path.read_text() == "new"
 
 
@@ -163,14 +162,14 @@ def test_all_rows_reads_every_kind(run: epath.Path):
     assert [row["kind"] for row in store.all_rows(run)] == ["size", "step_time@here", "step_time@here.1"]
 
 
-def test_all_runs_finds_every_job(tmp_path: pathlib.Path):
+def test_a_survey_finds_every_job(tmp_path: pathlib.Path):
     jobs = [Job(mixer="lstm"), Job(mixer="attention")]
     runs = [store.open_run(tmp_path, job) for job in jobs]
     (tmp_path / "runs" / "half-made").mkdir()
-    assert {job.id: run for job, run in store.all_runs(tmp_path)} == dict(
+    assert {job.id: run for job, run in store.survey(tmp_path).runs} == dict(
         zip((job.id for job in jobs), runs, strict=True)
     )
-    assert list(store.all_runs(tmp_path / "nothing")) == []
+    assert store.survey(tmp_path / "nothing").runs == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: pathlib.Path):
@@ -358,7 +357,7 @@ def test_what_is_no_run_is_no_run(done: pathlib.Path, tmp_path: pathlib.Path):
     (tmp_path / "runs" / "empty").mkdir()
     found = store.survey(tmp_path)
     assert len(found.rows) == len(store.all_rows(epath.Path(done))) == 5
-    assert len(found.runs) == len(list(store.all_runs(tmp_path))) == 1
+    assert len(found.runs) == len(store.survey(tmp_path).runs) == 1
     assert not found.problems
 
 
@@ -442,7 +441,7 @@ def test_a_drop_of_objects_that_is_cut_short_loses_nothing_that_is_wanted(as_obj
     for step in range(6):
         Record(run, "learning").append({"step": step})
 
-    def wanted(row: store.Row) -> bool:
+    def wanted(row: Row) -> bool:
         if row["step"] == 4 and len(list((run / "learning.jsonl.d").iterdir())) < 6:
             raise InterruptedError
         return row["step"] < 3

@@ -38,7 +38,7 @@ def test_it_is_reported_whole(out: pathlib.Path) -> None:
 
 
 def test_it_is_resumed_and_what_is_done_stays(out: pathlib.Path) -> None:
-    [(job, run)] = store.all_runs(out)
+    [(job, run)] = store.survey(out).runs
     before = (run / "size.jsonl").read_bytes()
     assert run_here(out, job, "learning", "size") == exit_codes.DONE
     assert (run / "size.jsonl").read_bytes() == before

@@ -12,8 +12,7 @@ from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import learning, truncated_context
 from suite.sweep import store
-from suite.sweep.record import Record
-from suite.sweep.store import Row
+from suite.sweep.record import Record, Row
 from suite.training import rig
 from suite.training import step as steps
 

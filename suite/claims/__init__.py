@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from suite.parts import Value
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 VERDICTS = ("holds", "fails", "undecided", "untested")
 # The textbook's order.

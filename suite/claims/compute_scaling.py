@@ -14,7 +14,8 @@ from suite.judging import isoflop
 from suite.judging.isoflop import TRAINING, Curve, Optimum, Prediction
 from suite.judging.statistics import Interval, contrast, difference, fieller
 from suite.scale import INSTALLATION, Changes, Scale, width_unit
-from suite.sweep.store import Row, job_of
+from suite.sweep.record import Row
+from suite.sweep.store import job_of
 
 QUESTION = "Does more compute lower attention's loss predictably, and the LSTM's less and less?"
 TEXTBOOK = (

@@ -27,7 +27,7 @@ from suite.job import Cell
 from suite.judging import alike
 from suite.judging.statistics import Interval, bootstrap, percentile_interval
 from suite.scale import INSTALLATION, Scale
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 QUESTION = "Does attention use a longer context than an LSTM that was trained as long?"
 TEXTBOOK = (

@@ -25,7 +25,7 @@ from suite.claims import (
 from suite.job import Cell
 from suite.judging.statistics import Interval, t_interval
 from suite.scale import INSTALLATION, Scale
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 QUESTION = "Does the gradient vanish or explode over a thousand recurrent steps, and is it stable in attention?"
 TEXTBOOK = (

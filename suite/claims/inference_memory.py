@@ -25,7 +25,7 @@ from suite.claims import (
 from suite.job import Cell
 from suite.judging.statistics import ratio_interval, t_interval
 from suite.scale import Scale
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 QUESTION = "Is a recurrent state of one size while attention's cache grows with the context?"
 TEXTBOOK = (

@@ -11,7 +11,8 @@ from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Poin
 from suite.job import Cell
 from suite.judging.statistics import crossings, ratio_interval, slope, t_interval
 from suite.scale import INSTALLATION, Scale
-from suite.sweep.store import Row, of_cell
+from suite.sweep.record import Row
+from suite.sweep.store import of_cell
 
 QUESTION = "Does attention train faster than recurrence, and is parallelism over time the cause?"
 TEXTBOOK = (

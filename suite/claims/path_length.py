@@ -11,7 +11,7 @@ from suite.judging import trials
 from suite.judging.statistics import fisher, holm
 from suite.judging.trials import Trials
 from suite.scale import FEW, INSTALLATION, Changes, Scale
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 QUESTION = "Does attention learn what lies far back where the LSTM does not, and is the shorter path there?"
 TEXTBOOK = (

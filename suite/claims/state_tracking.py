@@ -12,7 +12,7 @@ from suite.judging import trials
 from suite.judging.statistics import fisher, holm
 from suite.judging.trials import Trials
 from suite.scale import FEW, INSTALLATION, Changes, Scale
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 QUESTION = "Does the LSTM follow a state through a sequence where attention does not?"
 TEXTBOOK = (

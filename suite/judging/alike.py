@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from suite.job import Job
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 ARM = ("mixer", "match", "match_to", "own_width")  # the arm, and what it is matched to
 TRIAL = ("learning_rate", "seed")  # the training of an arm

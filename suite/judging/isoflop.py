@@ -16,7 +16,7 @@ import numpy as np
 from suite import learning_rates, parts
 from suite.judging import alike
 from suite.judging.statistics import Estimate, Interval, contrast, t_quantile
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 NEAR = 1.5  # budgets lie at least a factor of two apart
 SIZED = (*alike.MODEL, "length")  # what FLOPs follow from

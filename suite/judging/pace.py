@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from suite.job import Cell, Job
 from suite.scale import Scale, width_unit
-from suite.sweep.store import Row, of_cell
+from suite.sweep.record import Row
+from suite.sweep.store import of_cell
 
 CLOSE = 0.05  # a step time so near to the reference's is good enough
 LOOKS = 6

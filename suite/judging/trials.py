@@ -10,7 +10,7 @@ import numpy as np
 from suite import learning_rates, parts
 from suite.job import Cell, Job
 from suite.judging.statistics import Interval
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 SOLVED = 0.9  # accuracy at the final position
 SHOWN = (0.5, 0.9, 0.99)

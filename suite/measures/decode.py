@@ -15,7 +15,7 @@ from suite import contract, parts
 from suite.job import Job
 from suite.model import backbone, matching
 from suite.model.backbone import Model
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training import clock
 from suite.training.rig import Rig
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from suite.job import Job
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training import rig as rigs
 from suite.training.rig import Rig
 

@@ -12,7 +12,7 @@ from suite import contract
 from suite.counting import paths
 from suite.job import Job
 from suite.model.backbone import Model
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training.rig import Rig
 
 NEEDS = ()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training import clock
 from suite.training.rig import Rig
 

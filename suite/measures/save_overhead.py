@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training import checkpoint, clock
 from suite.training.rig import Rig
 

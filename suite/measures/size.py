@@ -11,7 +11,7 @@ from suite.counting import flops
 from suite.job import Job
 from suite.model import backbone, matching
 from suite.ops import implementations
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training.rig import Rig
 
 NEEDS = ()

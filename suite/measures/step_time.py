@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from suite.sweep import processes
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training import clock
 from suite.training.rig import Rig
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from suite.job import Job
 from suite.measures import gradient_reach
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.training.rig import Rig
 
 NEEDS = ("learning",)

@@ -10,7 +10,7 @@ import numpy as np
 
 from suite import mesh as meshes
 from suite.job import Job
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 from suite.tasks import Batch
 from suite.training.rig import Rig
 

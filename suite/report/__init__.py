@@ -8,12 +8,11 @@ from typing import Any
 
 from etils import epath
 
-from suite import parts
+from suite import files, parts
 from suite.report import fairness, page, results, utilisation, verdicts
 from suite.report import trainings as trained
 from suite.report.page import Page
 from suite.report.records import Comparison, Problem, read
-from suite.sweep import store
 
 TITLE = "Where attention beats recurrence, by how much, and why"
 
@@ -53,8 +52,8 @@ def write(
     comparison = read(out, thresholds, more_claims)
     with parts.reading_records(), page.writing(folder):
         report = compose(comparison)
-        store.write(folder / "results.csv", results.text(comparison.every_row))
-        store.write(folder / "report.json", as_json(comparison, report.headline))
+        files.write(folder / "results.csv", results.text(comparison.every_row))
+        files.write(folder / "report.json", as_json(comparison, report.headline))
         return page.write(report, folder, "report")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from suite import hardware, learning_rates, parts
+from suite import files, hardware, learning_rates, parts
 from suite.claims import Figure, Point
 from suite.job import slug
 from suite.judging import alike, statistics
@@ -21,8 +21,7 @@ from suite.judging.statistics import Interval
 from suite.learning_rates import Curve
 from suite.report import figures, page, words
 from suite.report.page import Block, Commands, Heading, Note, Page, Prose, Table, Terms
-from suite.sweep import store
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 BASELINES = ("fla", "pytorch")  # the denominator of the ratios, where one of them took part
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # two sums of the same numbers lie no further apart
@@ -42,7 +41,7 @@ NAMES = {
 def write(rows: Sequence[Row], environment: Row, command: str, out: epath.PathLike) -> epath.Path:
     """Writes our implementations beside each other and beside baselines; returns the path of calibration.html."""
     benchmarks = results(rows)
-    store.write(epath.Path(out) / "calibration.json", json.dumps(benchmarks, indent=1) + "\n")
+    files.write(epath.Path(out) / "calibration.json", json.dumps(benchmarks, indent=1) + "\n")
     machine = words.place({**rows[0], "n_devices": 1} if rows else {}, environment)
     versions = {"jax": rows[0]["jax"], "commit": rows[0]["commit"]} if rows else {}
     versions |= {row["contender"]: str(row["version"]) for row in rows if "version" in row}
@@ -211,7 +210,7 @@ def write_rates(curves: Sequence[Curve], command: str, out: epath.PathLike) -> e
         (curve.choice() for curve in curves),
         key=lambda choice: (choice.task, choice.length, choice.short_conv, choice.arm),
     )
-    store.write(epath.Path(out) / "rates.csv", learning_rates.text(choices))
+    files.write(epath.Path(out) / "rates.csv", learning_rates.text(choices))
     return epath.Path(out) / "rates.csv"
 
 

@@ -11,7 +11,7 @@ from suite.report import words
 from suite.report.page import Block, Commands, Heading, Prose, Table
 from suite.report.records import Comparison
 from suite.report.trainings import Trainings, trainings
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 LARGEST_MISMATCH = 0.05
 FLAG = " (above 5 %)"

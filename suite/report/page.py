@@ -14,8 +14,8 @@ from typing import Any
 
 from etils import epath
 
+from suite import files
 from suite.claims import VERDICTS
-from suite.sweep import store
 
 Spec = dict[str, Any]  # of a figure, in Vega-Lite
 Cells = tuple[str, ...]  # of a table's row
@@ -281,9 +281,9 @@ def write(page: Page, out: epath.PathLike, name: str) -> epath.Path:
     if page.charts:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
     for chart in page.charts:
-        store.write(folder / "figures" / f"{chart.name}.png", _png(chart.spec))
-    store.write(folder / f"{name}.md", page.markdown())
-    store.write(folder / f"{name}.html", page.html())
+        files.write(folder / "figures" / f"{chart.name}.png", _png(chart.spec))
+    files.write(folder / f"{name}.md", page.markdown())
+    files.write(folder / f"{name}.html", page.html())
     return folder / f"{name}.html"
 
 

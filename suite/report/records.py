@@ -199,20 +199,20 @@ def _settings(out: epath.Path) -> tuple[Row, list[Problem]]:
     try:
         settings = _read_json(path, COMPARISON)
         if not all(isinstance(text, str) for name in ("arms", "claims", "command") for text in settings[name]):
-            raise store.Damaged(path, "its lists are not of texts")
+            raise files.Damaged(path, "its lists are not of texts")
         if settings["place"] and not settings["place"].keys() >= set(PLACE):
-            raise store.Damaged(path, f"its place has not all of {', '.join(PLACE)}")
-    except store.Damaged as damaged:
+            raise files.Damaged(path, f"its place has not all of {', '.join(PLACE)}")
+    except files.Damaged as damaged:
         return NO_COMPARISON, [_problem(out, damaged.path, damaged.why)]
     return settings, []
 
 
 def _read_json(path: epath.Path, types: Mapping[str, type | tuple[type, ...]]) -> Row:
     """The fields of a small file of JSON; Damaged where one is missing or of another type than was written."""
-    fields = store.read_json(path, *types)
+    fields = files.read_json(path, *types)
     for name, wanted in types.items():
         if not isinstance(fields[name], wanted):
-            raise store.Damaged(path, f"{name} is a {type(fields[name]).__name__}, not what was written")
+            raise files.Damaged(path, f"{name} is a {type(fields[name]).__name__}, not what was written")
     return fields
 
 
@@ -366,6 +366,6 @@ def _environment(survey: store.Survey, place: Row) -> tuple[Row, list[tuple[epat
     for _, _, path in sorted(dated, key=lambda entry: entry[:2], reverse=True):
         try:
             return _read_json(path, ENVIRONMENT), problems
-        except store.Damaged as damaged:
+        except files.Damaged as damaged:
             problems.append((damaged.path, f"{damaged.why}; left out"))
     return {}, problems

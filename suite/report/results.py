@@ -11,7 +11,7 @@ from suite.report import words
 from suite.report.page import Block, Commands, Heading, Note, Prose, Table
 from suite.report.records import Comparison
 from suite.report.utilisation import Machine, Timing, timings
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 COLUMNS = (
     *("run_id", "arm", "task", "block", "short_conv", "match", "seed", "learning_rate", "params", "flops_per_token"),

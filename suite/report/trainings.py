@@ -14,7 +14,7 @@ from suite.judging import alike, trials
 from suite.report import figures, words
 from suite.report.page import Block, Commands, Heading, Note, Prose, Table
 from suite.report.records import Comparison
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
 # The fields in which two trainings on one task and length may differ and still stand in one table.

@@ -12,7 +12,7 @@ from suite.judging import alike, pace
 from suite.report import words
 from suite.report.page import Block, Commands, Heading, Prose, Table, Terms
 from suite.report.records import Comparison
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 TRAINING = 3  # a training step does the forward pass and twice as much again backward
 BOTH_WAYS = 2  # the backward pass waits for its own chain, as long as the forward one

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from suite import parts
 from suite.claims import Number
 from suite.parts import Value
-from suite.sweep.store import Row
+from suite.sweep.record import Row
 
 PREFIXES = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9: "n"}
 NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -17,14 +17,14 @@ from typing import Any
 
 from etils import epath
 
-from suite import machine
+from suite import files, machine
 from suite.job import Cell
 from suite.scale import curve_cells
 from suite.sweep import attempts, exit_codes, leases, provenance, rendezvous, schedule, status, store
 from suite.sweep.links import Member
 from suite.sweep.options import Options
 from suite.sweep.progress import Progress
-from suite.sweep.record import Record
+from suite.sweep.record import Record, Row
 from suite.sweep.schedule import Plan
 
 LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
@@ -77,7 +77,7 @@ class Comparison:
             "place": self.place,
         }
         settings["untested"] = self.plan.untested
-        store.write(self.out / "compare.json", json.dumps(settings, indent=1) + "\n")
+        files.write(self.out / "compare.json", json.dumps(settings, indent=1) + "\n")
 
     def run(self) -> int:
         try:
@@ -148,12 +148,12 @@ class Comparison:
         n_before = len(self.wanted)
         self.wanted |= {self.record(cell).name: None for cell in wanted}
         if len(self.wanted) > n_before:
-            store.write(self.out / status.WANTED, "\n".join(self.wanted) + "\n")
+            files.write(self.out / status.WANTED, "\n".join(self.wanted) + "\n")
         left = [cell for cell in wanted if cell not in self.over]
         self.over |= {cell for cell in left if self.record(cell).is_over}
         return [cell for cell in left if cell not in self.over]
 
-    def rows(self) -> list[store.Row]:
+    def rows(self) -> list[Row]:
         """The rows that were measured here, or that do not depend on the place."""
         return store.of_place(store.load(self.out), self.place["place"])
 

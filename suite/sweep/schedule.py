@@ -9,7 +9,7 @@ from suite import declarations, learning_rates, parts
 from suite.job import Cell
 from suite.judging import alike, pace
 from suite.scale import Scale, claim_cells, curve_cells, untested
-from suite.sweep import store
+from suite.sweep.record import Row
 
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
 CHILDREN = 2
@@ -23,7 +23,7 @@ class Plan:
     claims: tuple[str, ...]
     choose_rates: bool = False
 
-    def cells(self, rows: list[store.Row]) -> list[Cell]:
+    def cells(self, rows: list[Row]) -> list[Cell]:
         """The cells of the learning curves and of all claims, each once; or those that choose their learning rates."""
         wanted: dict[Cell, None] = {}
         for matched in self.scales(rows):
@@ -49,7 +49,7 @@ class Plan:
         reasons = {claim: untested(parts.load("suite.claims", claim)[0], self.scale.name) for claim in self.claims}
         return {claim: reason for claim, reason in reasons.items() if reason}
 
-    def scales(self, rows: list[store.Row]) -> list[Scale]:
+    def scales(self, rows: list[Row]) -> list[Scale]:
         """The scale once for each quantity that arms hold equal; rates are chosen under the first."""
         matches = self.scale.matches[:1] if self.choose_rates else self.scale.matches
         scales = [dataclasses.replace(self.scale, match=match) for match in matches]

@@ -184,11 +184,6 @@ def job_of(row: Row) -> Job:
     return Job.from_json(json.dumps(fields | {"width": row["reference_width"]}))
 
 
-def all_runs(root: epath.PathLike) -> Iterator[tuple[Job, epath.Path]]:
-    """Every job that has a directory under `root` which can be read, and that directory."""
-    return ((job, run) for run, job in _runs(root) if isinstance(job, Job))
-
-
 def all_rows(run: epath.Path) -> list[Row]:
     """All rows of a run, of whatever measure."""
     return [row for record in records(run, files.names(run)) for row in record.rows()]

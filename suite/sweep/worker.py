@@ -33,7 +33,7 @@ from suite.sweep import (
     store,
 )
 from suite.sweep.options import Options
-from suite.sweep.record import Record
+from suite.sweep.record import Record, Row
 from suite.sweep.watchdog import Watchdog
 from suite.training import checkpoint, rig
 from suite.training.clock import Stopwatch
@@ -207,7 +207,7 @@ class Worker:
                     if cell not in self.put_off:
                         self.tell("done", cell)
 
-    def measure(self, cell: Cell) -> Iterator[store.Row]:
+    def measure(self, cell: Cell) -> Iterator[Row]:
         """Appends the rows of a cell one by one; what the hardware refuses is a row with its outcome."""
         module, knobs = parts.load("suite.measures", cell.measure)
         if self.is_first:
@@ -249,7 +249,7 @@ class Worker:
             record.keep(lambda row: False)
         files.ensure(run / "env.json", self.environment)
 
-    def append(self, cell: Cell, row: store.Row, conditions: store.Row) -> store.Row:
+    def append(self, cell: Cell, row: Row, conditions: Row) -> Row:
         if self.is_first:
             self.leases.check()
             self.record(cell).append(row | conditions)
@@ -360,7 +360,7 @@ def text_of(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def of_cell(cell: Cell) -> store.Row:
+def of_cell(cell: Cell) -> Row:
     """The fields by which every row of a cell names it."""
     placed = parts.constant("suite.measures", cell.measure, "PLACED")
     return {
