@@ -50,6 +50,14 @@ def test_scaling_by_a_vector_is_no_matrix_product() -> None:
     assert counted == flops.Count(0, 32, 1)
 
 
+def test_a_product_of_constants_is_no_matrix_product() -> None:
+    def add_bias(x_HS: jax.Array, at: jax.Array) -> jax.Array:
+        return x_HS + jnp.asarray([0.5, 0.25], F32)[:, None] * (at - jnp.arange(8)).astype(F32)[None]
+
+    counted = flops.count(add_bias, shape(2, 8), jax.ShapeDtypeStruct((), jnp.int32))
+    assert counted.matmul == 0
+
+
 def test_reductions_are_as_deep_as_a_tree() -> None:
     assert flops.count(jnp.sum, shape(100)).depth == 7
     assert flops.count(lambda x_N: jnp.cumsum(x_N), shape(64)).depth == 6
@@ -99,27 +107,33 @@ BY_HAND = {
     "minlstm": lambda d, t: 2 * 3 * d * d,
     # B and C of complex numbers; the state is times a diagonal.
     "lru": lambda d, t: 2 * 4 * d * d,
-    # N = 4/3 D: two branches and the output, and two gates in four blocks.
-    "rglru": lambda d, t: 2 * (3 * d * n(d) + 2 * n(d) * n(d) // 4),
+    # N = 4/3 D: two branches and the output, and two gates in four blocks; four taps.
+    "rglru": lambda d, t: 2 * (3 * d * n(d) + 2 * n(d) * n(d) // 4 + 4 * n(d)),
+    "rglru:taps=0": lambda d, t: 2 * (3 * d * n(d) + 2 * n(d) * n(d) // 4),
     # Four gates from the input, and from the state in four blocks.
     "slstm": lambda d, t: 2 * (4 * d * d + 4 * d * d // 4),
     # Queries and keys of half the width, values, output gates and output; two gates a head; in each head an outer
     # product into the memory and a product out of it, and the normaliser's product.
     "mlstm": lambda d, t: 2 * (4 * d * d + 2 * 4 * d + 2 * 4 * (d // 8) * (d // 4) + d // 2),
-    # z, x and the output of twice the width, B and C of 64 channels, a step a head; into the state and out of it.
-    "mamba2": lambda d, t: 2 * (3 * 2 * d * d + 2 * 64 * d + 4 * d + 2 * 64 * 2 * d),
+    "mlstm:taps=4": lambda d, t: BY_HAND["mlstm"](d, t) + 2 * 4 * d,
+    # z, x and the output of twice the width, B and C of 64 channels, a step a head; into the state and out of it; four
+    # taps over x, B and C.
+    "mamba2": lambda d, t: 2 * (3 * 2 * d * d + 2 * 64 * d + 4 * d + 2 * 64 * 2 * d + 4 * (2 * d + 2 * 64)),
+    "mamba2:taps=0": lambda d, t: 2 * (3 * 2 * d * d + 2 * 64 * d + 4 * d + 2 * 64 * 2 * d),
     # Queries and keys of half the width, values, output gates and output; decays through 16 channels.
     "gla": lambda d, t: 2 * (4 * d * d + 16 * d + 16 * d // 2 + 2 * 4 * (d // 8) * (d // 4)),
-    # Queries, keys, values and output, beta a head; what is held, the outer product, the read.
-    "deltanet": lambda d, t: 2 * (4 * d * d + 4 * d + 3 * 4 * (d // 4) ** 2),
-    # Queries and keys of 3/4 of the width, values, gates and output of 3/2; beta and decay a head.
-    "gated_deltanet": lambda d, t: 2 * (6 * d * d + 2 * 4 * d + 3 * 4 * (3 * d // 16) * (3 * d // 8)),
+    "gla:taps=2": lambda d, t: BY_HAND["gla"](d, t) + 2 * 2 * (2 * d // 2 + d),
+    # Queries, keys, values and output, beta a head; what is held, the outer product, the read; four taps.
+    "deltanet": lambda d, t: 2 * (4 * d * d + 4 * d + 3 * 4 * (d // 4) ** 2 + 4 * 3 * d),
+    # Queries and keys of 3/4 of the width, values, gates and output of 3/2; beta and decay a head; four taps.
+    "gated_deltanet": lambda d, t: 2 * (6 * d * d + 2 * 4 * d + 3 * 4 * (3 * d // 16) * (3 * d // 8) + 4 * 3 * d),
     # Receptance, key, value and output; decay and replacement through 24 channels at this width and the gate through
     # 48; what is held, two outer products, the read.
     "rwkv7": lambda d, t: 2 * (4 * d * d + 2 * 2 * 24 * d + 2 * 48 * d + 4 * 4 * (d // 4) ** 2),
     "attention": lambda d, t: 2 * 4 * d * d + 4 * d * t,
     "attention:kv_heads=1": lambda d, t: 2 * (2 * d * d + 2 * d * d // 4) + 4 * d * t,
     "attention:window=5": lambda d, t: 2 * 4 * d * d + 4 * d * min(t, 5),
+    "attention:positions=alibi": lambda d, t: 2 * 4 * d * d + 4 * d * t,  # a bias is added, and no product
 }
 
 
@@ -130,6 +144,12 @@ def test_flops_of_a_token_equal_the_count_by_hand(mixer: str) -> None:
     mlp = 2 * 3 * width * (8 * round(width / 3))
     by_hand = depth * (BY_HAND[mixer](width, tokens) + mlp) + 2 * width * vocab
     assert step_count(job, vocab, tokens).matmul == by_hand
+
+
+def test_taps_before_a_mixer_are_products_too() -> None:
+    job = Job(mixer="lstm", width=48, depth=3)
+    with_taps, without = (step_count(job.replace(short_conv=taps), 32, 9).matmul for taps in (4, 0))
+    assert with_taps - without == 3 * 2 * 4 * 48
 
 
 @pytest.mark.parametrize("mixer", [name for name in parts.names("suite.mixers") if name != "attention"])

@@ -117,7 +117,8 @@ def test_convolution_is_a_sum_over_the_last_tokens():
     for at in range(7):
         for tap in range(4):
             wanted_BTD[:, at] += taps_CD[tap] * seen_BSD[:, at + 3 - tap]
-    actual_BTD = convolution.causal(jnp.asarray(x_BTD), jnp.asarray(past_BPD), jnp.asarray(taps_CD))
+    actual_BTD, kept_BPD = convolution.extend(jnp.asarray(x_BTD), jnp.asarray(past_BPD), jnp.asarray(taps_CD))
+    np.testing.assert_array_equal(kept_BPD, x_BTD[:, -3:])
     np.testing.assert_allclose(actual_BTD, wanted_BTD, rtol=0, atol=1e-5)  # four float32 products of size 1
 
 

@@ -61,6 +61,14 @@ def rms(x, epsilon: float = 1e-6):
     return x / np.sqrt(np.mean(x**2) + epsilon)
 
 
+def convolved(weights: dict, x_TF: np.ndarray) -> np.ndarray:
+    """The short convolution with its bias, of a mixer that has them."""
+    taps_CF = next((leaf for name, leaf in weights.items() if name.startswith("taps_C")), np.ones((1, 1)))
+    bias_F = next((leaf for name, leaf in weights.items() if name.startswith("taps_bias")), 0.0)
+    shifted = [np.pad(x_TF, ((tap, 0), (0, 0)))[: len(x_TF)] for tap in range(len(taps_CF))]
+    return sum(tap_F * x_TF for tap_F, x_TF in zip(taps_CF, shifted, strict=True)) + bias_F
+
+
 def whole(blocks_HKG: np.ndarray, gates: int) -> np.ndarray:
     """The matrix with the blocks of each gate on its diagonal, gates side by side."""
     by_gate = np.split(blocks_HKG, gates, axis=2)
@@ -138,8 +146,8 @@ def rglru(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     w_r, w_i = np.split(weights["gate_HKG"], 2, axis=2)
     b_r, b_i = np.split(weights["gate_bias_G"], 2)
     h_N, outputs = np.zeros(w_u.shape[1]), []
-    for x_D in x_TD:
-        u_N, branch_N = x_D @ w_u, x_D @ w_branch
+    for x_D, u_N in zip(x_TD, convolved(weights, x_TD @ w_u), strict=True):
+        branch_N = x_D @ w_branch
         blocks = np.split(u_N, HEADS)
         r_N = sigmoid(np.concatenate([u_K @ w_KK for u_K, w_KK in zip(blocks, w_r, strict=True)]) + b_r)
         i_N = sigmoid(np.concatenate([u_K @ w_KK for u_K, w_KK in zip(blocks, w_i, strict=True)]) + b_i)
@@ -172,8 +180,10 @@ def mlstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     keys = (weights["qkv_DF"].shape[1] - 2 * WIDTH) // 2
     memory, normaliser = [0.0] * HEADS, [0.0] * HEADS
     outputs = []
-    for x_D in x_TD:
-        q_F, k_F, v_F, gate_F = np.split(x_D @ weights["qkv_DF"], np.cumsum([keys, keys, WIDTH]))
+    seen_TD = silu(convolved(weights, x_TD)) if "taps_CE" in weights else x_TD
+    for x_D, seen_D in zip(x_TD, seen_TD, strict=True):
+        q_F, k_F = np.split(seen_D @ weights["qkv_DF"][:, : 2 * keys], 2)
+        v_F, gate_F = np.split(x_D @ weights["qkv_DF"][:, 2 * keys :], 2)
         into_H, forget_H = np.split(x_D @ weights["gate_DG"] + weights["gate_bias_G"], 2)
         y_F = []
         for head in range(HEADS):
@@ -190,9 +200,9 @@ def mlstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def mamba2(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     inner, d_state = 2 * WIDTH, 64
     state, outputs = [0.0] * HEADS, []
-    for x_D in x_TD:
-        z_F, x_F, b_K, c_K = np.split(x_D @ weights["input_DF"], np.cumsum([inner, inner, d_state]))
-        x_F, b_K, c_K = silu(x_F), silu(b_K), silu(c_K)
+    z_TF, u_TF = np.split(x_TD @ weights["input_DF"], [inner], axis=1)
+    for x_D, z_F, u_F in zip(x_TD, z_TF, silu(convolved(weights, u_TF)), strict=True):
+        x_F, b_K, c_K = np.split(u_F, np.cumsum([inner, d_state]))
         step_H = softplus(x_D @ weights["step_DH"] + weights["step_bias_H"])
         y_F = []
         for head, x_P in enumerate(np.split(x_F, HEADS)):
@@ -206,8 +216,10 @@ def mamba2(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def gla(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     keys = WIDTH // 2
     state, outputs = [np.zeros((keys // HEADS, WIDTH // HEADS))] * HEADS, []
-    for x_D in x_TD:
-        q_F, k_F, v_F, gate_F = np.split(x_D @ weights["input_DF"], np.cumsum([keys, keys, WIDTH]))
+    qkv_TF, gate_TF = np.split(x_TD @ weights["input_DF"], [2 * keys + WIDTH], axis=1)
+    qkv_TF = silu(convolved(weights, qkv_TF)) if "taps_CE" in weights else qkv_TF
+    for x_D, qkv_F, gate_F in zip(x_TD, qkv_TF, gate_TF, strict=True):
+        q_F, k_F, v_F = np.split(qkv_F, np.cumsum([keys, keys]))
         alpha_F = sigmoid(x_D @ weights["down_DN"] @ weights["up_NF"] + weights["decay_bias_F"]) ** (1 / 16)
         y_F = []
         for head in range(HEADS):
@@ -221,8 +233,8 @@ def gla(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def deltanet(weights: dict, x_TD: np.ndarray, largest: float = 1.0) -> np.ndarray:
     size = WIDTH // HEADS
     state, outputs = [np.zeros((size, size))] * HEADS, []
-    for x_D in x_TD:
-        q_F, k_F, v_F = np.split(silu(x_D @ weights["input_DF"]), 3)
+    for x_D, qkv_F in zip(x_TD, silu(convolved(weights, x_TD @ weights["input_DF"])), strict=True):
+        q_F, k_F, v_F = np.split(qkv_F, 3)
         beta_H = largest * sigmoid(x_D @ weights["beta_DH"])
         y_F = []
         for head, beta in enumerate(beta_H):
@@ -241,8 +253,8 @@ def reflecting(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def gated_deltanet(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     keys, inner = 3 * WIDTH // 4, 3 * WIDTH // 2
     state, outputs = [np.zeros((inner // HEADS, keys // HEADS))] * HEADS, []
-    for x_D in x_TD:
-        q_F, k_F, v_F = np.split(silu(x_D @ weights["input_DF"]), np.cumsum([keys, keys]))
+    for x_D, qkv_F in zip(x_TD, silu(convolved(weights, x_TD @ weights["input_DF"])), strict=True):
+        q_F, k_F, v_F = np.split(qkv_F, np.cumsum([keys, keys]))
         beta_H = sigmoid(x_D @ weights["beta_DH"])
         step_H = softplus(x_D @ weights["step_DH"] + weights["step_bias_H"])
         alpha_H = np.exp(-np.exp(weights["rate_H"]) * step_H)
@@ -293,6 +305,8 @@ RECURRENCES = {
     **{paper.__name__: paper for paper in (deltanet, gated_deltanet, rwkv7)},
     "deltanet:allow_neg_eigval=true": reflecting,
     **{"elman:heads=4": elman, "lstm:heads=4": lstm, "gru:heads=2": gru},
+    **{"mlstm:taps=4": mlstm, "gla:taps=2": gla, "mamba2:taps=0": mamba2, "rglru:taps=0": rglru},
+    **{"deltanet:taps=0": deltanet, "gated_deltanet:taps=0": gated_deltanet},
 }
 
 

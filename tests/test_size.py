@@ -26,18 +26,21 @@ STATE_BYTES: dict[str, Callable[[int, int], int]] = {
     "minlstm": lambda tokens, itemsize: 4 * WIDTH,
     # Complex numbers.
     "lru": lambda tokens, itemsize: 8 * WIDTH,
-    # 4/3 of the width, in four heads: 44 channels.
-    "rglru": lambda tokens, itemsize: 4 * 44,
+    # 4/3 of the width, in four heads: 44 channels; and the last three inputs of the convolution, here and below.
+    "rglru": lambda tokens, itemsize: 4 * 44 + 4 * 3 * 44,
+    "rglru:taps=0": lambda tokens, itemsize: 4 * 44,
     # Cell, normaliser, output, scale.
     "slstm": lambda tokens, itemsize: 4 * 4 * WIDTH,
     # In each of 4 heads a matrix of half as many key channels as value channels, a normaliser of the keys, and a scale.
     "mlstm": lambda tokens, itemsize: 4 * 4 * (4 * 8 + 4 + 1),
+    "mlstm:taps=4": lambda tokens, itemsize: 4 * 4 * (4 * 8 + 4 + 1) + 4 * 3 * WIDTH,
     # In each of 4 heads 64 channels of state times a quarter of twice the width.
-    "mamba2": lambda tokens, itemsize: 4 * 64 * 2 * WIDTH,
+    "mamba2": lambda tokens, itemsize: 4 * 64 * 2 * WIDTH + 4 * 3 * (2 * WIDTH + 2 * 64),
     "gla": lambda tokens, itemsize: 4 * 4 * 4 * 8,
-    "deltanet": lambda tokens, itemsize: 4 * 4 * 8 * 8,
+    "gla:taps=2": lambda tokens, itemsize: 4 * 4 * 4 * 8 + 4 * 1 * 2 * WIDTH,
+    "deltanet": lambda tokens, itemsize: 4 * 4 * 8 * 8 + 4 * 3 * 3 * WIDTH,
     # Keys of 3/4 of the width and values of 3/2.
-    "gated_deltanet": lambda tokens, itemsize: 4 * 4 * 6 * 12,
+    "gated_deltanet": lambda tokens, itemsize: 4 * 4 * 6 * 12 + 4 * 3 * 3 * WIDTH,
     # The input before, for the shift, and a square matrix a head.
     "rwkv7": lambda tokens, itemsize: 4 * WIDTH + 4 * 4 * 8 * 8,
     "attention": lambda tokens, itemsize: 2 * WIDTH * itemsize * tokens + 4,
@@ -61,8 +64,9 @@ DEPTH: dict[str, Callable[[int], int]] = {
     "minlstm": lambda length: 5 * int(math.log2(length)) + 15,
     # Complex numbers: a product of two is products and a sum, so a doubling is two operations longer.
     "lru": lambda length: 7 * int(math.log2(length)) + 7,
-    # Before the doubling the gates, and the root of 1 - a^2; after it the other branch and the output's product.
-    "rglru": lambda length: 5 * int(math.log2(length)) + 20,
+    # Before the doubling the convolution (a product, a sum for each of four taps, the bias), the gates, and the root of
+    # 1 - a^2; after it the other branch and the output's product.
+    "rglru": lambda length: 5 * int(math.log2(length)) + 21,
     # At each step: product, sum, bias; the logarithm of a sigmoid (nine), the old scale added, the larger one, the
     # difference to it, exp, times n, sum, the quotient, and what joins heads. The norm at the end.
     "slstm": lambda length: 15 + 20 * length,
@@ -79,8 +83,8 @@ DEPTH: dict[str, Callable[[int], int]] = {
     "gla": lambda length: max(45, 41 + 2 * math.ceil(length / 32)) if length >= 32 else 42,
     # From chunk to chunk: what is held is read, taken from the values, put at the keys, added to the state. Within a
     # chunk an inverse by doubling, three operations each: 16 tokens take two doublings less than 64. With decays their
-    # tree is two levels lower besides. Without, the sums of zeros are the longer way to the inverse.
-    "deltanet": lambda length: 47 + 4 * math.ceil(length / 64) if length >= 64 else 39 + 4,
+    # tree is two levels lower besides. Without, the convolution of the keys is the longer way to the inverse.
+    "deltanet": lambda length: 49 + 4 * math.ceil(length / 64) if length >= 64 else 43 + 4,
     "gated_deltanet": lambda length: 60 + 4 * math.ceil(length / 64) if length >= 64 else 52 + 4,
     # The same with a sum more: what is written at the replacement keys and at the keys. Decays are in its products, and
     # the sum before a token is no difference.

@@ -18,9 +18,11 @@ from suite.counting.jaxprs import CUMULATIVE, MOVEMENT, REDUCTIONS, inner, is_in
 OPAQUE = frozenset(
     "while pallas_call ffi_call custom_call tpu_custom_call dot_product_attention_fwd_wrapper rnn".split()
 )
+# Jitted functions of suite/ops whose arithmetic is products, spelt as multiplications and sums of whole arrays.
+PRODUCTS = frozenset({"causal_convolution"})
 
 UNREACHED = -math.inf
-Axes = frozenset[int]  # along which an array changes: along the others it was broadcast
+Axes = frozenset[int]  # along which an array changes with the data: along the others it was broadcast or is a constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ def count(fn: Callable[..., Any], *shapes: Any) -> Count:
     kernels, whose work the jaxpr does not show.
     """
     jaxpr = jax.make_jaxpr(fn)(*shapes).jaxpr
-    matmul, elementwise = _work(jaxpr)
+    matmul, elementwise = _work(jaxpr, [_axes(var) for var in jaxpr.invars])
     depths = _depths(jaxpr, [0.0] * len(jaxpr.invars), 0.0)
     return Count(matmul, elementwise, int(max(depths, default=0)))
 
@@ -64,8 +66,8 @@ def sum_over_time(at: Callable[[int], int], length: int) -> int:
     return between(1, length)
 
 
-def _work(jaxpr: core.Jaxpr) -> tuple[int, int]:
-    """(matmul, elementwise) FLOPs."""
+def _work(jaxpr: core.Jaxpr, arguments: Sequence[Axes]) -> tuple[int, int]:
+    """(matmul, elementwise) FLOPs. Constants are no data: a product of two of them, as ALiBi's bias, is no product."""
     matmul = elementwise = 0
 
     def rule(eqn: core.JaxprEqn, varying: list[Axes]) -> list[Axes]:
@@ -74,7 +76,7 @@ def _work(jaxpr: core.Jaxpr) -> tuple[int, int]:
         matmul, elementwise = matmul + of_products, elementwise + of_others
         return _varying(eqn, varying)
 
-    walk(jaxpr, [_axes(var) for var in jaxpr.invars], [_axes(var) for var in jaxpr.constvars], _axes, rule)
+    walk(jaxpr, arguments, [Axes()] * len(jaxpr.constvars), lambda _: Axes(), rule)
     return matmul, elementwise
 
 
@@ -86,12 +88,14 @@ def _work_of(eqn: core.JaxprEqn, varying: list[Axes]) -> tuple[int, int]:
             f"cannot count {name}: its work does not stand in the jaxpr; count a reference implementation"
         )
     if name == "cond":
-        branches = [_work(branch.jaxpr) for branch in eqn.params["branches"]]
+        branches = [_work(branch.jaxpr, varying[1:]) for branch in eqn.params["branches"]]
         return max(matmul for matmul, _ in branches), max(elementwise for _, elementwise in branches)
     if called is not None:
-        times = eqn.params["length"] if name == "scan" else 1
-        matmul, elementwise = _work(called.jaxpr)
-        return times * matmul, times * elementwise
+        if name == "scan":
+            matmul, elementwise = _work(called.jaxpr, [_axes(var) for var in called.jaxpr.invars])
+            return eqn.params["length"] * matmul, eqn.params["length"] * elementwise
+        matmul, elementwise = _work(called.jaxpr, varying)
+        return (matmul + elementwise, 0) if eqn.params.get("name") in PRODUCTS else (matmul, elementwise)
     if name == "dot_general":
         return _dot_flops(eqn), 0
     if name == "conv_general_dilated":
@@ -104,11 +108,14 @@ def _work_of(eqn: core.JaxprEqn, varying: list[Axes]) -> tuple[int, int]:
 
 
 def _axes(atom: Any) -> Axes:
-    return frozenset(axis for axis, length in enumerate(shape(atom)) if length > 1)
+    """All axes of an array of numbers; none of one of integers, which are positions and indices."""
+    return frozenset(axis for axis, length in enumerate(shape(atom)) if length > 1 and is_inexact(atom.aval))
 
 
 def _varying(eqn: core.JaxprEqn, varying: list[Axes]) -> list[Axes]:
-    """The axes along which the results change: a broadcast array does not along its new ones."""
+    """The axes along which the results change: a broadcast array does not along its new ones, a constant along none."""
+    if not any(varying):
+        return [Axes()] * len(eqn.outvars)
     if eqn.primitive.name == "broadcast_in_dim":
         axes = eqn.params["broadcast_dimensions"]
         return [frozenset(int(axes[axis]) for axis in varying[0])]

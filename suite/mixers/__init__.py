@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from suite.ops import implementations, precision, recurrent
+from suite.ops import convolution, implementations, precision, recurrent
 
 
 class Recurrence(eqx.Module):
@@ -89,20 +89,29 @@ class DiagonalRecurrence(Recurrence):
 
 
 class MatrixRecurrence(Recurrence):
-    """A matrix a head that is written by keys and values and read by queries: a mixer says what all of these are."""
+    """A matrix a head that is written by keys and values and read by queries: a mixer says what all of these are.
+
+    The state is the last inputs of the short convolution, where there is one, and the matrices.
+    """
 
     family: eqx.AbstractClassVar[str]
     implementation: eqx.AbstractVar[str]
     n_heads: eqx.AbstractVar[int]
     key_size: eqx.AbstractVar[int]  # of a head
+    taps_CE: eqx.AbstractVar[Float[Array, "C E"] | None]  # of a short convolution; None for none
     norm_F: eqx.AbstractVar[Float[Array, " F"]]  # as many as all heads have values
 
     @abc.abstractmethod
-    def project(self, x_D: Float[Array, "*T D"]) -> tuple[tuple[Any, ...], Any]:
-        """The inputs of the family's recurrence, whose last are logarithms of decays; what else `merge` needs."""
+    def project(
+        self, x_BTD: Float[Array, "B T D"], past_BPE: Float[Array, "B P E"] | None
+    ) -> tuple[tuple[Any, ...], Any, Float[Array, "B P E"] | None]:
+        """The inputs of the family's recurrence, whose last are logarithms of decays; what else `merge` needs.
+
+        With the last inputs of the short convolution, before the tokens and after them.
+        """
 
     @abc.abstractmethod
-    def merge(self, y_HP: Float[Array, "*T H P"], rest: Any) -> Float[Array, "*T D"]:
+    def merge(self, y_BTHP: Float[Array, "B T H P"], rest: Any) -> Float[Array, "B T D"]:
         """What is made of the values that were read, which are wide, in the compute dtype."""
 
     def ran(self, dtype: jnp.dtype) -> str:
@@ -111,17 +120,21 @@ class MatrixRecurrence(Recurrence):
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
         del length  # the same whatever the context
         sizes = (self.n_heads, self.key_size, self.norm_F.shape[0] // self.n_heads)
-        return implementations.family(self.family).start(batch, *sizes, precision.wide(dtype))
+        matrices = implementations.family(self.family).start(batch, *sizes, precision.wide(dtype))
+        return convolution.start(batch, self.taps_CE, precision.wide(dtype)), matrices
 
     def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
-        inputs, rest = self.project(x_BTD)
-        y_BTHP, state = implementations.pick(self.family, self.ran(x_BTD.dtype))(*inputs, state)
-        return self.merge(y_BTHP, rest), state
+        past_BPE, matrices = state
+        inputs, rest, past_BPE = self.project(x_BTD, past_BPE)
+        y_BTHP, matrices = implementations.pick(self.family, self.ran(x_BTD.dtype))(*inputs, matrices)
+        return self.merge(y_BTHP, rest), (past_BPE, matrices)
 
     def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
-        inputs, rest = self.project(x_BD)
-        y_BHP, state = implementations.family(self.family).step(inputs, state)
-        return self.merge(y_BHP, rest), state
+        past_BPE, matrices = state
+        inputs, rest, past_BPE = self.project(x_BD[:, None], past_BPE)
+        of_token = jax.tree.map(lambda x_BT: jnp.squeeze(x_BT, 1), inputs)
+        y_BHP, matrices = implementations.family(self.family).step(of_token, matrices)
+        return jnp.squeeze(self.merge(y_BHP[:, None], rest), 1), (past_BPE, matrices)
 
 
 class NonlinearRecurrence(Recurrence):

@@ -1,6 +1,7 @@
 """Gated DeltaNet: Yang et al. 2024, "Gated Delta Networks: Improving Mamba2 with Delta Rule".
 
-Its short convolution is the suite's factor `conv`.
+Its short convolutions go over queries, keys and values, four taps without a bias before their silu, as in the code of
+its authors (fla/layers/gated_deltanet.py of github.com/fla-org/flash-linear-attention).
 """
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.mixers import MatrixRecurrence
-from suite.ops import implementations, initial, multihead, precision
+from suite.ops import convolution, implementations, initial, multihead, precision
 
 NAME = "Gated DeltaNet"
 FAMILY = "delta"
@@ -20,7 +21,7 @@ class Mixer(MatrixRecurrence):
     """S_t = alpha_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = S_t^T q_t, then norm * silu gate.
 
     alpha = exp(-exp(rate) softplus(W x + b)), as in Mamba-2; the rest as in DeltaNet. Keys have `expand_k` of the
-    width and values `expand_v`, which makes 6 D^2 parameters.
+    width and values `expand_v`, which makes 6 D^2 parameters. `taps` 0 is without short convolution.
     """
 
     family = FAMILY
@@ -29,6 +30,7 @@ class Mixer(MatrixRecurrence):
     allow_neg_eigval: bool = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
     input_DF: Float[Array, "D F"]  # order: queries, keys, values
+    taps_CE: Float[Array, "C E"] | None  # the same
     gate_DF: Float[Array, "D F"]
     beta_DH: Float[Array, "D H"]
     step_DH: Float[Array, "D H"]
@@ -46,6 +48,7 @@ class Mixer(MatrixRecurrence):
         expand_k: float = 0.75,
         expand_v: float = 1.5,
         allow_neg_eigval: bool = False,
+        taps: int = 4,
         implementation: str = "auto",
     ):
         if not (expand_k > 0 and expand_v > 0):
@@ -54,8 +57,9 @@ class Mixer(MatrixRecurrence):
         self.n_heads, self.allow_neg_eigval, self.implementation = heads, allow_neg_eigval, implementation
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
-        input_key, gate_key, beta_key, step_key, bias_key, rate_key, out_key = jax.random.split(key, 7)
+        input_key, gate_key, beta_key, step_key, bias_key, rate_key, out_key, taps_key = jax.random.split(key, 8)
         self.input_DF = initial.dense(input_key, width, width, 2 * keys + inner)
+        self.taps_CE = convolution.taps(taps_key, taps, 2 * keys + inner)
         self.gate_DF = initial.dense(gate_key, width, width, inner)
         self.beta_DH = initial.dense(beta_key, width, width, heads)
         self.step_DH = initial.dense(step_key, width, width, heads)
@@ -64,20 +68,23 @@ class Mixer(MatrixRecurrence):
         self.norm_F = jnp.ones(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
-    def project(self, x_D: Float[Array, "*T D"]) -> tuple[tuple[Array | None, ...], Float[Array, "*T F"]]:
+    def project(
+        self, x_BTD: Float[Array, "B T D"], past_BPE: Float[Array, "B P E"] | None
+    ) -> tuple[tuple[Array, ...], Float[Array, "B T F"], Float[Array, "B P E"] | None]:
         """Queries, keys, values; beta and logarithms of decays (wide); output gates before their activation."""
-        dtype, wide, keys = x_D.dtype, precision.wide(x_D.dtype), self.n_heads * self.key_size
-        q_F, k_F, v_F = jnp.split(jax.nn.silu(x_D @ self.input_DF.astype(dtype)), (keys, 2 * keys), axis=-1)
-        q_HK, k_HK, v_HP = (multihead.split(part_F, self.n_heads) for part_F in (q_F, k_F, v_F))
-        beta_H = jax.nn.sigmoid(jnp.matmul(x_D, self.beta_DH.astype(dtype), preferred_element_type=wide))
-        beta_H = 2 * beta_H if self.allow_neg_eigval else beta_H
-        step_H = jnp.matmul(x_D, self.step_DH.astype(dtype), preferred_element_type=wide)
-        step_H = jax.nn.softplus(step_H + jnp.broadcast_to(self.step_bias_H, step_H.shape))
-        log_decay_H = -step_H * jnp.broadcast_to(jnp.exp(self.rate_H), step_H.shape)
-        gate_F = x_D @ self.gate_DF.astype(dtype)
-        return (multihead.unit(q_HK), multihead.unit(k_HK), v_HP, beta_H, log_decay_H), gate_F
+        dtype, wide, keys = x_BTD.dtype, precision.wide(x_BTD.dtype), self.n_heads * self.key_size
+        qkv_BTF, past_BPE = convolution.extend(x_BTD @ self.input_DF.astype(dtype), past_BPE, self.taps_CE)
+        q_BTF, k_BTF, v_BTF = jnp.split(jax.nn.silu(qkv_BTF), (keys, 2 * keys), axis=-1)
+        q_BTHK, k_BTHK, v_BTHP = (multihead.split(part_BTF, self.n_heads) for part_BTF in (q_BTF, k_BTF, v_BTF))
+        beta_BTH = jax.nn.sigmoid(jnp.matmul(x_BTD, self.beta_DH.astype(dtype), preferred_element_type=wide))
+        beta_BTH = 2 * beta_BTH if self.allow_neg_eigval else beta_BTH
+        step_BTH = jnp.matmul(x_BTD, self.step_DH.astype(dtype), preferred_element_type=wide)
+        step_BTH = jax.nn.softplus(step_BTH + jnp.broadcast_to(self.step_bias_H, step_BTH.shape))
+        log_decay_BTH = -step_BTH * jnp.broadcast_to(jnp.exp(self.rate_H), step_BTH.shape)
+        gate_BTF = x_BTD @ self.gate_DF.astype(dtype)
+        return (multihead.unit(q_BTHK), multihead.unit(k_BTHK), v_BTHP, beta_BTH, log_decay_BTH), gate_BTF, past_BPE
 
-    def merge(self, y_HP: Float[Array, "*T H P"], rest: Float[Array, "*T F"]) -> Float[Array, "*T D"]:
+    def merge(self, y_BTHP: Float[Array, "B T H P"], rest: Float[Array, "B T F"]) -> Float[Array, "B T D"]:
         dtype = rest.dtype
-        y_F = multihead.rms_norm(y_HP, self.norm_F).astype(dtype)
-        return (jax.nn.silu(rest) * y_F) @ self.out_FD.astype(dtype)
+        y_BTF = multihead.rms_norm(y_BTHP, self.norm_F).astype(dtype)
+        return (jax.nn.silu(rest) * y_BTF) @ self.out_FD.astype(dtype)

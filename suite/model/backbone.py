@@ -30,7 +30,7 @@ class Block(eqx.Module):
         module, knobs = parts.load("suite.mixers", mixer)
         hidden = 8 * round(width / 3)  # two thirds of 4 D, as a gated MLP has three matrices (Shazeer 2020)
         self.mixer = module.Mixer(width, key=mixer_key, **knobs)
-        self.taps_CD = initial.dense(conv_key, short_conv, short_conv, width) if short_conv else None
+        self.taps_CD = convolution.taps(conv_key, short_conv, width)
         self.mixer_scale_D = jnp.ones(width, jnp.float32)
         self.mlp_scale_D = jnp.ones(width, jnp.float32)
         self.gate_DF = initial.dense(gate_key, width, width, hidden)
@@ -40,37 +40,25 @@ class Block(eqx.Module):
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         inner_BTD = rms_norm(x_BTD, self.mixer_scale_D)
-        inner_BTD, _ = self._convolve(inner_BTD, self._start_past(x_BTD.shape[0], x_BTD.dtype))
+        past_BPD = convolution.start(x_BTD.shape[0], self.taps_CD, x_BTD.dtype)
+        inner_BTD, _ = convolution.extend(inner_BTD, past_BPD, self.taps_CD)
         return self._mlp(self._join(x_BTD, self.mixer(inner_BTD)))
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
-        return self._start_past(batch, dtype), self.mixer.start(batch, length, dtype)
+        return convolution.start(batch, self.taps_CD, dtype), self.mixer.start(batch, length, dtype)
 
     def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
         past_BPD, mixer_state = state
-        inner_BTD, past_BPD = self._convolve(rms_norm(x_BTD, self.mixer_scale_D), past_BPD)
+        inner_BTD, past_BPD = convolution.extend(rms_norm(x_BTD, self.mixer_scale_D), past_BPD, self.taps_CD)
         y_BTD, mixer_state = self.mixer.extend(inner_BTD, mixer_state)
         return self._mlp(self._join(x_BTD, y_BTD)), (past_BPD, mixer_state)
 
     def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
         past_BPD, mixer_state = state
-        inner_BTD, past_BPD = self._convolve(rms_norm(x_BD, self.mixer_scale_D)[:, None], past_BPD)
+        inner_BTD = rms_norm(x_BD, self.mixer_scale_D)[:, None]
+        inner_BTD, past_BPD = convolution.extend(inner_BTD, past_BPD, self.taps_CD)
         y_BD, mixer_state = self.mixer.step(inner_BTD[:, 0], mixer_state)
         return self._mlp(self._join(x_BD, y_BD)), (past_BPD, mixer_state)
-
-    def _convolve(
-        self, x_BTD: Float[Array, "B T D"], past_BPD: Float[Array, "B P D"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B P D"]]:
-        if self.taps_CD is None:
-            return x_BTD, past_BPD
-        y_BTD = convolution.causal(x_BTD, past_BPD, self.taps_CD)
-        kept = past_BPD.shape[1]
-        seen_BSD = jnp.concatenate([past_BPD, x_BTD], axis=1)
-        return y_BTD, seen_BSD[:, seen_BSD.shape[1] - kept :]
-
-    def _start_past(self, batch: int, dtype: jnp.dtype) -> Float[Array, "B P D"]:
-        past = 0 if self.taps_CD is None else self.taps_CD.shape[0] - 1
-        return jnp.zeros((batch, past, self.mixer_scale_D.shape[0]), dtype)
 
     def _mlp(self, x_D: Float[Array, "... D"]) -> Float[Array, "... D"]:
         inner_D = rms_norm(x_D, self.mlp_scale_D)
