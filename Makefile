@@ -28,14 +28,14 @@ compare: $(VENV)-run
 	.venv/bin/python -m launch.compare --scale=$(SCALE) --out=$(OUT)
 
 test: $(VENV)-dev
-	.venv/bin/python -m pytest -m 'not slow' -n 2
+	.venv/bin/python -m pytest -m 'not slow' -n 2 --dist worksteal
 
 test-slow: $(VENV)-dev
-	.venv/bin/python -m pytest -m slow -n 2
+	.venv/bin/python -m pytest -m slow -n 2 --dist worksteal
 
 # In an environment of its own: with libtpu in .venv every JAX program would look for a TPU.
 test-aot: .venv-aot/made-$(VERSION)
-	.venv-aot/bin/python -m pytest tests/test_aot.py -n 2
+	.venv-aot/bin/python -m pytest tests/test_aot.py -n 2 --dist worksteal
 
 # By hand: CUDA is 4 GB. A GPU is not needed.
 test-aot-cuda: .venv-aot-cuda/made-$(VERSION)
