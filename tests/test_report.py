@@ -536,12 +536,25 @@ class Page(HTMLParser):
 
 def test_the_page_asks_no_network(drawn: pathlib.Path):
     text = (drawn / "report.html").read_text()
-    loaded = [attrs[name] for _, attrs in Page(text).tags for name in ("src", "href") if name in attrs]
-    assert loaded == ["data:,"]
+    named = [attrs[name] for _, attrs in Page(text).tags for name in ("src", "href") if name in attrs]
+    assert [name for name in named if not str(name).startswith("#")] == ["data:,"]
     assert "default-src 'none'" in text
     [specs] = re.findall(r'id="specs">(.*?)</script>', text, re.DOTALL)
     assert "://" not in specs
     assert text.count("window.vegaEmbed=") == 1  # one bundle for all figures
+
+
+def test_every_link_has_its_anchor(tmp_path: pathlib.Path):
+    shown = report.compose(with_findings(tmp_path, **seven()))
+    tags = Page(shown.html()).tags
+    anchors = [attrs["id"] for _, attrs in tags if "id" in attrs]
+    links = [str(attrs["href"])[1:] for tag, attrs in tags if tag == "a"]
+    assert len(set(anchors)) == len(anchors)
+    assert set(links) <= set(anchors)
+    assert "claim-path-length" in links
+    written = shown.markdown()
+    assert re.findall(r"\]\(#(.*?)\)", written) == links
+    assert set(links) <= set(re.findall('<a id="(.*?)"></a>', written))
 
 
 def test_every_number_has_its_command(drawn: pathlib.Path):

@@ -20,11 +20,13 @@ TITLE = "Where attention beats recurrence, by how much, and why"
 def compose(comparison: Comparison) -> Page:
     """All sections of the report."""
     groups = trained.trainings(comparison)
-    blocks = [
+    first = [
         *verdicts.warnings(comparison),
         *verdicts.introduction(comparison),
         *verdicts.claims_table(comparison),
         *verdicts.one_chart(comparison),
+    ]
+    more = [
         *trained.every_arm(comparison, groups),
         *(block for judged in comparison.judged for block in verdicts.claim(comparison, judged)),
         *results.failures(comparison),
@@ -34,7 +36,7 @@ def compose(comparison: Comparison) -> Page:
         *fairness.fairness(comparison, groups),
         *utilisation.environment(comparison),
     ]
-    return Page(TITLE, verdicts.headline(comparison), tuple(blocks))
+    return Page(TITLE, verdicts.headline(comparison), (*first, page.contents(more), *more))
 
 
 def write(

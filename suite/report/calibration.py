@@ -218,7 +218,9 @@ def _setting(curves: Sequence[Curve], arms: Sequence[str]) -> Iterator[Block]:
     job, row = curves[0].job, curves[0].rows[0]
     task = parts.short("suite.tasks", job.task)
     score = "validation loss" if _by_loss(curves[0]) else "accuracy at the final position, then by loss"
-    yield Heading(f"{task}, {job.length:,} tokens{f', conv {job.short_conv}' if job.short_conv else ''}")
+    conv = f", conv {job.short_conv}" if job.short_conv else ""
+    where = f"{task}, {job.length:,} tokens{conv}"
+    yield Heading(where, name=f"{where}, {job.block}")
     yield Prose(
         f"Width {job.width}, depth {job.depth}, {job.steps:,} steps of {job.batch}, {job.block} block; scored by "
         f"{score}, median over seeds. {row['device_kind']}, jax {row['jax']}, commit {row['commit']}."

@@ -1,7 +1,7 @@
 """A page: its blocks, and the HTML, Markdown and PNG files that show them.
 
 The HTML is one file that asks no network: it holds the style, the figures and the JavaScript. Markdown can be read in a
-terminal. Every text of a row or a flag is escaped in both.
+terminal. Every text of a row or a flag is escaped in both. Links lead to headings and charts of the same page.
 """
 
 import contextlib
@@ -9,13 +9,14 @@ import dataclasses
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
 
 from suite import files
 from suite.claims import VERDICTS
+from suite.job import slug
 
 Spec = dict[str, Any]  # of a figure, in Vega-Lite
 Cells = tuple[str, ...]  # of a table's row
@@ -28,9 +29,9 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-sr
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #5b6470; --line: #d9dde2; --paper: #fff; --soft: #f4f5f7;
-  --holds: #006b4f; --fails: #a53f00; --warn: #fff3d6; --warn-line: #b78103; }
+  --link: #0b5cad; --holds: #006b4f; --fails: #a53f00; --warn: #fff3d6; --warn-line: #b78103; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --quiet: #9aa4b0; --line: #343b44; --paper: #14171b;
-  --soft: #1d2126; --holds: #3fbf97; --fails: #f08a4b; --warn: #33290f; --warn-line: #b78103; } }
+  --soft: #1d2126; --link: #7db7f5; --holds: #3fbf97; --fails: #f08a4b; --warn: #33290f; --warn-line: #b78103; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 80rem; padding: 1.25rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
@@ -58,6 +59,9 @@ figure { margin: 1.25rem 0; max-width: 66rem; } figcaption { font-weight: 500; m
 pre { font: .8125rem/1.5 ui-monospace, monospace; background: var(--soft); padding: .5rem .75rem; margin: .25rem 0;
   overflow-x: auto; color: var(--ink); }
 summary { cursor: pointer; }
+a { color: var(--link); text-underline-offset: .15em; } a:not(:hover) { text-decoration-color: var(--line); }
+nav ul { columns: 16rem; margin: 1.5rem 0; padding: 0; list-style: none; font-size: .875rem; }
+nav li { break-inside: avoid; padding: .1rem 0; }
 .cards { margin: .25rem 0; } .cards table { font-size: .8125rem; line-height: 1.35; table-layout: fixed; width: 100%; }
 .cards td { min-width: 0; }
 @media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; } dl { grid-template-columns: 1fr; gap: 0; }
@@ -85,15 +89,52 @@ NUMERIC = re.compile(r"^[-+]?[\d,.]+(e-?\d+)?( ?[%a-zA-Zµ/]{1,7})?$|^unknown")
 
 
 @dataclasses.dataclass(frozen=True)
-class Heading:
+class Link:
+    """A link to an anchor of the same page."""
+
     text: str
-    level: int = 2
+    anchor: str
 
     def html(self) -> str:
-        return f"<h{self.level}>{_escaped(self.text)}</h{self.level}>"
+        return f'<a href="#{self.anchor}">{_escaped(self.text)}</a>'
 
     def markdown(self) -> str:
-        return f"{'#' * self.level} {_in_a_line(self.text)}"
+        return f"[{_in_a_line(self.text)}](#{self.anchor})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """A heading. Those of level 2 are the page's sections; each has an anchor, by default of its text."""
+
+    text: str
+    level: int = 2
+    name: str = ""  # for the anchor, where two headings have one text or a link leads here
+
+    @property
+    def anchor(self) -> str:
+        return slug(self.name or self.text)
+
+    def html(self) -> str:
+        identity = f' id="{self.anchor}"' if self.level == 2 else ""
+        return f"<h{self.level}{identity}>{_escaped(self.text)}</h{self.level}>"
+
+    def markdown(self) -> str:
+        anchor = f"{_anchor(self.anchor)}\n" if self.level == 2 else ""
+        return f"{anchor}{'#' * self.level} {_in_a_line(self.text)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """Links to the sections of a page."""
+
+    links: tuple[Link, ...]
+
+    def html(self) -> str:
+        links = "".join(f"<li>{link.html()}</li>" for link in self.links)
+        return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+
+    def markdown(self) -> str:
+        return "\n".join(f"- {link.markdown()}" for link in self.links)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +178,15 @@ class Banner:
 class Table:
     """Cells are text; the first column names its row. `notes` are numbered from one and stand beneath.
 
-    A row of `cards` is a card by itself where the window is narrow; other tables scroll there.
+    A row of `cards` is a card by itself where the window is narrow; other tables scroll there. `links`, some for each
+    row, stand in its first column in the place of the text.
     """
 
     columns: Cells
     rows: tuple[Cells, ...]
     notes: Cells = ()
     cards: bool = False
+    links: tuple[tuple[Link, ...], ...] = ()
 
     def html(self) -> str:
         columns = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
@@ -154,12 +197,13 @@ class Table:
             for column, name, width in zip(self.columns, classes, widths, strict=True)
         )
         lines = [f"<thead><tr>{''.join(head)}</tr></thead><tbody>"]
-        for first, *others in self.rows:
+        names = ["<br>".join(link.html() for link in links) for links in self.links]
+        for name, (_, *others) in zip(names or [_escaped(row[0]) for row in self.rows], self.rows, strict=True):
             cells = (
-                f'<td{name} data-column="{_escaped(column)}">{_cell(cell)}</td>'
-                for column, cell, name in zip(self.columns[1:], others, classes[1:], strict=True)
+                f'<td{style} data-column="{_escaped(column)}">{_cell(cell)}</td>'
+                for column, cell, style in zip(self.columns[1:], others, classes[1:], strict=True)
             )
-            lines.append(f'<tr><th scope="row">{_escaped(first)}</th>{"".join(cells)}</tr>')
+            lines.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
         table = f'<div class="{"cards" if self.cards else "scroll"}"><table>{"".join(lines)}</tbody></table></div>'
         notes = (f'<p class="notes">[{number}] {_escaped(note)}</p>' for number, note in enumerate(self.notes, 1))
         return "\n".join([table, *notes])
@@ -167,6 +211,8 @@ class Table:
     def markdown(self) -> str:
         """The lines of the table, padded for a terminal, and its notes."""
         cells = [[_in_a_line(cell) for cell in row] for row in (self.columns, *self.rows)]
+        for row, links in zip(cells[1:], self.links, strict=False):
+            row[0] = ", ".join(link.markdown() for link in links)
         widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
         widths = [width if width <= 48 else 0 for width in widths]  # whole sentences are not padded
         head, *body = [
@@ -202,14 +248,18 @@ class Chart:
     alternative: str
     note: str
 
+    @property
+    def anchor(self) -> str:
+        return slug(f"figure-{self.name}")
+
     def html(self) -> str:
         drawn = f'<div class="chart" role="img" aria-label="{_escaped(self.alternative)}"></div>'
         note = Note(self.note).html() if self.note else ""
-        return f"<figure><figcaption>{_escaped(self.title)}</figcaption>{drawn}{note}</figure>"
+        return f'<figure id="{self.anchor}"><figcaption>{_escaped(self.title)}</figcaption>{drawn}{note}</figure>'
 
     def markdown(self) -> str:
         picture = f"![{_in_a_line(self.alternative)}](figures/{self.name}.png)"
-        return f"**{_in_a_line(self.title)}**\n\n{picture}\n\n{_in_a_line(self.note)}"
+        return f"{_anchor(self.anchor)}**{_in_a_line(self.title)}**\n\n{picture}\n\n{_in_a_line(self.note)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +279,13 @@ class Commands:
         return "\n".join([*summary, *("    " + line for line in self.lines)])
 
 
-Block = Heading | Prose | Note | Banner | Table | Terms | Chart | Commands
+Block = Heading | Contents | Prose | Note | Banner | Table | Terms | Chart | Commands
+
+
+def contents(blocks: Iterable[Block]) -> Contents:
+    """Links to the sections that these blocks begin."""
+    headings = (block for block in blocks if isinstance(block, Heading) and block.level == 2)
+    return Contents(tuple(Link(heading.text, heading.anchor) for heading in headings))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,6 +402,11 @@ def _cell(text: str) -> str:
     if colon and word in VERDICTS:
         return f'<b class="{word}">{word}</b>:{_escaped(rest)}'
     return _escaped(text)
+
+
+def _anchor(name: str) -> str:
+    """A place to link to, in Markdown, which has none of its own."""
+    return f'<a id="{name}"></a>'
 
 
 def _data(name: str, value: object) -> str:

@@ -209,7 +209,7 @@ def learning(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block]
 
 def _curves(comparison: Comparison, group: Trainings, number: int) -> Iterator[Block]:
     """Loss at equal tokens and at equal seconds are two questions, so there are two charts."""
-    yield Heading(f"Learning on {group.task} (not judged)")
+    yield Heading(f"Learning on {group.task} (not judged)", name=f"learning {number}")
     yield Prose(" ".join(_sentences(comparison, group)))
     for against in AXES:
         figure = group.figure(f"learning_{number}_{against}", against)
