@@ -36,6 +36,9 @@ class Job:
         "residual", "what surrounds the mixer: residual stream or plain stack", choices=("residual", "plain")
     )
     short_conv: int = _field(0, "taps of causal depthwise convolution before every mixer; 0 for none", minimum=0)
+    hidden: int = _field(
+        0, "hidden size of the MLP after every mixer; 0 for two thirds of 4 D, -1 for no MLP", minimum=-1
+    )
     width: int = _field(128, "width D of the model; with --match_to, the width of the arm that is matched", minimum=1)
     depth: int = _field(2, "number of blocks", minimum=1)
     match: str = _field(

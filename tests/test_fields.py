@@ -23,6 +23,7 @@ CHANGED = {
     "task": "recall:pairs=3,vocab=16",
     "block": "plain",
     "short_conv": 3,
+    "hidden": 40,
     "width": 24,
     "depth": 3,
     "match": "none",

@@ -146,6 +146,12 @@ def test_flops_of_a_token_equal_the_count_by_hand(mixer: str) -> None:
     assert step_count(job, vocab, tokens).matmul == by_hand
 
 
+@pytest.mark.parametrize(("hidden", "wide"), [(0, 8 * 16), (40, 40), (-1, 0)])
+def test_an_mlp_counts_as_wide_as_the_job_says(hidden: int, wide: int) -> None:
+    job = Job(mixer="lstm", width=48, depth=3, hidden=hidden)
+    assert step_count(job, 32, 9).matmul == 3 * (BY_HAND["lstm"](48, 9) + 2 * 3 * 48 * wide) + 2 * 48 * 32
+
+
 def test_taps_before_a_mixer_are_products_too() -> None:
     job = Job(mixer="lstm", width=48, depth=3)
     with_taps, without = (step_count(job.replace(short_conv=taps), 32, 9).matmul for taps in (4, 0))

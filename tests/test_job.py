@@ -19,6 +19,7 @@ OTHER = {
     "task": "recall",
     "block": "plain",
     "short_conv": 4,
+    "hidden": 96,
     "width": 64,
     "depth": 3,
     "match": "none",

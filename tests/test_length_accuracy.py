@@ -1,4 +1,4 @@
-"""Accuracy by length and distance: trained parameters at their own length and beyond."""
+"""Accuracy by length and distance, and loss by position: trained parameters at their own length and beyond."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import pytest
 
 from suite import mesh as meshes
 from suite.job import Job
-from suite.measures import learning, length_accuracy
+from suite.measures import learning, length_accuracy, loss_by_position
 from suite.sweep import store
 from suite.sweep.record import Record, Row
 from suite.training import rig
@@ -17,20 +17,35 @@ JOB = JOB.replace(validate_every=40, validation_examples=16, test_examples=48)
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, devices: list) -> tuple[Row, list[Row]]:
-    """The test row of a short training, and the rows of the measure on two devices."""
+def trained(tmp_path_factory: pytest.TempPathFactory, devices: list) -> rig.Rig:
+    """After a short training, on two devices."""
     run = store.open_run(tmp_path_factory.mktemp("out"), JOB)
     built = rig.build(JOB, meshes.make(devices=devices[:2]), run=run)
     for row in learning.measure(built):
         Record(run, learning.STEM).append(row)
-    return Record(run, learning.STEM).rows()[-1], list(length_accuracy.measure(built))
+    return built
+
+
+@pytest.fixture(scope="module")
+def measured(trained: rig.Rig) -> tuple[Row, list[Row]]:
+    """The row of the test, and the rows of the measure."""
+    assert trained.run is not None
+    return Record(trained.run, learning.STEM).rows()[-1], list(length_accuracy.measure(trained))
+
+
+def test_positions_share_out_the_loss_of_the_test(trained: rig.Rig, measured: tuple[Row, list[Row]]) -> None:
+    rows = list(loss_by_position.measure(trained))
+    # The first token is the start, which is no target's question; each of 48 examples has one target at the others.
+    assert [(row["low"], row["high"], row["targets"]) for row in rows] == [(2, 3, 96), (4, 7, 192), (8, 8, 48)]
+    mean = np.average([row["loss"] for row in rows], weights=[row["targets"] for row in rows])
+    assert mean == pytest.approx(measured[0]["loss"])
 
 
 def test_the_trained_length_is_read_as_the_test_was(measured: tuple[Row, list[Row]]) -> None:
     test, rows = measured
     first = rows[0]
     assert (first["phase"], first["eval_length"], first["examples"]) == ("length", 8, 48)
-    for name in ("accuracy", "final_accuracy"):
+    for name in ("accuracy", "final_accuracy", "exact_match"):
         assert first[name] == pytest.approx(test[name], abs=1e-6)
 
 

@@ -149,6 +149,14 @@ def test_bfloat16_is_the_dtype_of_products_and_of_nothing_else(mixer: str):
     assert 0.3 < np.std(high_BTV) < 3  # the embedding's scale: neither dead nor sure at the start
 
 
+def test_a_block_without_an_mlp_is_its_mixer_alone():
+    x_BTD = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, 32), jnp.float32)
+    for kind, stream_BTD in {"residual": x_BTD, "plain": jnp.zeros_like(x_BTD)}.items():
+        block = unrolled(build(mixer="lstm", block=kind, hidden=-1)).rest[0]
+        wanted_BTD = stream_BTD + block.mixer(backbone.rms_norm(x_BTD, block.mixer_scale_D))
+        np.testing.assert_allclose(block(x_BTD), wanted_BTD, rtol=1e-6)
+
+
 def test_every_key_gives_another_model_and_the_same_key_the_same():
     first, again, other = (
         jax.tree.leaves(backbone.build(Job(mixer="elman", width=32, depth=1), VOCAB, key=jax.random.key(seed)))
@@ -185,6 +193,9 @@ def test_parameters_are_those_counted_by_hand(width: int, depth: int):
     for mixer, count in by_hand.items():
         shapes = backbone.shapes(Job(mixer=mixer, width=width, depth=depth), VOCAB)
         assert backbone.count_parameters(shapes) == around + depth * count, mixer
+        for hidden_size, own in ((40, 3 * width * 40 + 2 * width), (-1, width)):
+            other = backbone.shapes(Job(mixer=mixer, width=width, depth=depth, hidden=hidden_size), VOCAB)
+            assert backbone.count_parameters(other) == VOCAB * width + width + depth * (count + own), mixer
         tapped = backbone.shapes(Job(mixer=mixer, width=width, depth=depth, short_conv=4), VOCAB)
         assert backbone.count_parameters(tapped) == around + depth * (count + 4 * width), mixer
 

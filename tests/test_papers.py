@@ -65,8 +65,8 @@ def convolved(weights: dict, x_TF: np.ndarray) -> np.ndarray:
     """The short convolution with its bias, of a mixer that has them."""
     taps_CF = next((leaf for name, leaf in weights.items() if name.startswith("taps_C")), np.ones((1, 1)))
     bias_F = next((leaf for name, leaf in weights.items() if name.startswith("taps_bias")), 0.0)
-    shifted = [np.pad(x_TF, ((tap, 0), (0, 0)))[: len(x_TF)] for tap in range(len(taps_CF))]
-    return sum(tap_F * x_TF for tap_F, x_TF in zip(taps_CF, shifted, strict=True)) + bias_F
+    shifted_CTF = np.stack([np.pad(x_TF, ((tap, 0), (0, 0)))[: len(x_TF)] for tap in range(len(taps_CF))])
+    return np.sum(taps_CF[:, None] * shifted_CTF, axis=0) + bias_F
 
 
 def whole(blocks_HKG: np.ndarray, gates: int) -> np.ndarray:

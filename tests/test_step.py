@@ -76,7 +76,7 @@ def test_evaluating_devices_exchange_nothing_but_what_is_asked(devices: list) ->
     job = JOB.replace(mixer="lstm+gla", depth=2)
     programs = Programs(job, meshes.make(devices=devices), VOCAB)
     arguments = (backbone.shapes(job, VOCAB), batch_shapes(job.batch, job.length))
-    assert exchanged(programs.evaluate.lower(*arguments).compile()) == {"all-reduce": 5 * 4}
+    assert exchanged(programs.evaluate.lower(*arguments).compile()) == {"all-reduce": 6 * 4}
     # The answers to all targets, whole on every device: nats and correctness.
     assert exchanged(programs.answers.lower(*arguments).compile()) == {"all-gather": 2 * 4 * job.batch * job.length}
 
@@ -258,3 +258,11 @@ def test_a_batch_that_does_not_split_is_refused(devices: list) -> None:
 def test_a_mesh_that_does_not_fit_is_refused(spec: str, devices: list) -> None:
     with pytest.raises(ValueError, match="--mesh"):
         meshes.make(spec, devices)
+
+
+def test_an_example_is_an_exact_match_where_all_its_targets_are_correct() -> None:
+    weights_BT = jnp.asarray([[0.0, 1, 2], [0, 1, 1], [1, 1, 1], [0, 0, 0]], jnp.float32)
+    correct_BT = jnp.asarray([[0.0, 1, 1], [1, 0, 1], [1, 1, 1], [1, 1, 1]], jnp.float32)
+    tokens_BT = jnp.zeros((4, 3), jnp.int32)
+    summed = steps.sums(jnp.zeros((4, 3)), correct_BT, Batch(tokens_BT, tokens_BT, weights_BT))
+    assert (summed["exact"], summed["finals"]) == (2, 3)

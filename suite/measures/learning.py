@@ -29,6 +29,7 @@ HELD_OUT = {
     "loss": "nats/token as {phase}_loss_nats",
     "accuracy": "fraction",
     "final_accuracy": "fraction",
+    "exact_match": "fraction",
 }
 QUANTITIES = {
     "train": {"seconds": "s", "loss": "nats/token as {phase}_loss_nats", "gradient_norm": "nats/token"},

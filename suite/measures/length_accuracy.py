@@ -1,4 +1,7 @@
-"""Accuracy at and beyond the trained length: of all answers, and by the distance of an answer from its question."""
+"""Accuracy at and beyond the trained length: of all answers, and by the distance of an answer from its question.
+
+Exact match is the fraction of the examples of which all answers are correct.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +26,7 @@ CONDITIONS = {
     "targets": "n",
 }
 QUANTITIES = {
-    "length": {"accuracy": "fraction", "final_accuracy": "fraction"},
+    "length": {"accuracy": "fraction", "final_accuracy": "fraction", "exact_match": "fraction"},
     "distance": {"accuracy": "fraction as distance_accuracy_at_{low}_to_{high}"},
 }
 BOUNDS = {"longest": (1, 2**16), "growth": (2, 2**16)}
@@ -63,7 +66,7 @@ def _at(rig: Rig, trained: Rig) -> Iterator[Row]:
     # Distances 0, 1, 2 and 3, 4 to 7, 8 to 15, ...
     edges_K = np.concatenate([[0], 2 ** np.arange(length.bit_length())])
     targets_K, correct_K = np.zeros(len(edges_K)), np.zeros(len(edges_K))
-    examples = final_correct = 0
+    examples = final_correct = exact = 0
     answers = rig.answers(rig.adopt(trained.trained), "test", trained.job.test_examples)
     for ids_B, _, correct_BT, weights_BT in answers:
         bucket_BT = np.searchsorted(edges_K, rig.task.distances("test", ids_B), side="right") - 1
@@ -71,6 +74,7 @@ def _at(rig: Rig, trained: Rig) -> Iterator[Row]:
         np.add.at(correct_K, bucket_BT, weights_BT * correct_BT)
         last_B = length - 1 - np.argmax(weights_BT[:, ::-1] > 0, axis=1)
         examples += len(ids_B)
+        exact += np.all((correct_BT > 0) | (weights_BT == 0), axis=1).sum()
         final_correct += correct_BT[np.arange(len(ids_B)), last_B].sum()
     yield {
         "phase": "length",
@@ -78,6 +82,7 @@ def _at(rig: Rig, trained: Rig) -> Iterator[Row]:
         "examples": examples,
         "accuracy": float(correct_K.sum() / targets_K.sum()),
         "final_accuracy": float(final_correct / examples),
+        "exact_match": float(exact / examples),
         "outcome": "ok",
     }
     for low, high, targets, correct in zip(edges_K, [*edges_K[1:], length], targets_K, correct_K, strict=True):

@@ -12,30 +12,37 @@ from suite import parts
 from suite.job import Job
 from suite.ops import convolution, initial, precision
 
+NO_MLP = -1  # as the hidden size of a Job
+
 
 class Block(eqx.Module):
-    """Norm, short convolution, mixer; norm, gated MLP. Without residuals the same chain is a plain stack."""
+    """Norm, short convolution, mixer; norm, gated MLP. Without residuals the same chain is a plain stack.
+
+    `hidden` is that of the MLP: 0 for two thirds of 4 D, as it has three matrices (Shazeer 2020), NO_MLP for none.
+    """
 
     mixer: Any  # a part is asked, not typed
     taps_CD: Float[Array, "C D"] | None
     mixer_scale_D: Float[Array, " D"]
-    mlp_scale_D: Float[Array, " D"]
-    gate_DF: Float[Array, "D F"]
-    up_DF: Float[Array, "D F"]
-    down_FD: Float[Array, "F D"]
+    mlp_scale_D: Float[Array, " D"] | None
+    gate_DF: Float[Array, "D F"] | None
+    up_DF: Float[Array, "D F"] | None
+    down_FD: Float[Array, "F D"] | None
     residual: bool = eqx.field(static=True)
 
-    def __init__(self, width: int, *, mixer: str, short_conv: int, residual: bool, key: PRNGKeyArray):
+    def __init__(self, width: int, *, mixer: str, short_conv: int, hidden: int, residual: bool, key: PRNGKeyArray):
         mixer_key, conv_key, gate_key, up_key, down_key = jax.random.split(key, 5)
         module, knobs = parts.load("suite.mixers", mixer)
-        hidden = 8 * round(width / 3)  # two thirds of 4 D, as a gated MLP has three matrices (Shazeer 2020)
         self.mixer = module.Mixer(width, key=mixer_key, **knobs)
         self.taps_CD = convolution.taps(conv_key, short_conv, width)
         self.mixer_scale_D = jnp.ones(width, jnp.float32)
-        self.mlp_scale_D = jnp.ones(width, jnp.float32)
-        self.gate_DF = initial.dense(gate_key, width, width, hidden)
-        self.up_DF = initial.dense(up_key, width, width, hidden)
-        self.down_FD = initial.dense(down_key, hidden, hidden, width)
+        self.mlp_scale_D = self.gate_DF = self.up_DF = self.down_FD = None
+        if hidden != NO_MLP:
+            hidden = hidden or 8 * round(width / 3)
+            self.mlp_scale_D = jnp.ones(width, jnp.float32)
+            self.gate_DF = initial.dense(gate_key, width, width, hidden)
+            self.up_DF = initial.dense(up_key, width, width, hidden)
+            self.down_FD = initial.dense(down_key, hidden, hidden, width)
         self.residual = residual
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -61,6 +68,8 @@ class Block(eqx.Module):
         return self._mlp(self._join(x_BD, y_BD)), (past_BPD, mixer_state)
 
     def _mlp(self, x_D: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        if self.mlp_scale_D is None or self.gate_DF is None or self.up_DF is None or self.down_FD is None:
+            return x_D
         inner_D = rms_norm(x_D, self.mlp_scale_D)
         dtype = x_D.dtype
         hidden_F = jax.nn.silu(inner_D @ self.gate_DF.astype(dtype)) * (inner_D @ self.up_DF.astype(dtype))
@@ -150,7 +159,8 @@ class Model(eqx.Module):
 def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
     """The model of a job at `job.width`; ValueError where the mixer's knobs do not fit."""
     specs = parts.pattern(job.mixer)
-    make = functools.partial(Block, job.width, short_conv=job.short_conv, residual=job.block == "residual")
+    residual = job.block == "residual"
+    make = functools.partial(Block, job.width, short_conv=job.short_conv, hidden=job.hidden, residual=residual)
     repeats, remainder = divmod(job.depth, len(specs))
     embedding_key, *block_keys = jax.random.split(key, 1 + job.depth)
 

@@ -174,7 +174,10 @@ class Rig:
         return batch._replace(weights_BT=batch.weights_BT * np.float32("nan")) if fault.poisons(number) else batch
 
     def evaluate(self, params: Model, split: str, examples: int) -> dict[str, float]:
-        """Loss in nats, accuracy and accuracy at final positions, over the first `examples` of a held-out split."""
+        """Loss in nats, accuracy, accuracy at final positions and exact match, over the first `examples` of a split.
+
+        An example is an exact match where all its targets are answered correctly.
+        """
         sums: collections.Counter[str] = collections.Counter()
         for number, batch in enumerate(self.batches(split, 0, math.ceil(examples / self.job.batch), end=examples)):
             self.watchdog.feed(long=number == 0)
@@ -183,6 +186,7 @@ class Rig:
             "loss": sums["nats"] / sums["weights"],
             "accuracy": sums["correct"] / sums["weights"],
             "final_accuracy": sums["final_correct"] / sums["finals"],
+            "exact_match": sums["exact"] / sums["finals"],
         }
 
     def answers(self, params: Model, split: str, examples: int) -> Iterator[tuple[np.ndarray, ...]]:

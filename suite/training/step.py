@@ -130,12 +130,18 @@ def make_evaluate(static: Model, mesh: Mesh, of_targets: Callable[[Array, Array,
 
 
 def sums(nats_BT: Float[Array, "B T"], correct_BT: Float[Array, "B T"], batch: Batch) -> Metrics:
-    """Sums over a batch: nats, correct and weights, each weighted as the batch says; the same at final positions."""
+    """Sums over a batch: nats, correct and weights, each weighted as the batch says; the same at final positions.
+
+    `exact` counts the examples of which every target is correct; as many as have a target have a final position.
+    """
     final_BT = final_targets(batch.weights_BT)
+    counts_BT = batch.weights_BT > 0
+    exact_B = jnp.any(counts_BT, axis=1) & jnp.all((correct_BT > 0) | ~counts_BT, axis=1)
     return {
         "nats": jnp.sum(nats_BT * batch.weights_BT),
         "correct": jnp.sum(correct_BT * batch.weights_BT),
         "weights": jnp.sum(batch.weights_BT),
+        "exact": jnp.sum(exact_B.astype(jnp.float32)),
         "final_correct": jnp.sum(correct_BT * final_BT),
         "finals": jnp.sum(final_BT),
     }
