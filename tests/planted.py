@@ -137,10 +137,18 @@ def _length_accuracy(job: Job, better: bool, ahead: str, knobs: dict[str, str]) 
 
 
 def _gradient_reach(job: Job, better: bool, ahead: str, knobs: dict[str, str]) -> Iterable[Row]:
+    yield from _norms(job, "reach", job.length - 1, better)
+
+
+def _trained_gradient_reach(job: Job, better: bool, ahead: str, knobs: dict[str, str]) -> Iterable[Row]:
+    yield from _norms(job, "trained_reach", int(parts.knobs("suite.tasks", job.task)["distance"]) - 1, better)
+
+
+def _norms(job: Job, phase: str, last: int, better: bool) -> Iterable[Row]:
     decay = 0.1 if better else 20.0
-    for distance in (*range(1, 9), job.length - 1):
+    for distance in (*range(9), last):
         norm = 0.5 * (1 + 0.01 * job.seed) * (1.0 if distance <= 8 else 10.0**-decay)
-        yield {"phase": "reach", "distance": distance, "norm": norm}
+        yield {"phase": phase, "distance": distance, "norm": norm}
 
 
 SHAPES = {
@@ -152,4 +160,5 @@ SHAPES = {
     "truncated_context": _truncated_context,
     "length_accuracy": _length_accuracy,
     "gradient_reach": _gradient_reach,
+    "trained_gradient_reach": _trained_gradient_reach,
 }

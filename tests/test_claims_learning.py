@@ -71,7 +71,7 @@ def recalled(solved: dict[int, tuple[int, int]], *, seeds: int = 5, probe: dict[
     rows = []
     for distance, counts in solved.items():
         for mixer, count in zip((ATTENTION, LSTM), counts, strict=True):
-            job = path_length._job(QUICK, mixer, distance, 0).replace(learning_rate=3e-3)
+            job = path_length.job(QUICK, mixer, distance).replace(learning_rate=3e-3)
             rows += [trial(job.replace(seed=seed), 1.0 if seed < count else 0.05) for seed in range(seeds)]
             for learning_rate in (1e-3, 9e-3):
                 rows.append(trial(job.replace(learning_rate=learning_rate), (probe or {}).get((mixer, distance), 0.04)))
@@ -108,7 +108,7 @@ def test_a_probe_that_solves_it_leaves_the_distance_undecided() -> None:
 
 def test_a_diverged_training_has_solved_nothing() -> None:
     rows = recalled({8: (5, 5), 64: (5, 0)})
-    job = path_length._job(QUICK, LSTM, 64, 0).replace(learning_rate=3e-3, seed=4)
+    job = path_length.job(QUICK, LSTM, 64).replace(learning_rate=3e-3, seed=4)
     rows = [row for row in rows if row["run_id"] != job.id] + [diverged(job)]
     finding = path_length.judge(rows)
     assert finding.verdict == "holds"
@@ -124,7 +124,7 @@ def test_one_seed_of_each_arm_takes_the_middle_rate() -> None:
 
 def test_rows_that_chose_the_rates_are_not_judged() -> None:
     rows = recalled({8: (5, 5), 64: (5, 0)})
-    job = path_length._job(QUICK, LSTM, 64, 0)
+    job = path_length.job(QUICK, LSTM, 64)
     tuning = [
         trial(job.replace(learning_rate=learning_rate, seed=1000), 1.0) for learning_rate in (1e-4, 3e-4, 1e-3, 3e-3)
     ]
@@ -140,7 +140,7 @@ def test_a_threshold_of_the_readers_own_is_used() -> None:
 def test_other_arms_are_told_by_whom_they_resemble() -> None:
     rows = recalled({8: (5, 5), 64: (5, 0)})
     for mixer, accuracy in (("gru", 0.1), ("mingru", 0.95)):
-        rows.append(trial(path_length._job(QUICK, mixer, 64, 0).replace(learning_rate=3e-3), accuracy))
+        rows.append(trial(path_length.job(QUICK, mixer, 64).replace(learning_rate=3e-3), accuracy))
     assert dict(planted.finding(path_length, rows).arms) == {"gru": LIKE_LSTM, "mingru": LIKE_ATTENTION}
 
 

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,14 +19,14 @@ from etils import epath
 
 from suite import mesh as meshes
 from suite import parts
-from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Finding, gradient_flow
-from suite.job import Job
+from suite.claims import LIKE_ATTENTION, LIKE_LSTM, Finding, gradient_flow, path_length
+from suite.job import Cell, Job
+from suite.judging import trials
 from suite.measures import gradient_reach, learning, trained_gradient_reach
 from suite.model import backbone
 from suite.ops import linear, precision
 from suite.scale import SCALES
-from suite.sweep import store
-from suite.sweep.record import Record, Row
+from suite.sweep.record import Row
 from suite.training import rig
 
 WIDTH, BATCH, LENGTH = 32, 2, 12
@@ -339,213 +340,269 @@ def test_training_moves_the_norms(tmp_path: pathlib.Path, devices: list):
 
 # The claim, on made-up norms.
 
-ATTENTION = Job(width=64, length=1000)
+BEFORE = {
+    **{"attention": -0.4, "lstm:forget=one": 80.0, "lstm": 80.0, "lstm:forget=chrono": 80.0},
+    **{"elman": 200.0, "elman:start=identity": 200.0},
+}
+AFTER = dict.fromkeys(BEFORE, 10.0) | {"attention": -2.0}
 SEEDS = range(5)
-STABLE, VANISHING = -0.4, 80.0
 
 
-def put(
-    root: pathlib.Path,
-    mixer: str,
+def norms_of(
+    arm: str,
     decay: float,
     *,
+    trained: bool = False,
     block: str = "residual",
     seeds: Sequence[int] = SEEDS,
     length: int = 1000,
     near: float = 0.5,
     far: float | None = None,
-) -> None:
-    """Norms that fall by 10^decay, one cell a seed; seeds lie 0.1 apart."""
+    **changes: Any,
+) -> list[Row]:
+    """Norms that fall by 10^decay over a sequence, after training over recall's distance; seeds lie 0.1 apart."""
+    rows = []
     for seed in seeds:
         end = near * 10.0 ** -(decay + 0.1 * (seed - 2)) if far is None else far
-        norms = {**dict.fromkeys(range(1, 9), near), length - 1: end}
-        append(root, mixer, block, seed, length, [{"distance": k, "norm": norm} for k, norm in norms.items()])
+        last = 47 if trained else length - 1
+        norms = {0: 1.5, **dict.fromkeys(range(1, 9), near), last: end}
+        rows += rows_of(arm, norms, trained=trained, block=block, seed=seed, length=length, **changes)
+    return rows
 
 
-def append(root: pathlib.Path, mixer: str, block: str, seed: int, length: int, rows: list[Row]) -> None:
-    matched = "" if mixer == "attention" else "attention"
-    job = ATTENTION.replace(mixer=mixer, match_to=matched, block=block, seed=seed, length=length)
-    run = store.open_run(root, job)
-    for row in rows:
-        facts = {"phase": "reach", "outcome": "ok", "measure": "gradient_reach", "run_id": job.id, "arm": job.arm}
-        facts |= {"repeat": 0, "interleave_with": "", "placed": False, "place": ""}
-        Record(run, "gradient_reach").append(facts | row)
+def rows_of(
+    arm: str, norms: dict[int, float], *, trained: bool = False, length: int = 1000, **changes: Any
+) -> list[Row]:
+    cell = cell_of(arm, trained=trained, length=length, **changes)
+    phase = "trained_reach" if trained else "reach"
+    shared = planted._shared(cell)
+    return [shared | {"phase": phase, "distance": k, "norm": norm} for k, norm in norms.items()]
 
 
-def put_all(root: pathlib.Path, **decays: float) -> None:
-    for mixer, decay in ({"attention": STABLE, "lstm": VANISHING, "elman": 200.0} | decays).items():
-        put(root, mixer, decay)
+def cell_of(arm: str, *, trained: bool = False, length: int = 1000, **changes: Any) -> Cell:
+    job = Job(mixer=arm, match_to="" if arm == "attention" else "attention", width=64, length=length)
+    if trained:
+        job = job.replace(task="recall:pairs=1,vocab=32,distance=48", length=52, steps=200)
+    return Cell(job.replace(**changes), "trained_gradient_reach" if trained else "gradient_reach")
 
 
-def judge(root: pathlib.Path, **thresholds: Any) -> Finding:
-    finding = planted.finding(gradient_flow, store.load(root), **thresholds)
+def world(before: dict[str, float] | None = None, after: dict[str, float] | None = None) -> list[Row]:
+    """Every judged arm before and after training: what holds, but for the decays that are given."""
+    rows = [row for arm, decay in (BEFORE | (before or {})).items() for row in norms_of(arm, decay)]
+    trained = AFTER | (after or {})
+    return rows + [row for arm, decay in trained.items() for row in norms_of(arm, decay, trained=True)]
+
+
+def judge(rows: list[Row], **thresholds: Any) -> Finding:
+    finding = planted.finding(gradient_flow, rows, **thresholds)
     json.dumps(dataclasses.asdict(finding), allow_nan=False)
     return finding
 
 
-def test_vanishing_recurrences_and_a_stable_attention_hold(tmp_path: pathlib.Path):
-    put_all(tmp_path)
-    finding = judge(tmp_path)
+def test_vanishing_recurrences_and_a_stable_attention_hold():
+    finding = judge(world())
     assert (finding.verdict, finding.basis) == ("holds", "measured")
-    assert [number.value for number in finding.numbers] == pytest.approx([STABLE, VANISHING, 200.0])
+    assert [number.value for number in finding.numbers] == pytest.approx([*BEFORE.values(), *AFTER.values()])
     # Five seeds 0.1 apart: a deviation of 0.158, a standard error of 0.0707, and t = 2.776.
-    assert finding.numbers[0].high == pytest.approx(STABLE + 2.776 * 0.0707, abs=1e-3)
+    assert finding.numbers[0].high == pytest.approx(-0.4 + 2.776 * 0.0707, abs=1e-3)
     assert {number.n for number in finding.numbers} == {5}
     assert finding.controls[0].met
-    assert finding.tables[0].rows[1][:2] == ("lstm", "80 (95 % 79.8 to 80.2)")
-    assert finding.arms == (("elman", LIKE_LSTM),)
-    assert "10^80 in the LSTM" in finding.sentence
-    assert finding.scope == "1,000 tokens, width 64, depth 2, 5 seeds, before training"
+    assert finding.reason.endswith("; after 200 steps on recall over 47 tokens the same test: holds")
+    assert "grows by 2.5 times in attention" in finding.sentence
+    assert "shrinks by 10^80 in the LSTM as usually started" in finding.sentence
+    before, after = finding.scope.split("; ")
+    assert before == "1,000 tokens, width 64, depth 2, 5 seeds, before training"
+    assert after.startswith("52 tokens, ")
 
 
-def test_exploding_counts_as_vanishing_does(tmp_path: pathlib.Path):
-    put_all(tmp_path, elman=-30.0)
-    finding = judge(tmp_path)
+def test_the_norms_that_a_decay_is_made_of_stand_each_in_the_table():
+    rows = world()
+    solving = cell_of("lstm", trained=True, seed=3).job
+    test = {"measure": "learning", "phase": "test", "final_accuracy": 0.95}
+    finding = judge([*rows, planted._shared(Cell(solving, "learning")) | test])
+    before, after = finding.tables
+    assert before.columns == ("mixer", "block", "J_0", "mean of J_1 to J_8", "J_999", "D", "seeds")
+    assert before.rows[2] == ("lstm", "residual", "1.5", "0.5", "5e-81", "80 (95 % 79.8 to 80.2)", "5")
+    assert after.columns[4] == "J_47"
+    assert after.rows[2][-1] == "1/5"
+    assert [figure.name for figure in finding.figures] == ["gradient_reach_residual", "gradient_reach_trained"]
+
+
+def test_exploding_counts_as_vanishing_does():
+    finding = judge(world({"elman": -30.0}))
     assert finding.verdict == "holds"
-    assert finding.numbers[2].value == pytest.approx(-30.0)
+    assert finding.numbers[4].value == pytest.approx(-30.0)
 
 
 @pytest.mark.parametrize(
-    ("mixer", "decay", "said"),
+    ("arm", "decay", "reason"),
     [
         ("attention", 2.0, "attention's |D| of 2 (95 % 1.8 to 2.2) lies above 1"),
         ("attention", -2.0, "attention's |D| of 2 (95 % 1.8 to 2.2) lies above 1"),
         ("lstm", 1.0, "lstm's |D| of 1 (95 % 0.804 to 1.2) lies below 2.4"),
-        ("elman", 0.05, "elman's |D| of 0.05 (95 % 0 to 0.246) lies below 2.4"),
+        ("lstm:forget=chrono", 1.0, "lstm:forget=chrono's |D| of 1 (95 % 0.804 to 1.2) lies below 2.4"),
+        ("elman:start=identity", 0.05, "elman:start=identity's |D| of 0.05 (95 % 0 to 0.246) lies below 2.4"),
     ],
 )
-def test_one_on_the_other_side_fails(tmp_path: pathlib.Path, mixer: str, decay: float, said: str):
-    put_all(tmp_path, **{mixer: decay})
-    finding = judge(tmp_path)
-    assert (finding.verdict, finding.reason) == ("fails", said)
+def test_one_on_the_other_side_fails_at_whatever_start(arm: str, decay: float, reason: str):
+    finding = judge(world({arm: decay}, {"lstm": 0.0}))
+    assert (finding.verdict, finding.reason.split(";")[0]) == ("fails", reason)
 
 
-@pytest.mark.parametrize(("mixer", "decay"), [("attention", 0.9), ("attention", -1.1), ("lstm", 2.5), ("elman", -2.3)])
-def test_an_interval_across_a_bound_is_undecided(tmp_path: pathlib.Path, mixer: str, decay: float):
-    put_all(tmp_path, **{mixer: decay})
-    finding = judge(tmp_path)
+@pytest.mark.parametrize(
+    ("arm", "decay"), [("attention", 0.9), ("attention", -1.1), ("lstm:forget=chrono", 2.5), ("elman", -2.3)]
+)
+def test_an_interval_across_a_bound_is_undecided(arm: str, decay: float):
+    finding = judge(world({arm: decay}))
     assert finding.verdict == "undecided"
-    assert f"{mixer}'s |D|" in finding.reason
-    assert "straddles" in finding.reason
+    assert re.match(rf"{arm}'s \|D\| of .* lies around (1|2\.4);", finding.reason)
 
 
-def test_a_reader_may_try_other_thresholds(tmp_path: pathlib.Path):
-    put_all(tmp_path)
-    assert judge(tmp_path, threshold=100.0).verdict == "fails"
-    assert judge(tmp_path, stable=0.1).verdict == "fails"
+# After training D has a sign: below zero, the gradient has reached the value that the answer needs.
+@pytest.mark.parametrize("start", ["lstm", "elman:start=identity"])
+@pytest.mark.parametrize("decay", [0.5, -3.0])
+def test_a_claim_that_holds_before_training_and_fails_after_it_turns(start: str, decay: float):
+    finding = judge(world(after={start: decay}))
+    assert finding.verdict == "undecided"
+    assert finding.reason.startswith("turns with training: before training it holds, ")
+    assert f"after 200 steps on recall over 47 tokens it fails, {start}'s D of {decay:g}" in finding.reason
 
 
-def test_a_short_sequence_is_untested_and_its_numbers_are_there(tmp_path: pathlib.Path):
-    for mixer, decay in (("attention", 0.1), ("lstm", 5.0), ("elman", 9.0)):
-        put(tmp_path, mixer, decay, length=64)
-    finding = judge(tmp_path)
+def test_a_claim_that_fails_before_training_and_holds_after_it_turns():
+    finding = judge(world({"lstm:forget=chrono": 1.0}))
+    assert finding.verdict == "undecided"
+    assert "before training it fails, lstm:forget=chrono's |D| of 1 " in finding.reason
+    assert "over 47 tokens it holds, " in finding.reason
+
+
+def test_what_is_undecided_or_missing_after_training_turns_nothing():
+    finding = judge(world(after={"lstm": 2.4}))
+    assert (finding.verdict, finding.reason.rpartition(": ")[2]) == ("holds", "undecided")
+    before = [row for row in world() if row["measure"] == "gradient_reach"]
+    finding = judge(before)
+    assert (finding.verdict, finding.reason.rpartition("; ")[2]) == ("holds", "not measured after training")
+    diverged = planted.failed(cell_of("lstm", trained=True, seed=2), "diverged")
+    finding = judge([*before, diverged])
+    assert finding.verdict == "holds"
+    assert finding.reason.endswith("the same test: untested; failed: lstm, residual, seed 2 (diverged)")
+
+
+def test_a_reader_may_try_other_thresholds():
+    before = [row for row in world() if row["measure"] == "gradient_reach"]
+    assert judge(before, threshold=100.0).verdict == "fails"
+    assert judge(before, stable=0.1).verdict == "fails"
+
+
+def test_a_short_sequence_is_untested_and_its_numbers_are_there():
+    rows = [row for arm, decay in BEFORE.items() for row in norms_of(arm, decay / 10, length=64)]
+    finding = judge(rows)
     assert (finding.verdict, finding.reason) == ("untested", "1,000 tokens were not reached, 64 were")
-    assert finding.numbers[1].value == pytest.approx(5.0)
+    assert finding.numbers[1].value == pytest.approx(8.0)
     assert "over 63 tokens" in finding.sentence
-    assert judge(tmp_path, length=64).verdict == "holds"
+    assert judge(rows, length=64).verdict == "holds"
 
 
-def test_a_longer_sequence_is_judged_over_999_tokens(tmp_path: pathlib.Path):
-    for mixer, decay in (("attention", 0.1), ("lstm", 80.0), ("elman", 200.0)):
-        for seed in SEEDS:
-            norms = dict.fromkeys(range(1, 9), 1.0) | {999: 10.0 ** -(decay + 0.1 * seed), 2047: 1e-300}
-            append(tmp_path, mixer, "residual", seed, 2048, [{"distance": k, "norm": n} for k, n in norms.items()])
-    finding = judge(tmp_path)
+def test_a_longer_sequence_is_judged_over_999_tokens():
+    rows = [
+        row
+        for arm, decay in BEFORE.items()
+        for seed in SEEDS
+        for row in rows_of(
+            arm,
+            {**dict.fromkeys(range(9), 1.0), 999: 10.0 ** -(decay + 0.1 * seed), 2047: 1e-300},
+            length=2048,
+            seed=seed,
+        )
+    ]
+    finding = judge(rows)
     assert finding.verdict == "holds"
     assert finding.numbers[1].value == pytest.approx(80.2)
-    put_all(tmp_path)  # at 1,000 tokens, the shortest that will do
-    assert judge(tmp_path).scope.startswith("1,000 tokens")
+    both = judge(rows + world())  # at 1,000 tokens, the shortest that will do
+    assert both.scope.startswith("1,000 tokens, width 64, depth 2, 5 seeds, before training, 1 other settings left out")
 
 
-def test_a_mixer_that_is_missing_and_a_lone_seed_are_untested(tmp_path: pathlib.Path):
-    assert judge(tmp_path).verdict == "untested"
-    put(tmp_path, "attention", STABLE)
-    put(tmp_path, "lstm", VANISHING)
-    assert judge(tmp_path).reason == "not measured in the residual block: elman"
-    put(tmp_path, "elman", 200.0, seeds=[0])
-    finding = judge(tmp_path)
-    assert (finding.verdict, finding.reason) == ("untested", "fewer than two seeds give no interval (elman)")
-    assert finding.numbers[2].low is None
+def test_models_of_another_width_are_not_pooled():
+    wide = norms_of("lstm:forget=chrono", 1.0, width=128)
+    finding = judge(wide + world())
+    assert (finding.verdict, finding.numbers) == ("holds", judge(world()).numbers)
 
 
-def test_a_cell_that_is_still_written_does_not_count_yet(tmp_path: pathlib.Path):
-    put_all(tmp_path)
-    append(tmp_path, "lstm", "residual", 5, 1000, [{"distance": 1, "norm": 0.0}])
-    finding = judge(tmp_path)
-    assert (finding.verdict, finding.numbers[1].n) == ("holds", 5)
+@pytest.mark.parametrize("arm", ["attention", "lstm:forget=one", "elman"])
+def test_a_start_that_is_missing_and_a_lone_seed_are_untested(arm: str):
+    others = [row for row in world() if row["arm"] != arm]
+    for rows in (others, others + norms_of(arm, BEFORE[arm], seeds=[0])):
+        finding = judge(rows)
+        assert finding.verdict == "untested"
+        assert finding.reason.startswith(f"fewer than two seeds in the residual block: {arm};")
+    assert judge([]).verdict == "untested"
+
+
+def test_a_cell_that_is_still_written_does_not_count_yet():
+    finding = judge(world() + rows_of("lstm", {0: 1.0, 1: 0.0}, seed=5))
+    assert (finding.verdict, finding.numbers[2].n) == ("holds", 5)
 
 
 @pytest.mark.parametrize("broken", ["zero", "failed"])
-def test_a_broken_control_leaves_it_undecided(tmp_path: pathlib.Path, broken: str):
-    put_all(tmp_path)
+def test_a_broken_control_leaves_it_undecided(broken: str):
     if broken == "zero":
-        put(tmp_path, "lstm", VANISHING, seeds=[5], near=0.0, far=0.0)
+        rows = norms_of("lstm:forget=one", 80.0, seeds=[5], near=0.0, far=0.0)
+        reason = "lstm:forget=one, seed 5 (a norm of 0)"
     else:
-        append(tmp_path, "lstm", "residual", 5, 1000, [{"distance": 999, "outcome": "diverged"}])
-    finding = judge(tmp_path)
+        rows = [planted.failed(cell_of("lstm:forget=one", seed=5), "crashed")]
+        reason = "lstm:forget=one, residual, seed 5 (crashed)"
+    finding = judge(world() + rows)
     assert finding.verdict == "undecided"
     assert not finding.controls[0].met
-    assert {"zero": "lstm, seed 5 (a norm of 0)", "failed": "lstm, residual, seed 5 (diverged)"}[
-        broken
-    ] in finding.reason
+    assert reason in finding.reason
 
 
-def test_an_arm_of_which_every_cell_failed_is_no_missing_one(tmp_path: pathlib.Path):
-    put(tmp_path, "attention", STABLE)
-    put(tmp_path, "lstm", VANISHING)
-    for seed in SEEDS:
-        append(tmp_path, "elman", "residual", seed, 1000, [{"outcome": "crashed"}])
-    finding = judge(tmp_path)
+def test_an_arm_of_which_every_cell_failed_is_no_missing_one():
+    rows = [row for row in world() if row["arm"] != "elman"]
+    finding = judge(rows + [planted.failed(cell_of("elman", seed=seed), "crashed") for seed in SEEDS])
     assert finding.verdict == "undecided"
     assert "elman, residual, seed 4 (crashed)" in finding.reason
 
 
-def test_an_end_of_zero_is_at_least_what_float64_can_tell(tmp_path: pathlib.Path):
-    put(tmp_path, "attention", STABLE)
-    put(tmp_path, "lstm", VANISHING)
-    put(tmp_path, "elman", 200.0, seeds=SEEDS[:4])
-    put(tmp_path, "elman", 0.0, seeds=SEEDS[4:], far=0.0)
-    finding = judge(tmp_path)
+def test_an_end_of_zero_is_at_least_what_float64_can_tell():
+    rows = [row for row in world() if row["arm"] != "elman"]
+    rows += norms_of("elman", 200.0, seeds=SEEDS[:4]) + norms_of("elman", 0.0, seeds=SEEDS[4:], far=0.0)
+    finding = judge(rows)
     assert finding.verdict == "holds"
-    number = finding.numbers[2]
+    number = finding.numbers[4]
     assert "at least" in number.name
     assert number.value == pytest.approx((4 * 199.95 + 307.351) / 5, abs=0.01)
-    assert finding.tables[0].rows[2][1].startswith("at least 221")
-    assert "at least 10^221 in the Elman network" in finding.sentence
-    [figure] = finding.figures
+    assert finding.tables[0].rows[4][5].startswith("at least 221")
+    assert "shrinks by at least 10^221 in the Elman network" in finding.sentence
+    figure = finding.figures[0]
     assert {point.x for point in figure.points if point.series == "elman"} == set(range(1, 9))
     assert min(point.low for point in figure.points if point.low is not None) > 0
 
 
 @pytest.mark.parametrize(
-    ("decay", "said"),
-    [(3.0, "residuals are the cause"), (-0.2, "residuals are not the cause"), (1.0, "the cause is undecided")],
+    ("decay", "reason", "change"),
+    [
+        (3.0, "; residuals are the cause: in the plain block", "shrinks by 10^3"),
+        (-0.2, "; residuals are not the cause: in the plain block", "grows by 1.6 times"),
+        (1.0, "; the cause is undecided: in the plain block", "shrinks by 10 times"),
+    ],
 )
-def test_residuals_are_the_cause_where_attention_is_unstable_without(tmp_path: pathlib.Path, decay: float, said: str):
-    put_all(tmp_path)
-    put(tmp_path, "attention", decay, block="plain")
-    finding = judge(tmp_path)
+def test_residuals_are_the_cause_where_attention_is_unstable_without(decay: float, reason: str, change: str):
+    finding = judge(world() + norms_of("attention", decay, block="plain"))
     assert finding.verdict == "holds"
-    assert said in finding.reason
-    assert [figure.name for figure in finding.figures] == ["gradient_reach_residual", "gradient_reach_plain"]
-    assert finding.tables[0].rows[0][2].startswith(f"{decay:g} (95 %")
+    assert reason in finding.reason
+    assert finding.sentence.endswith(f"; without residuals attention's {change}")
+    assert [figure.name.rpartition("_")[2] for figure in finding.figures] == ["residual", "plain", "trained"]
 
 
-def test_other_arms_are_shown_and_not_judged(tmp_path: pathlib.Path):
-    put_all(tmp_path)
-    for mixer, decay in (("gru", 50.0), ("mingru", 0.2), ("attention:window=8", 1.5)):
-        put(tmp_path, mixer, decay, seeds=[2])
-    append(tmp_path, "gru", "plain", 0, 1000, [{"outcome": "crashed"}])
-    finding = judge(tmp_path)
+def test_other_arms_are_shown_and_said_to_be_like_one_from_three_seeds_on():
+    rows = world()
+    for arm, decay in (("gru", 50.0), ("mingru", 0.2), ("attention:window=8", 1.5)):
+        rows += norms_of(arm, decay, seeds=[1, 2, 3])
+    rows += norms_of("gla", 50.0, seeds=[1, 2])
+    finding = judge([*rows, planted.failed(cell_of("gru", block="plain"), "crashed")])
     assert finding.verdict == "holds"
-    assert finding.reason.endswith("failed: gru, plain, seed 0 (crashed)")
-    likeness = dict(finding.arms)
-    assert likeness == {
-        "elman": LIKE_LSTM,
-        "gru": LIKE_LSTM,
-        "mingru": LIKE_ATTENTION,
-        "attention:window=8": NEITHER,
-    }
+    assert finding.reason.endswith("; failed: gru, plain, seed 0 (crashed)")
+    assert dict(finding.arms) == {"gru": LIKE_LSTM, "mingru": LIKE_ATTENTION}
 
 
 def test_the_interval_of_the_size_follows_from_that_of_the_number():
@@ -555,11 +612,18 @@ def test_the_interval_of_the_size_follows_from_that_of_the_number():
     assert (across.value, across.low) == (pytest.approx(0.0), 0.0)
 
 
-def test_cells_are_the_judged_three_in_both_blocks_and_one_seed_of_the_others():
-    scale = dataclasses.replace(SCALES["quick"], arms=("attention", "lstm", "gru"))
-    found = gradient_flow.cells(scale, [])
-    assert len(found) == len(set(found)) == 2 * (3 * scale.seeds + 1)
-    assert {cell.job.length for cell in found} == {1000}
-    assert {cell.job.match_to.split(":")[0] for cell in found if cell.job.arm != "attention"} == {"attention"}
-    assert {cell.measure for cell in found} == {"gradient_reach"}
-    assert {cell.job.seed for cell in found if cell.job.arm == "gru"} == {0}
+def test_cells_are_every_start_in_both_blocks_and_the_trainings_of_path_length():
+    scale = dataclasses.replace(SCALES["quick"], arms=("attention", "lstm", "mingru"))
+    cells = gradient_flow.cells(scale, [])
+    judged = {arm for mixer in gradient_flow.JUDGED for arm in trials.variants(mixer)}
+    assert {*BEFORE, "attention:positions=alibi"} < judged
+    assert len(cells) == len(set(cells)) == 3 * (len(judged) * scale.seeds + 3)
+    assert {cell.job.match_to.split(":")[0] for cell in cells if cell.job.arm != "attention"} == {"attention"}
+    before = [cell.job for cell in cells if cell.measure == "gradient_reach"]
+    assert {(job.length, job.block) for job in before} == {(1000, "residual"), (1000, "plain")}
+    assert {job.seed for job in before if job.arm == "mingru"} == {0, 1, 2}
+    after = {cell.job for cell in cells if cell.measure == "trained_gradient_reach"}
+    learned = {cell.job for cell in path_length.cells(scale, []) if cell.measure == "learning"}
+    shared = {job for job in after if job.arm in ("attention", "lstm")}
+    assert len(shared) == 2 * scale.seeds
+    assert shared < learned

@@ -9,20 +9,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from suite import parts
-from suite.claims import (
-    ATTENTION,
-    LIKE_ATTENTION,
-    LIKE_LSTM,
-    LSTM,
-    NEITHER,
-    Control,
-    Figure,
-    Finding,
-    Number,
-    Point,
-    Table,
-)
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness, path_length
 from suite.job import Cell
+from suite.judging import alike, trials
 from suite.judging.statistics import Interval, t_interval
 from suite.scale import INSTALLATION, Scale
 from suite.sweep.record import Row
@@ -35,118 +24,155 @@ TEXTBOOK = (
 CLAIMED = "999 Jacobians vanish or explode; residuals are stable"
 ON_TEXT = False
 RULE = (
-    "J_k is the norm of d h_T / d x_(T-k), from random probes in float64 before any training, and D the decimal "
-    "logarithm of the mean of J_1 to J_8 over J_999; parameters matched, a 95 % t-interval over seeds. Holds: the "
-    "intervals of |D| of the Elman network and of the LSTM lie above 2.4, a factor of 256, where a term drops out of a "
-    "bfloat16 sum, and attention's below 1, all in the residual block. Fails: one of them lies wholly on the other "
-    "side. Otherwise undecided, and so where a judged cell failed or one of J_1 to J_8 is no positive number. Untested "
-    "below 1,000 tokens, without one of the three, below two seeds, and at a scale that is not evidence. Residuals are "
-    "the cause if attention's interval lies wholly above 1 in the plain block."
+    "J_k is the norm of d h_T / d x_(T-k), from random probes in float64, and D the decimal logarithm of the mean of "
+    "J_1 to J_8 over J_999; parameters matched, a 95 % t-interval over seeds; judged before training, in the residual "
+    "block. Holds: |D| of the LSTM and of the Elman network lies above 2.4, a factor of 256, where a term drops out of "
+    "a bfloat16 sum, at every start that the mixer's file names, and attention's below 1. Fails: one of these, at any "
+    "start, lies wholly on the other side. Otherwise undecided, and so where a judged cell failed, where one of J_1 to "
+    "J_8 is no positive number, and where training turns it: the test is done again after training on recall of one "
+    "pair, at the farthest distance of path_length, with D from the answer's position to the value that it needs. "
+    "There D has a sign, since a gradient that is larger at this value than near by has reached it. Untested below "
+    "1,000 tokens, without two seeds of each of these, and at a scale that is not evidence. Residuals are the cause if "
+    "attention's interval lies wholly above 1 in the plain block."
 )
 
 ELMAN = "elman"
-JUDGED = (ATTENTION, LSTM, ELMAN)
+JUDGED = (ATTENTION, LSTM, ELMAN)  # the recurrences at every start
 RESIDUAL, PLAIN = "residual", "plain"
 NEAR = range(1, 9)
 LEAST = sys.float_info.min  # XLA takes what is smaller, 2.2e-308, for zero
-MEASURE = "gradient_reach"
+OTHERS = 3  # seeds of an arm that is not judged: as many as a sentence about it needs
+MEASURE, TRAINED = "gradient_reach", "trained_gradient_reach"
 COMMAND = "python -m launch.compare --claims=gradient_flow"
-NAMES = {ATTENTION: "attention", LSTM: "the LSTM", ELMAN: "the Elman network"}
-
-Key = tuple[str, str]  # arm and block
-Profiles = dict[Key, dict[int, dict[int, float]]]  # J_k by seed and k
+FIELDS = tuple(name for name in alike.CONDITIONS if name != "block")  # in which cells agree that are compared
+STARTS = {
+    "one": "as usually started",
+    "spread": "whose gates start slow (spread)",
+    "chrono": "whose gates start slow (chrono)",
+    "orthogonal": "as usually started",
+    "identity": "started from the identity",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How far back gradients are followed."""
+    """How far back gradients are followed before training, and whether at every start."""
 
     reach: int = 1000  # tokens
+    starts: bool = True
     untested: str = ""
 
 
-SIZES = {"smoke": Sizes(reach=64, untested=INSTALLATION)} | dict.fromkeys(("quick", "laptop", "gpu", "pod"), Sizes())
+SIZES = {"smoke": Sizes(reach=64, starts=False, untested=INSTALLATION)}
+SIZES |= dict.fromkeys(("quick", "laptop", "gpu", "pod"), Sizes())
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """The norms of one arm in one block: J_k by k, of each seed."""
+
+    far: int  # tokens back to where D ends
+    seeds: dict[int, dict[int, float]]
+
+    @property
+    def decays(self) -> list[float]:
+        """D of each seed. A norm of 0 at the end counts as the least number there is, and D is at least this."""
+        norms = [norms for norms in self.seeds.values() if _near(norms)]
+        return [math.log10(_near(of_seed)) - math.log10(max(of_seed[self.far], LEAST)) for of_seed in norms]
+
+    @property
+    def at_least(self) -> str:
+        return "at least " if any(norms[self.far] == 0 for norms in self.seeds.values()) else ""
 
 
 class Reach(NamedTuple):
-    """The norms at one length, the distance that D is taken at, and D of each seed by arm and block."""
+    """The profiles of one setting by arm and block, all before or all after training."""
 
-    length: int
-    rows: list[Row]
+    trained: bool
     far: int
-    profiles: Profiles
-    decays: dict[Key, list[float]]
+    rows: list[Row]
+    profiles: dict[tuple[str, str], Profile]
+    left_out: int  # other settings
 
     @property
-    def bounded(self) -> set[Key]:
-        """Those of which a norm is 0 in float64 at the end: D is at least what stands there."""
-        return {key for key in self.decays if any(norms[self.far] == 0 for norms in self.profiles[key].values())}
+    def residual(self) -> dict[str, Profile]:
+        return {arm: profile for (arm, block), profile in self.profiles.items() if block == RESIDUAL}
+
+    @property
+    def failed(self) -> list[tuple[str, str, str]]:
+        """Cells of which a row has no number: arm, block, and the words for each."""
+        rows = {(row["arm"], row["block"], row["seed"], row["outcome"]) for row in self.rows if row["outcome"] != "ok"}
+        return [(arm, block, f"{arm}, {block}, seed {seed} ({outcome})") for arm, block, seed, outcome in sorted(rows)]
+
+    @property
+    def when(self) -> str:
+        steps = self.rows[0]["steps"]
+        return f"after {steps:,} steps on recall over {self.far} tokens" if self.trained else "before training"
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
-    """Both blocks, all seeds of the judged three and one of every other arm."""
+    """Before training both blocks; after it the trainings of path_length at its farthest distance."""
     del rows  # no cell depends on another
-    reach = SIZES[scale.name].reach
-    return [
-        Cell(scale.arm(mixer, length=reach, block=block, seed=seed), MEASURE)
-        for mixer in dict.fromkeys((*JUDGED, *scale.arms))
-        for block in (RESIDUAL, PLAIN)
-        for seed in range(scale.seeds if mixer in JUDGED else 1)
-    ]
+    sizes = SIZES[scale.name]
+    judged = [arm for mixer in JUDGED for arm in (trials.variants(mixer) if sizes.starts else (mixer,))]
+    distance = path_length.SIZES[scale.name].distances[-1]
+    wanted = []
+    for arm in dict.fromkeys((*judged, *scale.arms)):
+        jobs = [(scale.arm(arm, length=sizes.reach, block=block), MEASURE) for block in (RESIDUAL, PLAIN)]
+        jobs.append((path_length.job(scale, arm, distance), TRAINED))
+        seeds = scale.seeds if arm in judged else min(OTHERS, scale.seeds)
+        wanted += [Cell(job.replace(seed=seed), measure) for job, measure in jobs for seed in range(seeds)]
+    return wanted
 
 
 def judge(rows: list[Row], *, threshold: float = 2.4, stable: float = 1.0, length: int = 1000) -> Finding:
     """The finding for `length` tokens, or, where that was not reached, for the longest sequence there is."""
-    reach = _reach(rows, length)
-    if reach is None:
+    before, after = _reach(rows, MEASURE, length), _reach(rows, TRAINED, length)
+    if before is None:
         return Finding("untested", "measured", reason="nothing was measured yet")
-    failed = _failed(reach.rows)
-    control = _control(reach.profiles, failed)
-    measured = {*reach.profiles, *((arm, block) for arm, block, _ in failed)}
-    missing = [arm for arm in JUDGED if (arm, RESIDUAL) not in measured]
-    if reach.length < length:
-        verdict, reason = "untested", f"{length:,} tokens were not reached, {reach.length:,} were"
-    elif missing:
-        verdict, reason = "untested", f"not measured in the residual block: {', '.join(missing)}"
+    control = _control(before)
+    reached = before.rows[0]["length"]
+    if reached < length:
+        verdict, reason = "untested", f"{length:,} tokens were not reached, {reached:,} were"
     elif not control.met:
         verdict, reason = "undecided", f"the control is not met: {control.found}"
     else:
-        verdict, reason = _verdict({arm: reach.decays[arm, RESIDUAL] for arm in JUDGED}, threshold, stable)
-    if (ATTENTION, PLAIN) in reach.decays:
-        reason += f"; {_cause(reach.decays[ATTENTION, PLAIN], stable)}"
-    unmentioned = [cell for cell in failed.values() if cell not in reason]
+        verdict, reason = _test(before, threshold, stable)
+        if after is None:
+            reason += "; not measured after training"
+        else:
+            again, why = _test(after, threshold, stable)
+            if {verdict, again} == {"holds", "fails"}:
+                reason = f"turns with training: {before.when} it {verdict}, {reason}; {after.when} it {again}, {why}"
+                verdict = "undecided"
+            else:
+                reason += f"; {after.when} the same test: {again}"
+    if (ATTENTION, PLAIN) in before.profiles:
+        reason += f"; {_cause(before.profiles[ATTENTION, PLAIN].decays, stable)}"
+    reaches = [reach for reach in (before, after) if reach is not None]
+    unmentioned = [cell for reach in reaches for _, _, cell in reach.failed if cell not in reason]
     if unmentioned:
         reason += f"; failed: {', '.join(unmentioned)}"
-    numbers = tuple(_number(*key, values, key in reach.bounded) for key, values in reach.decays.items())
+    numbers = tuple(number for reach in reaches for number in _numbers(reach))
     return Finding(verdict, "measured", reason=reason, numbers=numbers, controls=(control,))
 
 
 def tell(rows: list[Row], judged: Finding, *, threshold: float, stable: float, length: int) -> Finding:
-    """The finding with its sentence, a table of D and the norms of both blocks."""
-    reach = _reach(rows, length)
-    if reach is None:
+    """The finding with its sentence, and a table and figures of the norms before and after training."""
+    del threshold, stable
+    before, after = _reach(rows, MEASURE, length), _reach(rows, TRAINED, length)
+    if before is None:
         return dataclasses.replace(judged, sentence="no gradient was followed back")
-    blocks = [block for block in (RESIDUAL, PLAIN) if any(block in key for key in reach.profiles)]
+    reaches = [reach for reach in (before, after) if reach is not None and reach.profiles]
+    drawn = [(reach, block) for reach in reaches for block in dict.fromkeys(block for _, block in reach.profiles)]
     return dataclasses.replace(
         judged,
-        sentence=_sentence(reach),
-        figures=tuple(_figure(reach.profiles, block) for block in blocks),
-        scope=_scope(reach),
-        arms=tuple(_likeness(reach.decays, threshold, stable)),
-        tables=(_table(reach),) if reach.decays else (),
+        sentence=_sentence(before),
+        figures=tuple(_figure(reach, block) for reach, block in drawn),
+        scope="; ".join(_scope(reach) for reach in reaches),
+        arms=tuple(likeness(_sizes(before.residual))),
+        tables=tuple(_table(reach, rows) for reach in reaches),
     )
-
-
-def _reach(rows: list[Row], length: int) -> Reach | None:
-    """The norms at `length` tokens or what is nearest to it; None where none was measured."""
-    followed = [row for row in rows if parts.split(row["measure"])[0] == MEASURE]
-    if not followed:
-        return None
-    at = _length(followed, length)
-    of_length = [row for row in followed if row["length"] == at]
-    far = _far(of_length, length - 1)
-    profiles = _profiles(of_length, far)
-    return Reach(at, of_length, far, profiles, _decays(profiles, far))
 
 
 def magnitude(values: list[float]) -> Interval:
@@ -157,85 +183,84 @@ def magnitude(values: list[float]) -> Interval:
     return Interval(abs(value), *sorted((abs(low), abs(high))))
 
 
-def _length(followed: list[Row], length: int) -> int:
-    """The shortest sequence of at least `length`, else the longest; first among those that have the judged three."""
-    arms: dict[int, set[str]] = defaultdict(set)
-    for row in followed:
-        arms[row["length"]].add(row["arm"])
-    whole = [at for at, measured in arms.items() if measured >= set(JUDGED)] or list(arms)
-    return min((at for at in whole if at >= length), default=max(whole))
+def _judged() -> tuple[str, ...]:
+    return ATTENTION, *trials.variants(LSTM), *trials.variants(ELMAN)
 
 
-def _far(rows: list[Row], wanted: int) -> int:
-    """The first distance of at least `wanted` among those that were measured, else the last of them."""
-    measured = {row["distance"] for row in rows if "norm" in row}
-    return min((k for k in measured if k >= wanted), default=max(measured, default=wanted))
+def _reach(rows: list[Row], measure: str, length: int) -> Reach | None:
+    """The norms of the setting that has the judged three and is as near to `length` as can be, rather longer."""
+    settings: dict[tuple, list[Row]] = defaultdict(list)
+    for row in rows:
+        if parts.split(row["measure"])[0] == measure:
+            settings[alike.of_row(row, FIELDS)].append(row)
+
+    def order(of_setting: list[Row]) -> tuple:
+        at = of_setting[0]["length"]
+        return not {row["arm"] for row in of_setting} >= set(JUDGED), at < length, abs(at - length)
+
+    of_measure = [settings[setting] for setting in sorted(settings, key=str)]
+    chosen = min((rows for rows in of_measure if measure == MEASURE or _distance(rows[0])), key=order, default=None)
+    if chosen is None:
+        return None
+    wanted = length - 1 if measure == MEASURE else _distance(chosen[0]) - 1  # the value stands one after its key
+    measured = {row["distance"] for row in chosen if "norm" in row}
+    far = min((k for k in measured if k >= wanted), default=max(measured, default=wanted))
+    return Reach(measure == TRAINED, far, chosen, _profiles(chosen, far), len(settings) - 1)
 
 
-def _profiles(rows: list[Row], far: int) -> Profiles:
-    """J_k of whole cells, the judged three first: a cell that is still written has no D yet."""
-    profiles: Profiles = defaultdict(lambda: defaultdict(dict))
+def _distance(row: Row) -> int:
+    """Tokens from the pair to its query in recall of one pair; 0 of any other task."""
+    knobs = parts.knobs("suite.tasks", row["task"]) if parts.split(row["task"])[0] == path_length.TASK else {}
+    return int(knobs["distance"]) if knobs and knobs["pairs"] == 1 else 0
+
+
+def _profiles(rows: list[Row], far: int) -> dict[tuple[str, str], Profile]:
+    """The profiles of whole cells, the judged first: a cell that is still written has no D yet."""
+    norms: dict[tuple[str, str], dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if "norm" in row:
-            profiles[row["arm"], row["block"]][row["seed"]][row["distance"]] = row["norm"]
-    whole = {
-        key: {seed: norms for seed, norms in sorted(seeds.items()) if norms.keys() >= {*NEAR, far}}
-        for key, seeds in profiles.items()
-    }
-    first = [(arm, block) for block in (RESIDUAL, PLAIN) for arm in JUDGED]
-    return {key: whole[key] for key in dict.fromkeys((*first, *sorted(whole))) if whole.get(key)}
+            norms[row["arm"], row["block"]][row["seed"]][row["distance"]] = row["norm"]
+    first = [(arm, block) for block in (RESIDUAL, PLAIN) for arm in _judged()]
+    profiles = {}
+    for key in dict.fromkeys((*first, *sorted(norms))):
+        seeds = {seed: of_seed for seed, of_seed in sorted(norms[key].items()) if of_seed.keys() >= {0, *NEAR, far}}
+        if seeds:
+            profiles[key] = Profile(far, seeds)
+    return profiles
 
 
-def _decays(profiles: Profiles, far: int) -> dict[Key, list[float]]:
-    """D of each seed. A norm of 0 at the end counts as the least number there is, and D is at least this."""
-    decays = {
-        key: [_decay([norms[k] for k in NEAR], norms[far]) for norms in seeds.values() if any(norms[k] for k in NEAR)]
-        for key, seeds in profiles.items()
-    }
-    return {key: values for key, values in decays.items() if values}
+def _near(norms: dict[int, float]) -> float:
+    return statistics.fmean(norms[k] for k in NEAR)
 
 
-def _decay(near: list[float], far: float) -> float:
-    return math.log10(statistics.fmean(near)) - math.log10(max(far, LEAST))
-
-
-def _failed(rows: list[Row]) -> dict[tuple[str, str, int], str]:
-    """Cells of which a row has no number, by arm, block and seed: the words for each."""
-    cells = sorted((row["arm"], row["block"], row["seed"], row["outcome"]) for row in rows if row["outcome"] != "ok")
-    return {(arm, block, seed): f"{arm}, {block}, seed {seed} ({outcome})" for arm, block, seed, outcome in cells}
-
-
-def _control(profiles: Profiles, failed: dict[tuple[str, str, int], str]) -> Control:
+def _control(reach: Reach) -> Control:
     """That the instrument works where it is judged."""
     name = "J_1 to J_8 are positive and finite in every judged cell"
-    broken = [cell for (arm, block, _), cell in failed.items() if arm in JUDGED and block == RESIDUAL]
-    seen = [(arm, seed, norms) for arm in JUDGED for seed, norms in profiles.get((arm, RESIDUAL), {}).items()]
-    broken += [f"{arm}, seed {seed} (a norm of 0)" for arm, seed, norms in seen if not all(norms[k] for k in NEAR)]
-    if broken:
-        return Control(name, False, f"not in {', '.join(broken)}")
-    return Control(name, bool(seen), f"{len(seen)} cells")
+    judged = _judged()
+    broken = [cell for arm, block, cell in reach.failed if arm in judged and block == RESIDUAL]
+    cells = [(arm, *cell) for arm, of_arm in reach.residual.items() if arm in judged for cell in of_arm.seeds.items()]
+    broken += [f"{arm}, seed {seed} (a norm of 0)" for arm, seed, norms in cells if not all(norms[k] for k in NEAR)]
+    return Control(name, not broken, f"not in {', '.join(broken)}" if broken else f"{len(cells)} cells")
 
 
-def _verdict(judged: dict[str, list[float]], threshold: float, stable: float) -> tuple[str, str]:
-    short = [arm for arm, values in judged.items() if len(values) < 2]
+def _test(reach: Reach, threshold: float, stable: float) -> tuple[str, str]:
+    """The verdict of one setting, with its reason."""
+    decays = {arm: reach.residual[arm].decays if arm in reach.residual else [] for arm in _judged()}
+    short = [arm for arm, values in decays.items() if len(values) < 2]
     if short:
-        return "untested", f"fewer than two seeds give no interval ({', '.join(short)})"
-    sizes = {arm: magnitude(values) for arm, values in judged.items()}
-    right = {arm: size.low > threshold for arm, size in sizes.items()}
-    wrong = {arm: size.high < threshold for arm, size in sizes.items()}
-    right[ATTENTION], wrong[ATTENTION] = sizes[ATTENTION].high < stable, sizes[ATTENTION].low > stable
-    bounds = {arm: f"{arm}'s |D| of {_text(size)}" for arm, size in sizes.items()}
-    if all(right.values()):
-        return (
-            "holds",
-            f"{bounds[LSTM]} and {bounds[ELMAN]} lie above {threshold:g}, {bounds[ATTENTION]} below {stable:g}",
-        )
-    against = [arm for arm in JUDGED if wrong[arm]]
-    if against:
-        sides = {arm: f"below {threshold:g}" for arm in JUDGED} | {ATTENTION: f"above {stable:g}"}
-        return "fails", "; ".join(f"{bounds[arm]} lies {sides[arm]}" for arm in against)
-    limits = {arm: threshold for arm in JUDGED} | {ATTENTION: stable}
-    return "undecided", "; ".join(f"{bounds[arm]} straddles {limits[arm]:g}" for arm in JUDGED if not right[arm])
+        return "untested", f"fewer than two seeds in the residual block: {', '.join(short)}"
+    symbol, interval = ("D", t_interval) if reach.trained else ("|D|", magnitude)
+    right, wrong, other = [], [], []
+    for arm, values in decays.items():
+        size = interval(values)
+        bound = stable if arm == ATTENTION else threshold
+        side = "below" if size.high < bound else "above" if size.low > bound else "around"
+        wanted = "below" if arm == ATTENTION else "above"
+        where = right if side == wanted else other if side == "around" else wrong
+        where.append(f"{arm}'s {symbol} of {_text(size)} lies {side} {bound:g}")
+    if wrong:
+        return "fails", ", ".join(wrong)
+    return ("undecided", ", ".join(other)) if other else ("holds", ", ".join(right))
 
 
 def _cause(values: list[float], stable: float) -> str:
@@ -243,75 +268,104 @@ def _cause(values: list[float], stable: float) -> str:
     if len(values) < 2:
         return "whether residuals are the cause is open: one seed in the plain block"
     size = magnitude(values)
+    found = f"in the plain block attention's |D| is {_text(size)}"
     if size.low > stable:
-        return f"residuals are the cause: in the plain block attention's |D| is {_text(size)}"
-    if size.high < stable:
-        return f"residuals are not the cause: in the plain block attention's |D| is {_text(size)} too"
-    return f"whether residuals are the cause is undecided: in the plain block attention's |D| is {_text(size)}"
+        return f"residuals are the cause: {found}"
+    return f"residuals are not the cause: {found} too" if size.high < stable else f"the cause is undecided: {found}"
 
 
-def _likeness(decays: dict[Key, list[float]], threshold: float, stable: float) -> Iterator[tuple[str, str]]:
-    for (arm, block), values in decays.items():
-        if block == RESIDUAL and arm not in (ATTENTION, LSTM):
-            size = abs(statistics.fmean(values))
-            yield arm, LIKE_ATTENTION if size < stable else LIKE_LSTM if size > threshold else NEITHER
+def _sizes(profiles: dict[str, Profile]) -> dict[str, float]:
+    """|D| of the judged pair, and of each other mixer that has seeds enough for a sentence about it."""
+    decays = {arm: profile.decays for arm, profile in profiles.items() if profile.decays}
+    return {
+        arm: abs(statistics.fmean(values))
+        for arm, values in decays.items()
+        if arm in (ATTENTION, LSTM) or (parts.split(arm)[0] not in JUDGED and len(values) >= OTHERS)
+    }
 
 
-def _number(arm: str, block: str, values: list[float], bounded: bool) -> Number:
-    least = ", at least: J is 0 in float64 at the end" if bounded else ""
-    bounds = t_interval(values)[1:] if len(values) > 1 else (None, None)
-    return Number(f"D, {arm}, {block} block{least}", statistics.fmean(values), "decades", len(values), COMMAND, *bounds)
+def _numbers(reach: Reach) -> Iterator[Number]:
+    for (arm, block), profile in reach.profiles.items():
+        if values := profile.decays:
+            bounds = t_interval(values)[1:] if len(values) > 1 else (None, None)
+            least = ", at least: J is 0 in float64 at the end" if profile.at_least else ""
+            name = f"D {'after' if reach.trained else 'before'} training, {arm}, {block} block{least}"
+            yield Number(name, statistics.fmean(values), "decades", len(values), COMMAND, *bounds)
 
 
-def _figure(profiles: Profiles, block: str) -> Figure:
+def _figure(reach: Reach, block: str) -> Figure:
     """Medians over seeds, with the least and the greatest. A logarithmic axis has no 0: these points are left out."""
     points = []
-    for arm, seeds in ((arm, seeds) for (arm, of_block), seeds in profiles.items() if of_block == block):
+    for arm, seeds in ((arm, of_arm.seeds) for (arm, at), of_arm in reach.profiles.items() if at == block):
         for k in sorted(set.intersection(*map(set, seeds.values()))):
             norms = [seed[k] for seed in seeds.values()]
             bounds = (min(norms), max(norms)) if len(norms) > 1 else ()
-            if min(norms) > 0:
+            if k > 0 and min(norms) > 0:
                 points.append(Point(arm, k, statistics.median(norms), *bounds))
     return Figure(
-        name=f"gradient_reach_{block}",
-        title=f"How far gradients reach before training, {block} block",
+        name=f"gradient_reach_{'trained' if reach.trained else block}",
+        title=f"How far gradients reach {reach.when}, {block} block",
         x="k (tokens back)",
         y="norm of d h_T / d x_(T-k)",
         points=tuple(points),
     )
 
 
-def _table(reach: Reach) -> Table:
-    def cell(key: Key) -> str:
-        if key not in reach.decays:
-            return "not measured"
-        values = reach.decays[key]
-        text = _text(t_interval(values)) if len(values) > 1 else f"{values[0]:.3g} (one seed)"
-        return f"at least {text}" if key in reach.bounded else text
-
-    arms = dict.fromkeys(arm for arm, _ in reach.decays)
-    rows = tuple((arm, cell((arm, RESIDUAL)), cell((arm, PLAIN))) for arm in arms)
-    title = f"D, decades from the mean of J_1 to J_8 to J_{reach.far}"
-    return Table(title, ("mixer", "residual block", "plain block"), rows)
+def _table(reach: Reach, rows: list[Row]) -> Table:
+    """Medians over seeds of what D is made of; after training, how many seeds solve the task."""
+    tests = [row for row in trials.of_task(rows, path_length.TASK) if row.get("phase") == "test"]
+    solved = {row["run_id"] for row in tests if row["outcome"] == "ok" and row["final_accuracy"] >= trials.SOLVED}
+    lines = []
+    for (arm, block), profile in reach.profiles.items():
+        norms, values = profile.seeds.values(), profile.decays
+        medians = [statistics.median(map(norm, norms)) for norm in (lambda n: n[0], _near, lambda n: n[reach.far])]
+        decay = _text(t_interval(values)) if len(values) > 1 else ", ".join(f"{value:.3g}" for value in values)
+        line = (arm, block, *(f"{norm:.3g}" for norm in medians), profile.at_least + decay, str(len(norms)))
+        runs = {row["run_id"] for row in reach.rows if (row["arm"], row["block"]) == (arm, block)}
+        lines.append((*line, f"{len(runs & solved)}/{len(runs)}") if reach.trained else line)
+    columns = ("mixer", "block", "J_0", "mean of J_1 to J_8", f"J_{reach.far}", "D", "seeds")
+    columns += ("recall solved",) if reach.trained else ()
+    return Table(f"Norms {reach.when}, medians over seeds, and D in decades", columns, tuple(lines))
 
 
 def _sentence(reach: Reach) -> str:
-    factors = []
-    for arm, name in NAMES.items():
-        if values := reach.decays.get((arm, RESIDUAL)):
-            least = "at least " if (arm, RESIDUAL) in reach.bounded else ""
-            factors.append(f"{least}10^{statistics.fmean(values):.3g} in {name}")
-    if not factors:
+    profiles = {arm: reach.residual[arm] for arm in (*_judged()[1:], ATTENTION) if arm in reach.residual}
+    if not profiles:
         return "no gradient of the judged three was followed back"
-    listed = " and ".join([", ".join(factors[:-1]), factors[-1]] if len(factors) > 1 else factors)
-    return f"over {reach.far:,} tokens the gradient shrinks by a factor of {listed} (residual block, before training)"
+    changes = [f"{_change(profile)} in {_name(arm)}" for arm, profile in profiles.items()]
+    listed = " and ".join([", ".join(changes[:-1]), changes[-1]] if len(changes) > 1 else changes)
+    plain = (ATTENTION, PLAIN)
+    without = f"; without residuals attention's {_change(reach.profiles[plain])}" if plain in reach.profiles else ""
+    return f"over {reach.far:,} tokens, {reach.when}, the gradient {listed}{without}"
+
+
+def _change(profile: Profile) -> str:
+    """shrinks by 10^80, grows by 36 times, stays as it is"""
+    if not profile.decays:
+        return "is 0"
+    decades = statistics.fmean(profile.decays)
+    if abs(decades) < math.log10(1.5):
+        return "stays as it is"
+    size = f"{10 ** abs(decades):.2g} times" if abs(decades) < 2 else f"10^{abs(decades):.3g}"
+    return f"{'shrinks' if decades > 0 else 'grows'} by {profile.at_least}{size}"
+
+
+def _name(arm: str) -> str:
+    """A judged arm in a sentence: the LSTM as usually started."""
+    name = parts.constant("suite.mixers", arm, "NAME")
+    if arm == ATTENTION:
+        return name
+    [knob] = parts.constant("suite.mixers", arm, "VARIANTS")
+    start = str(parts.knobs("suite.mixers", arm)[knob])
+    return f"{name} {STARTS[start]}" if start in STARTS else f"{name} of {knob}={start}"
 
 
 def _scope(reach: Reach) -> str:
     row = reach.rows[0]
-    seeds = sorted({len(reach.decays[arm, RESIDUAL]) for arm in JUDGED if (arm, RESIDUAL) in reach.decays})
-    counts = f", {' to '.join(map(str, seeds))} seeds" if seeds else ""
-    return f"{reach.length:,} tokens, width {row['reference_width']}, depth {row['depth']}{counts}, before training"
+    counts = sorted({len(profile.seeds) for profile in reach.residual.values()})
+    seeds = f"{' to '.join(map(str, counts))} seeds, {reach.when}"
+    others = f", {reach.left_out} other settings left out" if reach.left_out else ""
+    return f"{row['length']:,} tokens, width {row['reference_width']}, depth {row['depth']}, {seeds}{others}"
 
 
 def _text(size: Interval) -> str:

@@ -81,13 +81,14 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     for distance in sizes.distances:
         for mixer in scale.arms:
             judged = mixer in (ATTENTION, LSTM)
-            wanted += trials.cells(_job(scale, mixer, distance, 0), scale.seeds if judged else 1, probes=judged)
+            wanted += trials.cells(job(scale, mixer, distance), scale.seeds if judged else 1, probes=judged)
     for mixer in (ATTENTION, LSTM):
-        wanted += trials.cells(_job(scale, mixer, sizes.distances[-1], CONV), 1, probes=False)
+        wanted += trials.cells(job(scale, mixer, sizes.distances[-1], short_conv=CONV), 1, probes=False)
     return wanted
 
 
-def _job(scale: Scale, mixer: str, distance: int, short_conv: int) -> Job:
+def job(scale: Scale, mixer: str, distance: int, *, short_conv: int = 0) -> Job:
+    """The training of an arm on recall of one pair at a distance."""
     task = f"{TASK}:pairs=1,vocab=32,distance={distance}"
     return scale.arm(mixer, SIZES[scale.name].recall, task=task, length=distance + 4, short_conv=short_conv)
 

@@ -94,6 +94,15 @@ def of_task(rows: Iterable[Row], name: str) -> list[Row]:
     return [row for row in rows if row["measure"] == "learning" and parts.split(row["task"])[0] == name]
 
 
+def variants(mixer: str) -> tuple[str, ...]:
+    """The arms as which a mixer is compared: one for each value of the knob in its file's VARIANTS, or itself."""
+    try:
+        [(knob, values)] = parts.constant("suite.mixers", mixer, "VARIANTS").items()
+    except LookupError:
+        return (mixer,)
+    return tuple(parts.short("suite.mixers", f"{mixer}:{knob}={value}") for value in values)
+
+
 def gather(rows: Iterable[Row], bar: float = SOLVED) -> dict[str, Trials]:
     """The trials of each arm among trainings that are otherwise alike. The rate of most seeds is an arm's own."""
     by_arm: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
