@@ -56,14 +56,14 @@ STARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How far back gradients are followed before training, and whether at every start."""
+    """How far back gradients are followed before training, and whether at every start, and after training too."""
 
     reach: int = 1000  # tokens
-    starts: bool = True
+    whole: bool = True
     untested: str = ""
 
 
-SIZES = {"smoke": Sizes(reach=64, starts=False, untested=INSTALLATION)}
+SIZES = {"smoke": Sizes(reach=64, whole=False, untested=INSTALLATION)}
 SIZES |= dict.fromkeys(("quick", "laptop", "gpu", "pod"), Sizes())
 
 
@@ -114,12 +114,13 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """Before training both blocks; after it the trainings of path_length at its farthest distance."""
     del rows  # no cell depends on another
     sizes = SIZES[scale.name]
-    judged = [arm for mixer in JUDGED for arm in (trials.variants(mixer) if sizes.starts else (mixer,))]
+    judged = [arm for mixer in JUDGED for arm in (trials.variants(mixer) if sizes.whole else (mixer,))]
     distance = path_length.SIZES[scale.name].distances[-1]
     wanted = []
     for arm in dict.fromkeys((*judged, *scale.arms)):
         jobs = [(scale.arm(arm, length=sizes.reach, block=block), MEASURE) for block in (RESIDUAL, PLAIN)]
-        jobs.append((path_length.job(scale, arm, distance), TRAINED))
+        if sizes.whole:
+            jobs.append((path_length.job(scale, arm, distance), TRAINED))
         seeds = scale.seeds if arm in judged else min(OTHERS, scale.seeds)
         wanted += [Cell(job.replace(seed=seed), measure) for job, measure in jobs for seed in range(seeds)]
     return wanted
