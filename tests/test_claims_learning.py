@@ -8,11 +8,22 @@ from typing import Any
 import numpy as np
 import planted
 import pytest
+import scipy.stats
 
-from suite.claims import LIKE_ATTENTION, LIKE_LSTM, compute_scaling, path_length, state_tracking
+from suite.claims import LIKE_ATTENTION, LIKE_LSTM, Number, compute_scaling, path_length, state_tracking
 from suite.job import Job
 from suite.judging import isoflop, trials
-from suite.judging.statistics import fisher, holm
+from suite.judging.statistics import (
+    Estimate,
+    Interval,
+    contrast,
+    crossings,
+    fieller,
+    fisher,
+    holm,
+    newcombe,
+    t_quantile,
+)
 from suite.scale import SCALES
 from suite.sweep.record import Row
 from suite.sweep.store import job_of
@@ -51,16 +62,61 @@ def test_holm_keeps_the_order_given_and_never_falls() -> None:
     assert holm([]) == []
 
 
-def test_the_interval_of_a_difference_has_seeds_and_examples_in_it() -> None:
+@pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (5, 5), (5, 3), (8, 8), (10, 10)])
+def test_the_interval_of_a_difference_in_seeds_covers_it(seeds: tuple[int, int]) -> None:
+    """By every outcome there is and its probability."""
+    intervals = [
+        [newcombe(solved, seeds[0], other, seeds[1]) for other in range(seeds[1] + 1)] for solved in range(seeds[0] + 1)
+    ]
+    low, high = (np.asarray([[getattr(one, bound) for one in row] for row in intervals]) for bound in ("low", "high"))
+
+    def covered(p: float, q: float, difference: float) -> float:
+        chance = np.outer(
+            *(scipy.stats.binom.pmf(range(n + 1), n, share) for n, share in zip(seeds, (p, q), strict=True))
+        )
+        return float(chance[(low - 1e-9 <= difference) & (difference <= high + 1e-9)].sum())
+
+    shares = np.linspace(0, 1, 21)
+    assert min(covered(p, p, 0) for p in shares) > 0.94  # excludes 0 where there is no difference in at most 6 %
+    assert min(covered(p, q, p - q) for p in shares for q in shares) > 0.9
+    assert covered(0.8, 0, 0.8) > 0.9
+    assert (high > low).all()
+
+
+def test_one_seed_has_no_interval() -> None:
     job = Job(task="parity")
-    same = [trial(job, 0.8) | {"seed": seed} for seed in range(5)]
-    apart = [trial(job, accuracy) | {"seed": seed} for seed, accuracy in enumerate((0.0, 0.2, 0.8, 1.0, 1.0))]
-    of_examples, of_seeds = trials.accuracy_difference(same, same), trials.accuracy_difference(apart, same)
-    # Examples alone: 2 x 5 x 1,024 right-or-wrong answers; seeds that differ make it many times as wide.
-    expected = 1.96 * math.sqrt(2 * 0.8 * 0.2 / 1024 / 5)
-    assert of_examples.value == 0
-    assert (of_examples.high - of_examples.low) / 2 == pytest.approx(expected, rel=0.1)
-    assert of_seeds.high - of_seeds.low > 5 * (of_examples.high - of_examples.low)
+    one, two = ([trial(job.replace(seed=seed), 1.0) for seed in range(count)] for count in (1, 2))
+    of_one, of_two = (next(iter(trials.gather(rows).values())) for rows in (one, two))
+    assert trials.solved_difference(of_one, of_two) == (0.0,)
+    value, low, high = trials.solved_difference(of_two, of_two)
+    assert low < value == 0 < high
+    with pytest.raises(ValueError, match="two in each group; got 1 and 2"):
+        newcombe(1, 1, 2, 2)
+    with pytest.raises(AssertionError, match="an interval of one measurement"):
+        Number("D", 1.0, "", 1, "", 0.5, 1.5)
+
+
+def test_a_crossing_ranges_over_the_lengths_whose_interval_holds_one() -> None:
+    sure = [Interval(log, log - 0.1, log + 0.1) for log in (-1.0, 1.0)]
+    [at] = crossings([16, 64], sure)
+    assert at == pytest.approx((32, 32 * 2**-0.1, 32 * 2**0.1))
+    [falling] = crossings([16, 64], sure[::-1])
+    assert falling == pytest.approx(at)
+    # Not beyond doubt on one side: then it may lie beyond the lengths that were measured.
+    assert crossings([16, 64], [Interval(-0.1, -0.3, 0.1), sure[1]]) == []
+    assert crossings([16, 64, 256], [*sure, Interval(1.0, -0.5, 2.5)])[0] == pytest.approx(at)
+
+
+def test_fiellers_interval_is_that_of_a_test_of_the_difference() -> None:
+    over, under = Estimate(0.9, 0.01, 8), Estimate(1.1, 0.02, 6)
+    value, low, high = fieller(over, under)
+    assert value == pytest.approx(0.9 / 1.1)
+    assert low < value < high
+    for ratio in (low, high):
+        t = (over.value - ratio * under.value) / math.sqrt(over.variance + ratio**2 * under.variance)
+        assert abs(t) == pytest.approx(t_quantile(contrast([1, -value], *zip(over, under, strict=True)).dof))
+    with pytest.raises(ValueError, match="reaches 0"):
+        fieller(over, Estimate(0.1, 0.02, 6))
 
 
 # Path length.

@@ -18,7 +18,7 @@ import planted
 import pytest
 
 from suite import claims, parts, report
-from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point, parallelism
+from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Control, Figure, Finding, Number, Point, parallelism
 from suite.job import Job
 from suite.report import diff, fairness, figures, page, records, results, trainings, utilisation, verdicts
 from suite.sweep import store
@@ -149,6 +149,9 @@ def with_findings(root: pathlib.Path, **findings: Finding) -> records.Comparison
     return dataclasses.replace(records.read(root), judged=judged)
 
 
+SEEDS = claims.Table("Seeds that solved it", ("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5")))
+
+
 def points(series: str, ys: dict[float, float], spread: float = 0.0) -> tuple[Point, ...]:
     bounds = (1 - spread, 1 + spread) if spread else ()
     return tuple(Point(series, x, y, *(y * bound for bound in bounds)) for x, y in ys.items())
@@ -167,7 +170,6 @@ def seven() -> dict[str, Finding]:
     of_speed = Figure("training_speed_ratio", "t", "x", "y", speed, {"equal": 1.0, "textbook": 10.0}, ((ratio, 2048),))
     of_seeds = Figure("recall", "t", "x", "y", tuple(seeds), {"solved": 0.9}, (("lstm", 64),), dots=True, log_y=False)
     of_bytes = Figure("state_bytes_ratio", "t", "x", "y", points(ratio, {1024: 50.0, 4096: 200.0}))
-    table = claims.Table("Seeds that solved it", ("arm", "solved"), (("attention", "5/5"), ("lstm", "0/5")))
     return {
         "parallelism": finding(numbers=numbers, figures=(of_speed,), headline="attention trained at half the speed"),
         "path_length": finding(
@@ -176,7 +178,7 @@ def seven() -> dict[str, Finding]:
             headline="it solved recall in 5/5 seeds against 0/5",
             arms=(("gru", LIKE_LSTM), ("elman", LIKE_LSTM)),
             p_value=0.004,
-            tables=(table,),
+            tables=(SEEDS,),
         ),
         "gradient_flow": finding("fails", figures=(Figure("reach", "t", "x", "y", reach),)),
         "inference_memory": finding(
@@ -411,11 +413,11 @@ def test_the_findings_are_strict_json(drawn: pathlib.Path):
     assert stored["headline"] == report.headline(drawn)
 
 
-def test_the_headline_has_this_machines_numbers(drawn: pathlib.Path):
+def test_the_headline_has_this_machine_and_no_number_without_its_control(drawn: pathlib.Path):
     sentence = report.headline(drawn)
     assert "Some CPU" in sentence
     assert "float32" in sentence
-    assert "attention trained faster than the LSTM nowhere up to 1,024 tokens (1x, 95 % 1 to 1)" in sentence
+    assert "attention trained" not in sentence  # the two forms of one mixer were not timed
     assert "one claim cannot be tested at this scale" in sentence
     assert "the LSTM stood at 3.08 and attention at 3.37 bits per byte" in (drawn / "report.md").read_text()
 
@@ -766,12 +768,27 @@ def test_the_one_chart_shows_what_attention_costs_over_the_lstm():
 
 
 def test_a_line_crosses_one_where_it_is_drawn_to():
-    crossed = {point.series: point for point in verdicts.crossings(verdicts.ratios(seven().values()))}
-    assert crossed["step time"].x == pytest.approx(
-        256.0
-    )  # 0.8 at 128 and 1.25 at 512: half way between their logarithms
-    assert crossed["decode latency"].x == pytest.approx(2048.0)
+    crossed = dict(verdicts.crossings(verdicts.ratios(seven().values())))
+    # 0.8 at 128 and 1.25 at 512: half way between their logarithms.
+    assert crossed["step time"].value == pytest.approx(256.0)
+    assert crossed["step time"].low < 256 < crossed["step time"].high
+    assert crossed["decode latency"].value == pytest.approx(2048.0)
     assert "state bytes" not in crossed
+
+
+def test_a_number_whose_control_failed_says_so_and_makes_no_headline(tmp_path: pathlib.Path):
+    broken = Control("the instrument works", False, "it does not")
+    number = Number("a quantity", 1024.0, "B", 2, "again", exact=True)
+    lost = finding("undecided", numbers=(number,), controls=(broken,), headline="half the speed", tables=(SEEDS,))
+    page = report.compose(
+        with_findings(tmp_path, parallelism=lost, gradient_flow=finding("holds", headline="it falls"))
+    )
+    assert "it falls" in page.headline or "attention falls" in page.headline
+    assert "half the speed" not in page.headline
+    written = page.markdown()
+    assert written.count("1,024 B, a control failed") == 2
+    assert "a sentence (a control failed)" in written.lower()
+    assert "Seeds that solved it (a control failed)" in written
 
 
 def test_crossovers_are_dots_and_what_failed_is_a_cross_at_the_foot(tmp_path: pathlib.Path):

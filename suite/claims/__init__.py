@@ -41,6 +41,10 @@ class Number:
     command: str
     low: float | None = None
     high: float | None = None
+    exact: bool = dataclasses.field(default=False, kw_only=True)  # by construction: it has no interval and needs none
+
+    def __post_init__(self) -> None:
+        assert self.low is None or self.n > 1, f"{self.name}: an interval of one measurement"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +112,11 @@ class Finding:
 
     def __post_init__(self) -> None:
         assert self.verdict in VERDICTS, self.verdict
+
+    @property
+    def is_controlled(self) -> bool:
+        """Whether every control was met: else its numbers stand in no headline, and in tables with that word."""
+        return all(control.met for control in self.controls)
 
 
 ATTENTION, LSTM = "attention", "lstm"  # the judged pair

@@ -283,18 +283,18 @@ def _numbers(attention: Curve, lstm: Curve, tolerances: Iterable[float]) -> Iter
     for nats in tolerances:
         for curve in (attention, lstm):
             name = f"effective context at {nats:g} nats, {curve.arm}"
-            value, low, high = curve.effective(nats)
-            yield Number(name, value, "tokens", len(curve.members), COMMAND, low, high)
-        value, low, high = _ratio(attention, lstm, nats)
+            value, *bounds = _bounded(curve.effective(nats), (curve,))
+            yield Number(name, value, "tokens", len(curve.members), COMMAND, *bounds)
+        value, *bounds = _bounded(_ratio(attention, lstm, nats), (attention, lstm))
         seeds = len(attention.members) + len(lstm.members)
-        yield Number(f"effective context at {nats:g} nats, attention / LSTM", value, "x", seeds, COMMAND, low, high)
+        yield Number(f"effective context at {nats:g} nats, attention / LSTM", value, "x", seeds, COMMAND, *bounds)
 
 
 def _tables(curves: dict[str, Curve], tolerances: Iterable[float]) -> tuple[Table, ...]:
     ordered = sorted(tolerances)
     columns = ("arm", "seeds", *(f"within {nats:g} nats" for nats in ordered))
     lines = tuple(
-        (arm, str(len(curve.members)), *(_text(curve.effective(nats)) for nats in ordered))
+        (arm, str(len(curve.members)), *(_text(*_bounded(curve.effective(nats), (curve,))) for nats in ordered))
         for arm, curve in curves.items()
     )
     return (Table("Effective context in tokens", columns, lines),) if lines else ()
@@ -305,7 +305,8 @@ def _figures(curves: dict[str, Curve], tolerances: tuple[float, ...]) -> tuple[F
     for arm, curve in curves.items():
         gaps, resampled = curve.loss - curve.loss[-1], curve.resampled - curve.resampled[:, -1:]
         for index, context in enumerate(curve.contexts):
-            points.append(Point(arm, int(context), *percentile_interval(float(gaps[index]), resampled[:, index])))
+            gap = percentile_interval(float(gaps[index]), resampled[:, index])
+            points.append(Point(arm, int(context), *(gap if len(curve.members) > 1 else gap[:1])))
     figure = Figure(
         name="truncated_context",
         title="Loss with a part of the context above that with all of it, same targets",
@@ -323,5 +324,11 @@ def _seeds(curve: Curve) -> str:
     return f"{count} seed{'s' if count > 1 else ''}"
 
 
-def _text(context: Interval) -> str:
-    return f"{context.value:,.0f} (95 % {context.low:,.0f} to {context.high:,.0f})"
+def _bounded(interval: Interval, curves: Iterable[Curve]) -> tuple[float, ...]:
+    """The value, and its bounds where seeds were repeated and their resamples do not all come to one context."""
+    is_interval = interval.low < interval.high and all(len(curve.members) > 1 for curve in curves)
+    return tuple(interval) if is_interval else (interval.value,)
+
+
+def _text(value: float, low: float | None = None, high: float | None = None) -> str:
+    return f"{value:,.0f}" if low is None else f"{value:,.0f} (95 % {low:,.0f} to {high:,.0f})"

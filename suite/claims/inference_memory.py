@@ -5,7 +5,7 @@ import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from suite import parts
@@ -23,7 +23,7 @@ from suite.claims import (
     held_equal,
 )
 from suite.job import Cell
-from suite.judging.statistics import ratio_interval, t_interval
+from suite.judging.statistics import crossings, t_interval
 from suite.scale import Scale
 from suite.sweep.record import Row
 
@@ -153,14 +153,14 @@ def tell(rows: list[Row], judged: Finding, *, lowest: int, highest: int) -> Find
     finding = dataclasses.replace(judged, figures=_figures(memory, held_equal(rows)))
     if not memory.has_pair:
         return dataclasses.replace(finding, sentence=f"bytes of state are known of {', '.join(sized) or 'no arm'}")
-    crossings = _crossings(memory)
+    contexts = _crossings(memory)
     return dataclasses.replace(
         finding,
         sentence=_sentence(sized[memory.attention], sized[LSTM]),
         scope=_scope(memory.timings, lowest, highest),
-        crossover=_crossover(crossings, memory.attention),
+        crossover=_crossover(contexts, memory.attention),
         arms=tuple(_likeness(sized, (memory.attention, LSTM), lowest, highest)),
-        tables=_tables(crossings),
+        tables=_tables(contexts),
     )
 
 
@@ -259,37 +259,27 @@ def _crossings(memory: Memory) -> dict[tuple[str, int], tuple[str, str]]:
 def _crossing_of_bytes(cache: Sized, lstm: Sized) -> str:
     """Where the two lines meet; a fraction of a token where the first one outweighs the whole recurrent state."""
     slopes = [state.grows(min(state.at), max(state.at)) for state in (cache, lstm)]
-    return f"{(lstm.line(0) - cache.line(0)) / (slopes[0] - slopes[1]):.3g}" if slopes[0] > slopes[1] else "nowhere"
+    if slopes[0] <= slopes[1]:
+        return "nowhere"
+    context = (lstm.line(0) - cache.line(0)) / (slopes[0] - slopes[1])
+    return f"{context:,.0f}" if context >= 100 else f"{context:.3g}"
 
 
 def _crossing_of_latency(ratios: dict[int, list[float]]) -> str:
+    """The context from which on the cache is slower, in words where there is none; by intervals over processes."""
     if not ratios:
         return "not measured"
-    contexts = list(ratios)
-    at = crossing(contexts, [statistics.fmean(ratios[context]) for context in contexts])
-    if isinstance(at, str):
-        return at
-    processes = min(len(logs) for logs in ratios.values())
-    each = [crossing(contexts, [ratios[context][index] for context in contexts]) for index in range(processes)]
-    inside = [math.log(context) for context in each if not isinstance(context, str)]
-    if len(inside) < max(2, processes):
-        return f"{at:,.0f}"
-    _, low, high = ratio_interval(inside)
-    return f"{at:,.0f} (95 % {low:,.0f} to {high:,.0f})"
-
-
-def crossing(contexts: Sequence[int], logs: Sequence[float]) -> float | str:
-    """The context at which a ratio rises through 1, on a log-log line between two; or where it is not, in words."""
-    if min(logs) > 0:
-        return f"below {contexts[0]:,}"
-    if max(logs) < 0:
-        return f"beyond {contexts[-1]:,}"
-    points = list(zip(map(math.log, contexts), logs, strict=True))
-    turns = [(left, right) for left, right in itertools.pairwise(points) if (left[1] <= 0) != (right[1] <= 0)]
-    if len(turns) != 1 or turns[0][0][1] > 0:
-        return "not at one context"
-    (x, y), (x_right, y_right) = turns[0]
-    return math.exp(x - y * (x_right - x) / (y_right - y))
+    if min(map(len, ratios.values())) < 2:
+        return "not known: one process"
+    logs = {context: t_interval(of_context) for context, of_context in ratios.items()}
+    if min(interval.low for interval in logs.values()) > 0:
+        return f"below {min(logs):,}"
+    if max(interval.high for interval in logs.values()) < 0:
+        return f"beyond {max(logs):,}"
+    crossed = crossings(list(logs), list(logs.values()))
+    if len(crossed) == 1 and logs[max(logs)].value > 0:
+        return f"{crossed[0].value:,.0f} (95 % {crossed[0].low:,.0f} to {crossed[0].high:,.0f})"
+    return "not known: one is slower beyond doubt on neither side, on one alone, or in turns"
 
 
 def _control(decoding: list[Row], sized: dict[str, Sized]) -> Control:
@@ -320,8 +310,8 @@ def _sentence(attention: Sized, lstm: Sized) -> str:
     return f"at {at:,} tokens attention carries {attention.at[at]:,} bytes a sequence and the LSTM {lstm.line(at):,.0f}"
 
 
-def _crossover(crossings: dict[tuple[str, int], tuple[str, str]], attention: str) -> str:
-    of_batch = {batch: crossing for (arm, batch), crossing in crossings.items() if arm == attention}
+def _crossover(crossed: dict[tuple[str, int], tuple[str, str]], attention: str) -> str:
+    of_batch = {batch: crossing for (arm, batch), crossing in crossed.items() if arm == attention}
     if not of_batch:
         return ""
     in_bytes = next(iter(of_batch.values()))[0]
@@ -341,7 +331,7 @@ def _numbers(memory: Memory) -> Iterable[Number]:
     for arm in (*caches, LSTM):
         low, high = min(sized[arm].at), max(sized[arm].at)
         name = f"state bytes a token of context, {arm}"
-        yield Number(name, sized[arm].grows(low, high), "B", len(sized[arm].at), COMMAND)
+        yield Number(name, sized[arm].grows(low, high), "B", len(sized[arm].at), COMMAND, exact=True)
     for arm, batch in timings:
         for context, logs in _ratios(timings, arm, batch).items() if arm in caches else ():
             name = f"seconds a decoded token, {arm} / LSTM, {context:,} tokens of context, {_counted(batch)}"
@@ -349,9 +339,9 @@ def _numbers(memory: Memory) -> Iterable[Number]:
             yield Number(name, value, "x", len(logs), COMMAND, *bounds)
 
 
-def _tables(crossings: dict[tuple[str, int], tuple[str, str]]) -> tuple[Table, ...]:
+def _tables(crossed: dict[tuple[str, int], tuple[str, str]]) -> tuple[Table, ...]:
     columns = ("cache", "sequences", "larger from", "slower from")
-    lines = tuple((arm, str(batch), *contexts) for (arm, batch), contexts in crossings.items())
+    lines = tuple((arm, str(batch), *contexts) for (arm, batch), contexts in crossed.items())
     title = "Context (tokens) from which a cache is larger than the LSTM's state, and decodes more slowly"
     return (Table(title, columns, lines),) if lines else ()
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, held_equal, likeness
 from suite.job import Cell
-from suite.judging.statistics import crossings, ratio_interval, slope, t_interval
+from suite.judging.statistics import Interval, crossings, ratio_interval, slope, t_interval
 from suite.scale import INSTALLATION, Scale
 from suite.sweep.record import Row
 from suite.sweep.store import of_cell
@@ -320,27 +320,42 @@ def _sentence(logs: list[float], at: int, equal: str) -> str:
 
 
 def _headline(by_length: dict[int, list[float]]) -> str:
-    means = _means(by_length)
+    means, crossed = _means(by_length), _crossed(by_length)
     longest = max(means)
     at_the_longest = ", ".join(_spelt(by_length[longest]))
-    crossed = crossings(list(means), list(means.values()))
-    if not crossed:
-        where = f"at every length up to {longest:,}" if means[longest] > 0 else f"nowhere up to {longest:,}"
-    elif means[longest] > 0:
-        where = f"from {crossed[-1]:,.0f}"
-    else:
-        where = f"only below {crossed[-1]:,.0f}"
+    if not crossed and len({log > 0 for log in means.values()}) == 1:
+        where = (
+            f"at every length up to {longest:,} tokens" if means[longest] > 0 else f"nowhere up to {longest:,} tokens"
+        )
+    elif not crossed:
+        where = "at some lengths, from where on is not known"
         at_the_longest += f", at {longest:,}"
-    return f"attention trained faster than the LSTM {where} tokens ({at_the_longest})"
+    elif means[longest] > 0:
+        where = f"from {_range(crossed[-1])}"
+    else:
+        where = f"only below {_range(crossed[-1])}"
+        at_the_longest += f", at {longest:,}"
+    return f"attention trained faster than the LSTM {where} ({at_the_longest})"
 
 
 def _crossover(by_length: dict[int, list[float]]) -> str:
-    means = _means(by_length)
-    crossed = crossings(list(means), list(means.values()))
+    means, crossed = _means(by_length), _crossed(by_length)
     ahead, behind = ("attention", "the LSTM") if means[max(means)] > 0 else ("the LSTM", "attention")
     if crossed:
-        return f"{ahead} is faster from {crossed[-1]:,.0f} tokens, {behind} below"
-    return f"none: {ahead} is faster from {min(means):,} to {max(means):,} tokens"
+        return f"{ahead} is faster from {_range(crossed[-1])}, {behind} below"
+    if len({log > 0 for log in means.values()}) == 1:
+        return f"none: {ahead} is faster from {min(means):,} to {max(means):,} tokens"
+    return f"not known: {ahead} is faster at {max(means):,} tokens, but not beyond doubt on both sides of a length"
+
+
+def _crossed(by_length: dict[int, list[float]]) -> list[Interval]:
+    """The lengths at which one comes to be faster than the other, each with its 95 % interval."""
+    logs = {at: t_interval(of_length) for at, of_length in sorted(by_length.items()) if len(of_length) > 1}
+    return crossings(list(logs), list(logs.values()))
+
+
+def _range(length: Interval) -> str:
+    return f"{length.value:,.0f} tokens (95 % {length.low:,.0f} to {length.high:,.0f})"
 
 
 def _means(by_length: dict[int, list[float]]) -> dict[int, float]:

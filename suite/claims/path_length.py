@@ -217,7 +217,12 @@ def _paths(rows: list[Row]) -> dict[str, list[Row]]:
 def _path_numbers(paths: dict[str, list[Row]]) -> list[Number]:
     return [
         Number(
-            f"path over {of_arm[-1]['distance']} tokens, {arm}", of_arm[-1]["path"], "operations", len(of_arm), COMMAND
+            f"path over {of_arm[-1]['distance']} tokens, {arm}",
+            of_arm[-1]["path"],
+            "operations",
+            len(of_arm),
+            COMMAND,
+            exact=True,
         )
         for arm, of_arm in paths.items()
         if arm in (ATTENTION, LSTM)
@@ -225,13 +230,13 @@ def _path_numbers(paths: dict[str, list[Row]]) -> list[Number]:
 
 
 def _numbers(pairs: dict[int, Pair]) -> list[Number]:
-    """The difference in accuracy at each distance, the farthest first."""
+    """The difference in seeds that solve each distance, the farthest first."""
     numbers = []
     for k, (attention, lstm) in sorted(pairs.items(), reverse=True):
         if attention.tests and lstm.tests:
-            value, low, high = trials.accuracy_difference(attention.tests, lstm.tests)
-            name = f"accuracy at distance {k}, attention - LSTM"
-            numbers.append(Number(name, value, "", attention.seeds + lstm.seeds, COMMAND, low, high))
+            value, *bounds = trials.solved_difference(attention, lstm)
+            name = f"share of seeds that solve distance {k}, attention - LSTM"
+            numbers.append(Number(name, value, "", attention.seeds + lstm.seeds, COMMAND, *bounds))
     return numbers
 
 

@@ -279,9 +279,9 @@ def _numbers(tasks: list[TaskTrials]) -> tuple[Number, ...]:
     for task in tasks:
         attention, lstm = task.pair
         if attention.tests and lstm.tests:
-            value, low, high = trials.accuracy_difference(lstm.tests, attention.tests)
-            name = f"accuracy on {task.name}, LSTM - attention"
-            numbers.append(Number(name, value, "", lstm.seeds + attention.seeds, COMMAND, low, high))
+            value, *bounds = trials.solved_difference(lstm, attention)
+            name = f"share of seeds that solve {task.name}, LSTM - attention"
+            numbers.append(Number(name, value, "", lstm.seeds + attention.seeds, COMMAND, *bounds))
     return tuple(numbers)
 
 

@@ -83,6 +83,27 @@ def fieller(over: Estimate, under: Estimate, confidence: float = 0.95) -> Interv
     return Interval(value, middle - half, middle + half)
 
 
+def newcombe(successes: int, trials: int, other_successes: int, other_trials: int) -> Interval:
+    """Difference of two shares with its 95 % interval; ValueError where either group is of one.
+
+    The hybrid of Wilson's intervals with continuity correction (Newcombe 1998, method 11).
+    """
+    if min(trials, other_trials) < 2:
+        raise ValueError(f"an interval of a difference needs two in each group; got {trials} and {other_trials}")
+    (share, low, high), (other, other_low, other_high) = (
+        wilson(successes, trials),
+        wilson(other_successes, other_trials),
+    )
+    below, above = math.hypot(share - low, other_high - other), math.hypot(high - share, other - other_low)
+    return Interval(share - other, max(-1.0, share - other - below), min(1.0, share - other + above))
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """A share with Wilson's 95 % interval, with continuity correction."""
+    bounds = scipy.stats.binomtest(successes, trials).proportion_ci(method="wilsoncc")
+    return Interval(successes / trials, float(bounds.low), float(bounds.high))
+
+
 def fisher(successes: int, trials: int, other_successes: int, other_trials: int) -> float:
     """One-sided p-value of Fisher's exact test that the first group succeeds more often than the other."""
     table = [[successes, trials - successes], [other_successes, other_trials - other_successes]]
@@ -107,13 +128,33 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(fit.slope)
 
 
-def crossings(x: Sequence[float], log_ratios: Sequence[float]) -> list[float]:
-    """Where a ratio passes through 1, read between the points on a log-log line; at a point that is 1 itself, once."""
-    lengths = []
-    for (before, low), (after, high) in itertools.pairwise(sorted(zip(x, log_ratios, strict=True))):
+def crossings(x: Sequence[float], logs: Sequence[Interval]) -> list[Interval]:
+    """Where a ratio passes through 1, with the range of x at which its interval holds 1; logarithms of the ratio.
+
+    All is read on straight lines between the points, logarithm against logarithm. A crossing that has no such range,
+    since on one side the ratio is nowhere beyond doubt, is none.
+    """
+    points = sorted(zip(x, logs, strict=True))
+    at = [math.log(place) for place, _ in points]
+    value, low, high = ([getattr(interval, bound) for _, interval in points] for bound in Interval._fields)
+    crossed = []
+    for zero, rises in _zeros(at, value):
+        # Below 1 beyond doubt on one side, above on the other: the bound that is last to cross ends the range.
+        first, last = (high, low) if rises else (low, high)
+        before = [place for place, up in _zeros(at, first) if up == rises and place <= zero]
+        after = [place for place, up in _zeros(at, last) if up == rises and place >= zero]
+        if before and after:
+            crossed.append(Interval(*(math.exp(place) for place in (zero, before[-1], after[0]))))
+    return crossed
+
+
+def _zeros(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, bool]]:
+    """Where a line through points passes through 0, and whether it rises; at a point that is 0 itself, once."""
+    zeros = []
+    for (before, low), (after, high) in itertools.pairwise(zip(x, y, strict=True)):
         if low * high < 0 or (high == 0 and low != 0):
-            lengths.append(math.exp(math.log(before) + low / (low - high) * math.log(after / before)))
-    return lengths
+            zeros.append((before + low / (low - high) * (after - before), high > low))
+    return zeros
 
 
 def bootstrap(members: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> np.ndarray:

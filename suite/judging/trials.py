@@ -3,13 +3,11 @@
 import dataclasses
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-
-import numpy as np
+from collections.abc import Iterable
 
 from suite import learning_rates, parts
 from suite.job import Cell, Job
-from suite.judging.statistics import Interval
+from suite.judging.statistics import newcombe
 from suite.sweep.record import Row
 
 SOLVED = 0.9  # accuracy at the final position
@@ -132,25 +130,12 @@ def _trials(arm: str, by_rate: dict[float, list[Row]], bar: float) -> Trials:
     return Trials(arm, rate, bar, tuple(tests), tuple(probes), tuple(sorted(failed, key=lambda row: row["seed"])))
 
 
-def accuracy_difference(one: Sequence[Row], other: Sequence[Row], *, resamples: int = 4000) -> Interval:
-    """Mean accuracy at the final position, `one` less `other`, with a 95 % interval by bootstrap.
+def solved_difference(one: Trials, other: Trials) -> tuple[float, ...]:
+    """Share of seeds that solve the task, `one` less `other`, with Newcombe's 95 % bounds where both have two seeds.
 
-    Seeds are drawn first and then the examples of each, which for answers that are right or wrong is a binomial draw.
+    A seed solves the task or does not: its accuracy is near 1 or near chance, and no mean of it has an interval that
+    covers.
     """
-    rng = np.random.default_rng(0)
-    means = [_resampled_means(rng, rows, resamples) for rows in (one, other)]
-    low, high = np.percentile(means[0] - means[1], (2.5, 97.5))
-    value = _mean_accuracy(one) - _mean_accuracy(other)
-    return Interval(value, float(low), float(high))
-
-
-def _mean_accuracy(rows: Sequence[Row]) -> float:
-    return statistics.fmean(row["final_accuracy"] for row in rows)
-
-
-def _resampled_means(rng: np.random.Generator, rows: Sequence[Row], resamples: int) -> np.ndarray:
-    accuracy_S = np.asarray([row["final_accuracy"] for row in rows])
-    examples_S = np.asarray([row["examples"] for row in rows])
-    drawn_RS = rng.integers(len(rows), size=(resamples, len(rows)))
-    correct_RS = rng.binomial(examples_S[drawn_RS], accuracy_S[drawn_RS])
-    return np.mean(correct_RS / examples_S[drawn_RS], axis=1)
+    if min(one.seeds, other.seeds) < 2:
+        return (one.solved() / one.seeds - other.solved() / other.seeds,)
+    return newcombe(one.solved(), one.seeds, other.solved(), other.seeds)

@@ -60,9 +60,9 @@ def _claims(first: Comparison, second: Comparison) -> Iterator[Block]:
     reason = _other_corpus(first, second)
     lines = []
     for name in sorted(one | other, key=lambda name: [*claims.ORDER, *sorted(one | other)].index(name)):
-        verdicts = tuple(_verdict(judged[name]) if name in judged else NOT_JUDGED for judged in (one, other))
+        said = tuple(_verdict(judged[name]) if name in judged else NOT_JUDGED for judged in (one, other))
         if reason and _is_on_text(name):
-            lines.append((words.spelt(name), *verdicts, "not set side by side: two corpora", "", "", ""))
+            lines.append((words.spelt(name), *said, "not set side by side: two corpora", "", "", ""))
             continue
         a, b = (
             {number.name: number for number in judged[name].finding.numbers} if name in judged else {}
@@ -70,11 +70,14 @@ def _claims(first: Comparison, second: Comparison) -> Iterator[Block]:
         )
         shown = dict.fromkeys([*list(a)[:2], *list(b)[:2], *(quantity for quantity in a if quantity in b)])
         for place, quantity in enumerate(shown or [""]):
-            measured = tuple(words.measured(numbers[quantity]) if quantity in numbers else "" for numbers in (a, b))
+            measured = tuple(
+                verdicts.measured_in(judged[name].finding, numbers[quantity]) if quantity in numbers else ""
+                for judged, numbers in ((one, a), (other, b))
+            )
             ratio = ""
             if quantity in a and quantity in b and a[quantity].value * b[quantity].value > 0:
                 ratio = f"{words.number(b[quantity].value / a[quantity].value)}x"
-            start = (words.spelt(name), *verdicts) if place == 0 else ("", "", "")
+            start = (words.spelt(name), *said) if place == 0 else ("", "", "")
             lines.append((*start, quantity, *measured, ratio))
     yield Heading("Claims")
     yield Table(COLUMNS, tuple(lines), cards=True)

@@ -138,7 +138,7 @@ def _mismatch(value: float) -> str:
 def _state(comparison: Comparison, model: Row, context: int) -> str:
     rows = [row for row in comparison.rows if row.get("phase") == "state" and row["run_id"] == model["run_id"]]
     sizes = [row["state_bytes"] for row in rows if row["context"] == context]
-    return words.si(sizes[0], "B") if sizes else "not measured yet"
+    return f"{words.number(sizes[0])} B" if sizes else "not measured yet"
 
 
 def _provenance(row: Row) -> str:

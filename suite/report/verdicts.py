@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from suite import claims
-from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Point
+from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point
 from suite.judging import statistics
+from suite.judging.statistics import Interval
 from suite.report import figures, words
 from suite.report.figures import DASHED, DOTTED, SOLID, Style
 from suite.report.page import Banner, Block, Commands, Heading, Note, Prose, Table, Terms
@@ -25,6 +26,7 @@ COLUMNS = (
     *("claim", "question and the textbook's answer", "measured here", "verdict", "scope", "crossover", "other arms"),
 )
 MOST_PROBLEMS = 20
+UNCONTROLLED = "a control failed"
 
 
 # The words of this project that a report cannot do without.
@@ -43,9 +45,10 @@ def headline(comparison: Comparison) -> str:
     if not comparison.rows:
         return "Nothing has been measured yet."
     findings = [judged.finding for judged in comparison.judged]
-    measured = [finding.sentence for finding in findings if finding.numbers]
-    clauses = [finding.headline for finding in findings if finding.headline]
-    first, *more = clauses or measured or [finding.sentence for finding in findings][:1] or [""]
+    controlled = [finding for finding in findings if finding.is_controlled]
+    measured = [finding.sentence for finding in controlled if finding.numbers]
+    clauses = [finding.headline for finding in controlled if finding.headline]
+    first, *more = clauses or measured or [finding.sentence for finding in controlled][:1] or [""]
     # A clause may go on from the one before it, of attention.
     clauses = [re.sub("^it ", "attention ", first), *more, _counts([finding.verdict for finding in findings])]
     if comparison.scale and not comparison.evidence:
@@ -102,10 +105,10 @@ def claims_table(comparison: Comparison) -> Iterator[Block]:
     rows = []
     for judged in comparison.judged:
         finding = judged.finding
-        measured = "\n".join(f"{number.name}: {words.measured(number)}" for number in finding.numbers[:2])
+        measured = "\n".join(f"{number.name}: {measured_in(finding, number)}" for number in finding.numbers[:2])
         verdict = ", ".join(filter(None, (f"{finding.verdict}: {finding.reason}", judged.marked)))
         question = f"{judged.question}\nTextbook: {judged.claimed}."
-        row = (words.spelt(judged.name), question, measured or finding.sentence, verdict, finding.scope)
+        row = (words.spelt(judged.name), question, measured or sentence_of(finding), verdict, finding.scope)
         rows.append((*row, finding.crossover, resemblance(finding)))
     yield Heading("Claims")
     yield Table(COLUMNS, tuple(rows), cards=True)
@@ -137,7 +140,7 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
         ("Question", judged.question),
         ("Textbook", judged.textbook),
         ("Rule", f"{judged.rule} (The hash of the rule: {judged.rule_hash}.)"),
-        ("Result", f"{finding.sentence[:1].upper()}{finding.sentence[1:]}."),
+        ("Result", f"{sentence_of(finding)[:1].upper()}{sentence_of(finding)[1:]}."),
         ("Verdict", ", ".join(filter(None, (verdict, judged.marked)))),
         ("This scale", untested),
         ("Scope", finding.scope),
@@ -147,7 +150,7 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
     ]
     yield Terms(tuple((term, text) for term, text in pairs if text))
     if finding.numbers:
-        rows = [(number.name, words.measured(number), str(number.n)) for number in finding.numbers]
+        rows = [(number.name, measured_in(finding, number), str(number.n)) for number in finding.numbers]
         yield Table(("quantity", "value, 95 % interval", "measurements"), tuple(rows))
         by_hand = tuple(dict.fromkeys(number.command for number in finding.numbers))
         yield Commands((comparison.command,) if comparison.command else by_hand)
@@ -155,10 +158,19 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
         rows = [(control.name, "yes" if control.met else "no", control.found) for control in finding.controls]
         yield Table(("control", "met?", "measured"), tuple(rows))
     for table in finding.tables:
-        yield Heading(table.title, 3)
+        yield Heading(table.title if finding.is_controlled else f"{table.title} ({UNCONTROLLED})", 3)
         yield Table(table.columns, table.rows)
     for figure in finding.figures:
         yield from figures.chart(figure, figures.styles_of(figure, comparison.arms))
+
+
+def measured_in(finding: Finding, number: Number) -> str:
+    """A number of a finding with its unit and interval, and with the word where a control failed."""
+    return words.measured(number) if finding.is_controlled else f"{words.measured(number)}, {UNCONTROLLED}"
+
+
+def sentence_of(finding: Finding) -> str:
+    return finding.sentence if finding.is_controlled else f"{finding.sentence} ({UNCONTROLLED})"
 
 
 def resemblance(finding: Finding) -> str:
@@ -191,14 +203,15 @@ class Quantity:
     name: str
     figure: str
     speeds: bool
+    exact: bool  # by construction: its points need no interval
     style: Style
 
 
 # Colours that are no arm's and stay apart for colour-blind readers, on white and on black.
 QUANTITIES = (
-    Quantity("step time", "training_speed_ratio", True, ("#5E5EED", SOLID)),
-    Quantity("decode latency", "decode_latency_ratio", False, ("#CC3370", DASHED)),
-    Quantity("state bytes", "state_bytes_ratio", False, ("#A18412", DOTTED)),
+    Quantity("step time", "training_speed_ratio", True, False, ("#5E5EED", SOLID)),
+    Quantity("decode latency", "decode_latency_ratio", False, False, ("#CC3370", DASHED)),
+    Quantity("state bytes", "state_bytes_ratio", False, True, ("#A18412", DOTTED)),
 )
 STYLES = {quantity.name: quantity.style for quantity in QUANTITIES}
 
@@ -207,11 +220,17 @@ def one_chart(comparison: Comparison) -> Iterator[Block]:
     """The costs of attention over those of the LSTM against length: the first thing to look at."""
     figure = ratios(judged.finding for judged in comparison.judged)
     crossed = crossings(figure)
-    notes = ["No line crosses 1."] if figure.points else []
+    notes = ["No line crosses 1 beyond doubt."] if figure.points else []
     if crossed:
-        places = words.listed([f"{point.series} at about {words.number(point.x)} tokens" for point in crossed])
+        places = words.listed([f"{name} at about {_range(at)}" for name, at in crossed])
         notes = [f"Large dots: where a line crosses 1 ({places})."]
-    yield from figures.chart(figure, STYLES, marks=crossed, notes=notes, ratios=True)
+    marks = [Point(name, at.value, 1.0) for name, at in crossed]
+    yield from figures.chart(figure, STYLES, marks=marks, notes=notes, ratios=True)
+
+
+def _range(at: Interval) -> str:
+    bounds = f" (95 % {words.number(at.low)} to {words.number(at.high)})" if at.low < at.high else ""
+    return f"{words.number(at.value)} tokens{bounds}"
 
 
 def ratios(findings: Iterable[Finding]) -> Figure:
@@ -235,16 +254,20 @@ def ratios(findings: Iterable[Finding]) -> Figure:
     )
 
 
-def crossings(figure: Figure) -> list[Point]:
-    """The points where a line crosses 1, interpolated as the chart is drawn: logarithm against logarithm."""
-    lines: dict[str, list[Point]] = defaultdict(list)
-    for point in figure.points:
-        lines[point.series].append(point)
-    return [
-        Point(series, at, 1.0)
-        for series, line in lines.items()
-        for at in statistics.crossings([point.x for point in line], [math.log(point.y) for point in line])
-    ]
+def crossings(figure: Figure) -> list[tuple[str, Interval]]:
+    """Where each line crosses 1, with the range that intervals allow, as the chart is drawn: on logarithmic axes.
+
+    A point without an interval is left out, unless its line is exact.
+    """
+    crossed = []
+    for quantity in QUANTITIES:
+        line = {}
+        for point in figure.points:
+            bounds = (point.y, point.y, point.y) if quantity.exact else (point.y, point.low, point.high)
+            if point.series == quantity.name and None not in bounds:
+                line[point.x] = Interval(*(math.log(bound) for bound in bounds if bound is not None))
+        crossed += [(quantity.name, at) for at in statistics.crossings(list(line), list(line.values()))]
+    return crossed
 
 
 def _plainest(figure: Figure) -> tuple[list[Point], list[float]]:

@@ -15,9 +15,9 @@ OUTCOMES = {"oom": "out of memory", "did_not_compile": "did not compile"}
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Three significant digits, thousands set apart by commas; whole numbers in full."""
-    if isinstance(value, int):
-        return f"{value:,}"
+    """Three significant digits, thousands set apart by commas; whole numbers, which may be exact, in full."""
+    if isinstance(value, int) or (math.isfinite(value) and value.is_integer() and value):
+        return f"{value:,.0f}"
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     places = digits - 1 - math.floor(math.log10(abs(value)))
@@ -52,7 +52,7 @@ def measured(quantity: Number) -> str:
     unit = quantity.unit if quantity.unit in ("", "x") else f" {quantity.unit}"
     text = f"{number(quantity.value)}{unit}"
     if quantity.low is None or quantity.high is None:
-        return f"{text} (no interval)"
+        return text if quantity.exact else f"{text} (no interval)"
     return f"{text} (95 % {number(quantity.low)} to {number(quantity.high)})"
 
 
