@@ -274,6 +274,7 @@ def test_the_first_line_names_the_paper(name: str):
         ("lstm:heads=5", 32, "width 32 is not a multiple of heads 5"),
         ("lstm:heads=2,implementation=cudnn", 32, "cuDNN's LSTM has one head and not 2"),
         ("gru:heads=0", 32, "width 32 is not a multiple of heads 0"),
+        ("gru:dilation=0", 32, "dilation 0 wants at least 1"),
         ("gru:forget=two", 32, "forget wants one of one, spread, chrono; got 'two'"),
         ("elman:start=zero", 32, "start wants one of orthogonal, identity; got 'zero'"),
         ("elman:implementation=fast", 32, "implementation 'fast' is not known; wanted one of auto, reference, scan"),

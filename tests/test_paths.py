@@ -270,6 +270,7 @@ BY_HAND = {
     # gate's sigmoid or the cell's tanh, times the other, added to the old c; times the forget gate and added to the new
     # at every step; tanh and times the output gate.
     "lstm": lambda k: 2 + 3 + (3 + 2 * k + 2 if k else 2),
+    "lstm:dilation=3": lambda k: INF if k % 3 else BY_HAND["lstm"](k // 3),
     # Product by W, bias. Through n: r (R h + c) added, tanh, times 1 - z, added to z h; then z h at every step.
     "gru": lambda k: 2 + 2 + 4 + 2 * k,
     # Product by W, times z, added to (1 - z) h; then (1 - z) h at every step.

@@ -12,7 +12,7 @@ import pytest
 from jax.experimental import rnn
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from suite import parts
+from suite import contract, parts
 from suite.ops import cudnn, implementations
 
 NAMES = [
@@ -79,6 +79,19 @@ def test_every_implementation_is_the_plain_scan_from_any_state(
         for f in ("scan", implementation)
     )
     assert_close(other, plain, 1e-5)  # a few dozen roundings of 6e-8, some of them carried along
+
+
+@pytest.mark.parametrize("spec", ["lstm:dilation=3,heads=2", "gru:dilation=5,remat=true", "elman:dilation=16"])
+def test_a_dilated_recurrence_holds_the_contract_of_a_mixer(spec: str) -> None:
+    contract.check_mixer(build(spec, WIDTH), WIDTH, close=1e-5, rounding=0.0)
+
+
+def test_a_dilated_recurrence_reads_every_so_many_tokens_as_a_sequence_of_their_own() -> None:
+    dilated, plain = build("lstm:dilation=3", WIDTH), build("lstm", WIDTH)
+    x_BTD = random(jax.ShapeDtypeStruct((2, 11, WIDTH), jnp.float32), 0)
+    y_BTD = dilated(x_BTD)
+    for first in range(3):
+        np.testing.assert_allclose(y_BTD[:, first::3], plain(x_BTD[:, first::3]), rtol=0, atol=1e-6)
 
 
 def test_a_head_that_no_multiprocessor_holds_is_refused() -> None:

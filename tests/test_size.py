@@ -22,6 +22,7 @@ STATE_BYTES: dict[str, Callable[[int, int], int]] = {
     "elman": lambda tokens, itemsize: 4 * WIDTH,
     "gru": lambda tokens, itemsize: 4 * WIDTH,
     "lstm": lambda tokens, itemsize: 2 * 4 * WIDTH,
+    "lstm:dilation=3": lambda tokens, itemsize: 3 * 2 * 4 * WIDTH,
     "mingru": lambda tokens, itemsize: 4 * WIDTH,
     "minlstm": lambda tokens, itemsize: 4 * WIDTH,
     # Complex numbers.
@@ -55,6 +56,7 @@ DEPTH: dict[str, Callable[[int], int]] = {
     "elman": lambda length: 1 + 4 * length,
     # The input's product; then product, two sums, sigmoid, times the cell, sum, tanh, times the gate.
     "lstm": lambda length: 1 + 8 * length,
+    "lstm:dilation=4": lambda length: 1 + 8 * length // 4,
     # The input's product; then product, sum, sigmoid, times the new state, sum, tanh, times the gate, sum.
     "gru": lambda length: 1 + 8 * length,
     # A doubling: product and sum on the way up and on the way down, and their interleaving. Gates at the beginning

@@ -24,6 +24,7 @@ leaves open, and overrides nothing.
 """
 
 import abc
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -141,12 +142,14 @@ class NonlinearRecurrence(Recurrence):
     """A cell whose gates see h_{t-1}: a mixer says its equations for a head and its weights; the output is h.
 
     R has one block on its diagonal for each of the heads. `remat` computes the insides of chunks again for the
-    gradient, for long sequences.
+    gradient, for long sequences. With a `dilation` token t sees the state of token t - dilation, and no token between
+    (Chang et al. 2017): the path over k tokens has k / dilation steps, and other layers have to mix what lies between.
     """
 
     family: eqx.AbstractClassVar[str]
     vectors: eqx.AbstractClassVar[int]  # of the state, of which the first is h
     remat: eqx.AbstractVar[bool]
+    dilation: eqx.AbstractVar[int]
     implementation: eqx.AbstractVar[str]
 
     @abc.abstractmethod
@@ -166,7 +169,8 @@ class NonlinearRecurrence(Recurrence):
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> recurrent.State:
         del length  # the same whatever the context
         heads, size, _ = self.weights().recurrent_HKG.shape
-        return (jnp.zeros((batch, heads * size), precision.wide(dtype)),) * self.vectors
+        tokens = (self.dilation,) if self.dilation > 1 else ()
+        return (jnp.zeros((batch, *tokens, heads * size), precision.wide(dtype)),) * self.vectors
 
     def extend(
         self, x_BTD: Float[Array, "B T D"], state: recurrent.State
@@ -176,10 +180,15 @@ class NonlinearRecurrence(Recurrence):
         def run(x_BTD: Float[Array, "B T D"], state: recurrent.State) -> tuple[Array, recurrent.State]:
             return layer(self.cell, x_BTD, self.weights(), state)
 
-        return recurrent.rematerialised(run, x_BTD, state) if self.remat else run(x_BTD, state)
+        read = functools.partial(recurrent.rematerialised, run) if self.remat else run
+        return read(x_BTD, state) if self.dilation == 1 else recurrent.dilated(read, x_BTD, state, self.dilation)
 
     def step(self, x_BD: Float[Array, "B D"], state: recurrent.State) -> tuple[Float[Array, "B D"], recurrent.State]:
-        return recurrent.step(self.cell, x_BD, self.weights(), state)
+        if self.dilation == 1:
+            return recurrent.step(self.cell, x_BD, self.weights(), state)
+        y_BD, newest = recurrent.step(self.cell, x_BD, self.weights(), tuple(x_BSN[:, 0] for x_BSN in state))
+        pushed = zip(state, newest, strict=True)
+        return y_BD, tuple(jnp.concatenate([x_BSN[:, 1:], new_BN[:, None]], axis=1) for x_BSN, new_BN in pushed)
 
 
 def _narrow(h_N: PyTree, dtype: jnp.dtype) -> PyTree:

@@ -19,6 +19,7 @@ class Mixer(NonlinearRecurrence):
 
     family, vectors = FAMILY, 1
     remat: bool = eqx.field(static=True)
+    dilation: int = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
     input_DN: Float[Array, "D N"]
     recurrent_HKK: Float[Array, "H K K"]
@@ -31,14 +32,15 @@ class Mixer(NonlinearRecurrence):
         key: PRNGKeyArray,
         heads: int = 1,
         start: str = "orthogonal",
+        dilation: int = 1,
         remat: bool = False,
         implementation: str = "auto",
     ):
-        recurrent.check_heads(width, heads)
+        recurrent.check(width, heads, dilation)
         implementations.check(FAMILY, implementation)
         if start not in VARIANTS["start"]:
             raise ValueError(f"start wants one of {', '.join(VARIANTS['start'])}; got {start!r}")
-        self.remat, self.implementation = remat, implementation
+        self.remat, self.dilation, self.implementation = remat, dilation, implementation
         input_key, recurrent_key = jax.random.split(key)
         self.input_DN = initial.dense(input_key, width, width, width)
         size = width // heads

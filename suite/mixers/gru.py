@@ -22,6 +22,7 @@ class Mixer(NonlinearRecurrence):
 
     family, vectors = FAMILY, 1
     remat: bool = eqx.field(static=True)
+    dilation: int = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
     input_DG: Float[Array, "D G"]  # order: reset, update, new
     recurrent_HKG: Float[Array, "H K G"]
@@ -35,12 +36,13 @@ class Mixer(NonlinearRecurrence):
         key: PRNGKeyArray,
         heads: int = 1,
         forget: str = "spread",
+        dilation: int = 1,
         remat: bool = False,
         implementation: str = "auto",
     ):
-        recurrent.check_heads(width, heads)
+        recurrent.check(width, heads, dilation)
         implementations.check(FAMILY, implementation)
-        self.remat, self.implementation = remat, implementation
+        self.remat, self.dilation, self.implementation = remat, dilation, implementation
         input_key, recurrent_key = jax.random.split(key)
         self.input_DG = initial.dense(input_key, width, width, 3 * width)
         self.recurrent_HKG = initial.orthogonal(recurrent_key, width // heads, heads, 3)

@@ -252,10 +252,12 @@ def of_heads(weights: Weights) -> tuple[Float[Array, "H K G"], Biases]:
     )
 
 
-def check_heads(width: int, heads: int) -> None:
-    """ValueError where a width does not split into that many equal heads."""
+def check(width: int, heads: int, dilation: int) -> None:
+    """ValueError where a width does not split into that many equal heads, or a dilation is not positive."""
     if heads < 1 or width % heads:
         raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    if dilation < 1:
+        raise ValueError(f"dilation {dilation} wants at least 1")
 
 
 def by_head(weight_F: Float[Array, "*D F"], heads: int, gates: int) -> Float[Array, "*D H G"]:
@@ -327,6 +329,39 @@ def _put(buffer_TBK: Float[Array, "T B K"], x_BK: Float[Array, "B K"], token: In
     things that are used in parts XLA computes for each part again, from a buffer that it therefore copies every time.
     """
     return jax.lax.dynamic_update_index_in_dim(buffer_TBK, x_BK.astype(buffer_TBK.dtype), token, 0)
+
+
+def dilated(
+    extend: Callable[[Float[Array, "B T D"], PyTree], tuple[Float[Array, "B T N"], PyTree]],
+    x_BTD: Float[Array, "B T D"],
+    state: PyTree,
+    dilation: int,
+) -> tuple[Float[Array, "B T N"], PyTree]:
+    """`extend` where token t sees the state of token t - dilation (Chang et al. 2017), from any state to any.
+
+    A state's second axis has the states of the last `dilation` tokens, the oldest first, which is that of the next
+    token. Tokens that are a multiple of the dilation apart are a sequence of their own, and each is one of the batch.
+    """
+    batch, length, width = x_BTD.shape
+    turns, rest = divmod(length, dilation)
+
+    def run(x_BSD: Float[Array, "B S D"], sequences: int, state: PyTree) -> tuple[Float[Array, "B S N"], PyTree]:
+        """Tokens of so many sequences that take turns, the first ones of the state."""
+        x_XSD = jnp.swapaxes(x_BSD.reshape(batch, -1, sequences, width), 1, 2).reshape(batch * sequences, -1, width)
+        y_XSN, state = extend(x_XSD, jax.tree.map(lambda x: x[:, :sequences].reshape(-1, *x.shape[2:]), state))
+        y_BSN = jnp.swapaxes(y_XSN.reshape(batch, sequences, -1, y_XSN.shape[-1]), 1, 2)
+        state = jax.tree.map(lambda x: x.reshape(batch, sequences, *x.shape[1:]), state)
+        return y_BSN.reshape(batch, x_BSD.shape[1], -1), state
+
+    outputs = []
+    if turns:
+        y_BTN, state = run(x_BTD[:, : turns * dilation], dilation, state)
+        outputs.append(y_BTN)
+    if rest:
+        y_BTN, newest = run(x_BTD[:, turns * dilation :], rest, state)
+        state = jax.tree.map(lambda old, new: jnp.concatenate([old[:, rest:], new], axis=1), state, newest)
+        outputs.append(y_BTN)
+    return jnp.concatenate(outputs, axis=1), state
 
 
 def rematerialised(
