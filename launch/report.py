@@ -82,6 +82,7 @@ def main() -> int:
 
 def prune(out: epath.Path) -> None:
     """Removes what a directory needs no more, a line for each thing and one for all."""
+    from suite import files
     from suite.sweep import prune
 
     if not (out / "runs").exists():
@@ -91,7 +92,7 @@ def prune(out: epath.Path) -> None:
     for one in needless:
         print(f"{one.bytes / 1e6:10.3f} MB  {one.path}")
         if not DRY_RUN.value:
-            prune.remove(one)
+            files.remove(one.path)
     pruned, freed = sum(one.files for one in needless), sum(one.bytes for one in needless)
     done = "would be removed" if DRY_RUN.value else "removed"
     of_all = f"{n_files:,} files and {n_bytes / 1e6:,.1f} MB"

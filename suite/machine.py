@@ -46,15 +46,15 @@ def cpu() -> str:
 
 def processor(cpuinfo: str) -> str:
     """What a text like /proc/cpuinfo says of its processors, in one line; of cores that differ, each kind."""
-    kinds: dict[str, None] = {}
+    processors: dict[str, None] = {}
     for block in cpuinfo.split("\n\n"):
         pairs = (line.partition(":") for line in block.splitlines())
         lines = {name.strip(): value.strip() for name, _, value in pairs}
         details = " ".join(f"{short} {lines[name]}" for name, short in DISTINGUISHING.items() if name in lines)
         brands = [lines[name] for name in BRANDS if name in lines]
         if brands or details:
-            kinds[", ".join(filter(None, [*(brands[:1] or [platform.machine()]), details]))] = None
-    return " and ".join(kinds) or platform.processor() or platform.machine()
+            processors[", ".join(filter(None, [*(brands[:1] or [platform.machine()]), details]))] = None
+    return " and ".join(processors) or platform.processor() or platform.machine()
 
 
 def cores() -> str:

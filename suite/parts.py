@@ -193,8 +193,8 @@ def source(folder: str, name: str) -> pathlib.Path:
         if module is not None and module.origin is not None:
             return pathlib.Path(module.origin)
         raise LookupError(f"no module {name!r} can be imported; is it on PYTHONPATH?")
-    kind = folder.rpartition(".")[2].removesuffix("s")
-    raise LookupError(f"no {kind} {name!r}; {_suggest(name, list(files))}")
+    part = folder.rpartition(".")[2].removesuffix("s")
+    raise LookupError(f"no {part} {name!r}; {_suggest(name, list(files))}")
 
 
 def own_files(folder: str, spec: str) -> dict[str, str]:
@@ -202,12 +202,7 @@ def own_files(folder: str, spec: str) -> dict[str, str]:
 
     Such a file's own imports from the folder that it lies in are followed, those inside functions too.
     """
-    files = {
-        file: None
-        for part in pattern(spec)
-        for file in user_files.with_siblings(source(folder, split(part)[0]).resolve())
-    }
-    return user_files.hashes(files)
+    return user_files.hashes(set(_files_of(folder, spec)))
 
 
 def _module(folder: str, name: str) -> ModuleType:

@@ -310,7 +310,7 @@ def test_what_differs_in_the_data_is_named_to_both(tmp_path: pathlib.Path) -> No
         "    processes.check_alike({'corpus_sha256': 'abc'[int(sys.argv[1]):]})\n"
         "except ValueError as error:\n"
         "    print(error, file=sys.stderr)\n"
-        "processes.part()\n"
+        "processes.leave()\n"
     )
     codes, said = wait([start([sys.executable, "-c", program, str(rank)]) for rank in range(2)], 60)
     assert codes == [0, 0], said

@@ -144,7 +144,7 @@ class Mixer(Recurrence):
         c_HK = multihead.unit(multihead.split(k_F * along(self.removal_F, k_F), self.n_heads))
         k_F = k_F * (1 + (replace_F - 1) * along(self.key_replace_F, k_F))
         r_HK, k_HK, v_HP, replace_HK, log_decay_HK = (
-            multihead.split(part_F, self.n_heads) for part_F in (r_F, k_F, v_F, replace_F, log_decay_F)
+            multihead.split(x_F, self.n_heads) for x_F in (r_F, k_F, v_F, replace_F, log_decay_F)
         )
         return (r_HK, k_HK, v_HP, c_HK, replace_HK * c_HK, log_decay_HK), gate_F
 

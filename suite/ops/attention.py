@@ -272,7 +272,7 @@ def rotate(
     base = 10_000.0 * ntk ** (size / max(1, size - 2))
     frequency_K = base ** (-jnp.arange(size // 2, dtype=dtype) / (size // 2))
     angle_TK = (at_T.astype(dtype) / interpolation)[:, None] * frequency_K[None]
-    cos_TK, sin_TK = (part.astype(x_BTHK.dtype)[None, :, None] for part in (jnp.cos(angle_TK), jnp.sin(angle_TK)))
+    cos_TK, sin_TK = (x_TK.astype(x_BTHK.dtype)[None, :, None] for x_TK in (jnp.cos(angle_TK), jnp.sin(angle_TK)))
     first_BTHK, second_BTHK = jnp.split(x_BTHK, 2, axis=-1)
     return jnp.concatenate(
         [first_BTHK * cos_TK - second_BTHK * sin_TK, second_BTHK * cos_TK + first_BTHK * sin_TK], axis=-1

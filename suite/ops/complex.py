@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from suite.ops import recurrent
+
 Complex = tuple[Float[Array, "..."], Float[Array, "..."]]  # real and imaginary part
 
 
@@ -24,13 +26,13 @@ def step(decay_N: Complex, input_BN: Complex, h_BN: Complex) -> Complex:
 
 
 def sequential(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
-    def turn(h_BN: Complex, input_BN: Complex) -> tuple[Complex, Complex]:
+    """A scan over time."""
+
+    def advance(input_BN: Complex, h_BN: Complex) -> tuple[Complex, Complex]:
         h_BN = step(decay_N, input_BN, h_BN)
         return h_BN, h_BN
 
-    input_TBN = jax.tree.map(lambda x_BTN: jnp.swapaxes(x_BTN, 0, 1), input_BTN)
-    _, h_TBN = jax.lax.scan(turn, h_BN, input_TBN)
-    return jax.tree.map(lambda x_TBN: jnp.swapaxes(x_TBN, 0, 1), h_TBN)
+    return recurrent.over_time(advance, input_BTN, h_BN)[0]
 
 
 def parallel(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:

@@ -31,12 +31,6 @@ def _backward(
     return (dh_BK,), (change_BK,)
 
 
-def _of_gates(change_HTBK: Float[Array, "H T B K"]) -> tuple[Array, Array, tuple[Array, ...]]:
-    return change_HTBK, change_HTBK, (change_HTBK,)
-
-
-IMPLEMENTATIONS = {
-    **recurrent.IMPLEMENTATIONS,
-    "factors": recurrent.layer(recurrent.factors(recurrent.Gradient(_forward, _backward, _of_gates, overwritten=0))),
-}
+GRADIENT = recurrent.Gradient(_forward, _backward, recurrent.of_one_sum, overwritten=0)
+IMPLEMENTATIONS = {**recurrent.IMPLEMENTATIONS, "factors": recurrent.layer(recurrent.factors(GRADIENT))}
 SAME_CHAIN = {}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from suite.ops import recurrent
 from suite.ops.kernels import diagonal
 
 
@@ -27,12 +28,11 @@ def sequential(
 ) -> Float[Array, "B T N"]:
     """A scan over time."""
 
-    def turn(h_BN: Float[Array, "B N"], at: tuple[Array, Array]) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
+    def advance(at: tuple[Array, Array], h_BN: Float[Array, "B N"]) -> tuple[Array, Array]:
         h_BN = step(*at, h_BN)
         return h_BN, h_BN
 
-    _, h_TBN = jax.lax.scan(turn, h_BN, (jnp.swapaxes(decay_BTN, 0, 1), jnp.swapaxes(input_BTN, 0, 1)))
-    return jnp.swapaxes(h_TBN, 0, 1)
+    return recurrent.over_time(advance, (decay_BTN, input_BTN), h_BN)[0]
 
 
 def parallel(

@@ -39,10 +39,10 @@ def chunked(
     sum_JBHTK = parts_JBHTK.joined()
     # p_t = -S_{t-1}^T c_t is what is written along b_t: (I + L) p = -(c S under its decay) - (what c finds of k v).
     lower_JBHTS = decayed_scores(c_JBHTK, b_JBHTK, before_JBHTK, parts_JBHTK, strict=True)
-    found_JBHTS = decayed_scores(c_JBHTK, k_JBHTK, before_JBHTK, parts_JBHTK, strict=True)
+    read_JBHTS = decayed_scores(c_JBHTK, k_JBHTK, before_JBHTK, parts_JBHTK, strict=True)
     solve_JBHTS = delta.inverse(lower_JBHTS)
     from_c_JBHTK = (c_JBHTK.astype(sum_JBHTK.dtype) * jnp.exp(before_JBHTK.joined())).astype(dtype)
-    fresh_JBHTP = matrix.weigh(solve_JBHTS, matrix.weigh(found_JBHTS, v_JBHTP).astype(dtype))
+    fresh_JBHTP = matrix.weigh(solve_JBHTS, matrix.weigh(read_JBHTS, v_JBHTP).astype(dtype))
     held_JBHTK = matrix.weigh(solve_JBHTS, from_c_JBHTK).astype(dtype)
     wide = state_BHKP.dtype
     left_JBHTK = jnp.exp(matrix.left(parts_JBHTK))

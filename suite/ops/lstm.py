@@ -82,10 +82,6 @@ def _backward(
     return (dh_BK, dc_BK * forget_BK), (change_BG,)
 
 
-def _of_gates(change_HTBG: Float[Array, "H T B G"]) -> tuple[Array, Array, tuple[Array, ...]]:
-    return change_HTBG, change_HTBG, (change_HTBG,)
-
-
 def _persistent(*arrays: Any) -> Any:
     return meshes.sharded(functools.partial(persistent.forward, _gate_by_gate), (2, None, 1), (1, 2, 2))(*arrays)
 
@@ -96,9 +92,9 @@ def _persistent_backward(*arrays: Any) -> Any:
 
 IMPLEMENTATIONS = {
     **recurrent.IMPLEMENTATIONS,
-    "factors": recurrent.layer(recurrent.factors(recurrent.Gradient(_at_once, _backward, _of_gates, 1))),
-    "pallas": recurrent.layer(recurrent.pallas(recurrent.Gradient(_in_kernel, _backward, _of_gates, 1))),
-    "persistent": recurrent.layer(recurrent.kernels(_persistent, _persistent_backward, _of_gates)),
+    "factors": recurrent.layer(recurrent.factors(recurrent.Gradient(_at_once, _backward, recurrent.of_one_sum, 1))),
+    "pallas": recurrent.layer(recurrent.pallas(recurrent.Gradient(_in_kernel, _backward, recurrent.of_one_sum, 1))),
+    "persistent": recurrent.layer(recurrent.kernels(_persistent, _persistent_backward, recurrent.of_one_sum)),
     "cudnn": cudnn.lstm,
 }
 SAME_CHAIN = {"cudnn": "scan", "pallas": "scan", "persistent": "scan"}

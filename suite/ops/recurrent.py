@@ -87,6 +87,11 @@ def step(
     return state[0].astype(x_BD.dtype), state
 
 
+def of_one_sum(change_HTBG: Float[Array, "H T B G"]) -> tuple[Array, Array, tuple[Array, ...]]:
+    """`Gradient.of_gates` of a cell whose gates see nothing but the sum of W x, R h and one bias."""
+    return change_HTBG, change_HTBG, (change_HTBG,)
+
+
 def scan(
     cell: Callable[..., State], u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State
 ) -> tuple[Float[Array, "H T B K"], State]:
@@ -111,7 +116,7 @@ def over_time(advance: Callable[..., Any], inputs: PyTree, state: PyTree) -> tup
         return state, y
 
     state, y_TB = jax.lax.scan(turn, state, jax.tree.map(lambda x_BT: jnp.swapaxes(x_BT, 0, 1), inputs))
-    return jnp.swapaxes(y_TB, 0, 1), state
+    return jax.tree.map(lambda y_TB: jnp.swapaxes(y_TB, 0, 1), y_TB), state
 
 
 def factors(gradient: Gradient) -> Loop:

@@ -34,16 +34,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # How JAX, its coordination service and the collectives of each platform say that it was not this process.
 OF_A_PEER = (
     *("Gloo", "Connection closed by peer", "Connection reset", "coordination service", "coordination_service"),
-    *(
-        "CoordinationService",
-        "Barrier failed",
-        "waiting at barrier",
-        "heartbeat",
-        "UNAVAILABLE",
-        "DEADLINE_EXCEEDED",
-        "NCCL",
-        "ncclRemoteError",
-    ),
+    *("CoordinationService", "Barrier failed", "waiting at barrier", "heartbeat", "UNAVAILABLE"),
+    *("DEADLINE_EXCEEDED", "NCCL", "ncclRemoteError"),
 )
 
 

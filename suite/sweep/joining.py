@@ -18,8 +18,8 @@ from suite.sweep.rendezvous import Settings
 
 MEETING_SECONDS = 60.0  # at least, whatever the patience, for the processes of a job to come
 REFUSING_SECONDS = 10.0  # for them to hear that one of them is refused
-SEEING_SECONDS = 5.0  # for a file to be seen from another host, in so many looks
-LOOKS = 20
+SEEING_SECONDS = 5.0  # for a file to be seen from another host, in so many attempts
+ATTEMPTS = 20
 # Variables of JAX that differ from process to process as they should.
 OF_ONE_PROCESS = (
     *("JAX_PROCESS_ID", "JAX_NUM_PROCESSES", "JAX_LOCAL_DEVICE_IDS", "JAX_PARTITION_INDEX", "JAX_SLICE_INDEX"),
@@ -117,11 +117,11 @@ def probing(root: epath.PathLike) -> Iterator[str]:
 def sees(root: epath.PathLike, name: str, seconds: float) -> bool:
     """Whether a probe of another process is seen under `root`, at once or, on a slow file system, soon."""
     path = epath.Path(root) / name
-    for _ in range(LOOKS):
+    for _ in range(ATTEMPTS):
         with contextlib.suppress(OSError):
             if path.exists() and path.read_text() == name:
                 return True
-        threading.Event().wait(seconds / LOOKS)
+        threading.Event().wait(seconds / ATTEMPTS)
     return False
 
 

@@ -156,7 +156,7 @@ def address() -> str:
     return distributed.global_state.coordinator_address or ""
 
 
-def part() -> None:
+def leave() -> None:
     """Leaves together with the others; what failed must not, or it would wait for those that are gone."""
     jax.distributed.shutdown()
 

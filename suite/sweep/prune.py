@@ -47,11 +47,6 @@ def find(root: epath.PathLike) -> list[Pruned]:
     return [Pruned(path, *size(path)) for path in paths if not _is_link(path)]
 
 
-def remove(pruned: Pruned) -> None:
-    """Removes it; a file that is gone already is not missed."""
-    files.remove(pruned.path)
-
-
 def size(path: epath.Path) -> tuple[int, int]:
     """The files beneath a path, or that it is, and their bytes."""
     if not path.is_dir():

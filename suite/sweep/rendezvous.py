@@ -103,7 +103,7 @@ def _host(member: Member, entry: Entry, wait: Wait) -> tuple[Any, str]:
                 raise ValueError(f"rank 0 (host {socket.gethostname()}) {error}") from error
             for guest in seats:
                 answer = guest.link.receive(ANSWER_SECONDS)
-                refused = answer.get("refused") or differences(mine, answer["facts"])
+                refused = answer.get("refused") or differences(mine, answer["settings"])
                 if refused:
                     raise ValueError(f"{guest.name} {refused}")
         name = uuid.uuid4().hex
@@ -183,7 +183,7 @@ def _guests(listener: socket.socket, token: str = "") -> Iterator[_Guest]:
                     link.connection.close()
                 else:
                     name = f"rank {hello['rank']} (host {hello['host']}, process {hello['pid']})"
-                    yield _Guest(link, hello["rank"], name, hello["facts"], hello["refused"])
+                    yield _Guest(link, hello["rank"], name, hello["settings"], hello["refused"])
             except (OSError, KeyError):
                 link.connection.close()
 
@@ -197,7 +197,7 @@ def _knock(member: Member, token: str, wait: Wait) -> None:
 
 
 def _visit(member: Member, entry: Entry, wait: Wait) -> tuple[Any, str]:
-    hello = {"rank": member.rank, "host": socket.gethostname(), "pid": os.getpid(), "facts": entry.settings}
+    hello = {"rank": member.rank, "host": socket.gethostname(), "pid": os.getpid(), "settings": entry.settings}
     hello |= {"refused": entry.refused}
     whom = f"process 0 at {member.address}"
     while True:
@@ -210,7 +210,7 @@ def _visit(member: Member, entry: Entry, wait: Wait) -> tuple[Any, str]:
                     _answer(link.receive(KNOCK_SECONDS))
                     offer = _await(link, wait, f"the other processes, with {whom}")["offer"]
                     try:
-                        link.send({"facts": entry.accept(offer)})
+                        link.send({"settings": entry.accept(offer)})
                     except UNACCEPTED as error:
                         link.send({"refused": str(error)})
                     name = _await(link, wait, whom)["start"]

@@ -57,14 +57,14 @@ def work(options: Options, cells: list[Cell], clock: Callable[[], float]) -> int
         checks.check_done(options, cells)
     worker = Worker(options, mesh, clock)
     if options.check:
-        processes.part()
+        processes.leave()
         return exit_codes.DONE
     try:
         code = trace(options, mesh, cells[0].job) if options.trace else worker.run(cells)
     except exit_codes.Preempted:
         code = exit_codes.INTERRUPTED if interrupted.is_set() else exit_codes.PREEMPTED
         print("stopped, and saved; the same command goes on from here", file=sys.stderr)
-    processes.part()
+    processes.leave()
     return code
 
 
@@ -254,7 +254,8 @@ class Worker:
             self.leases.check()
             self.record(cell).append(row | conditions)
             if not self.options.is_child:
-                print(" ", *(f"{name}={text_of(value)}" for name, value in row.items()), flush=True)
+                values = {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
+                print(" ", *(f"{name}={value}" for name, value in values.items()), flush=True)
         return row
 
     def finish(self, cell: Cell) -> None:
@@ -356,17 +357,11 @@ def trace(options: Options, mesh: Mesh, job: jobs.Job) -> int:
     return exit_codes.DONE
 
 
-def text_of(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
 def of_cell(cell: Cell) -> Row:
     """The fields by which every row of a cell names it."""
     placed = parts.constant("suite.measures", cell.measure, "PLACED")
-    return {
-        **{"measure": cell.measure, "repeat": cell.repeat, "interleave_with": cell.interleave_with},
-        "placed": placed,
-    }
+    names = {"measure": cell.measure, "repeat": cell.repeat, "interleave_with": cell.interleave_with}
+    return names | {"placed": placed}
 
 
 def grouped(cells: list[Cell]) -> list[list[Cell]]:

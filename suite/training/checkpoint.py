@@ -38,11 +38,11 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         """A failure does not wait: the save may be waiting for a process that is gone."""
-        if kind is None:
+        if error_type is None:
             self.wait()
-        self._background.shutdown(wait=kind is None)
+        self._background.shutdown(wait=error_type is None)
 
     def save(self, step: int, state: PyTree, origin: Mapping[str, Any]) -> None:
         """Starts saving, after the save before; the state is copied off the device first, so it may be donated then.

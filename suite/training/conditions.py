@@ -55,11 +55,11 @@ def implementation(job: Job, mesh: Mesh) -> str:
 
 def place(mesh: Mesh) -> str:
     """A name for where it runs: device kind, devices, mesh. Of a CPU also the cores that may be used."""
-    kind = device_kind(mesh)
+    name = device_kind(mesh)
     if mesh.devices.flat[0].platform == "cpu":
-        kind = f"{kind} {machine.cores()} cores"
+        name = f"{name} {machine.cores()} cores"
     axes = " ".join(f"{axis}{size}" for axis, size in mesh.shape.items())
-    return slug(f"{kind} {axes}")
+    return slug(f"{name} {axes}")
 
 
 def device_kind(mesh: Mesh) -> str:

@@ -128,7 +128,7 @@ class Rig:
         def make(number: int) -> Batch:
             cache: dict[tuple[int, int], Batch] = {}
 
-            def part(field: int, index: tuple[slice, ...] | None) -> np.ndarray:
+            def rows(field: int, index: tuple[slice, ...] | None) -> np.ndarray:
                 assert index is not None  # JAX allows None in the type and never passes it
                 low, high, _ = index[0].indices(size)
                 if (low, high) not in cache:
@@ -138,7 +138,7 @@ class Rig:
                 return cache[low, high][field]
 
             arrays = [
-                jax.make_array_from_callback(shape.shape, sharding, functools.partial(part, field), dtype=shape.dtype)
+                jax.make_array_from_callback(shape.shape, sharding, functools.partial(rows, field), dtype=shape.dtype)
                 for field, shape in enumerate(shapes)
             ]
             return Batch(*arrays)
@@ -204,8 +204,8 @@ class Rig:
         shape = (self.job.batch, self.job.length)
         tokens_BS = rng.integers(self.task.vocab, size=(self.job.batch, self.job.length + 1), dtype=np.int32)
         sharding = meshes.over_batch(self.mesh)
-        parts_ = (tokens_BS[:, :-1], tokens_BS[:, 1:], np.ones(shape, np.float32))
-        return Batch(*(jax.make_array_from_callback(shape, sharding, lambda index, a=a: a[index]) for a in parts_))
+        arrays = (tokens_BS[:, :-1], tokens_BS[:, 1:], np.ones(shape, np.float32))
+        return Batch(*(jax.make_array_from_callback(shape, sharding, lambda index, a=a: a[index]) for a in arrays))
 
 
 def build(

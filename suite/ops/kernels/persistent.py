@@ -49,19 +49,19 @@ def forward(
 
     def kernel(u_ref: Any, weight_ref: Any, bias_ref: Any, h_ref: Any, c_ref: Any, *outputs: Any) -> None:
         last_h_ref, last_c_ref, factor_ref, all_h_ref, open_ref, forget_ref = outputs
-        parts = [pl.ds(gate * size, size) for gate in range(GATES)]
-        weights, biases = [weight_ref[:, part] for part in parts], [bias_ref[part] for part in parts]
+        columns = [pl.ds(gate * size, size) for gate in range(GATES)]
+        weights, biases = [weight_ref[:, gate] for gate in columns], [bias_ref[gate] for gate in columns]
 
         def step(token: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
             h_BK, c_BK = state
             narrow_BK = h_BK.astype(dtype)
             sums = (
-                u_ref[token, :, part].astype(wide) + _product(narrow_BK, weight_KK) + bias_K[None]
-                for part, weight_KK, bias_K in zip(parts, weights, biases, strict=True)
+                u_ref[token, :, gate].astype(wide) + _product(narrow_BK, weight_KK) + bias_K[None]
+                for gate, weight_KK, bias_K in zip(columns, weights, biases, strict=True)
             )
             (h_BK, c_BK), factors, open_BK, forget_BK = cell(*sums, c_BK)
-            for part, factor_BK in zip(parts, factors, strict=True):
-                factor_ref[token, :, part] = factor_BK.astype(dtype)
+            for gate, factor_BK in zip(columns, factors, strict=True):
+                factor_ref[token, :, gate] = factor_BK.astype(dtype)
             all_h_ref[token], open_ref[token] = h_BK.astype(dtype), open_BK.astype(dtype)
             forget_ref[token] = forget_BK
             return h_BK, c_BK
@@ -101,8 +101,8 @@ def backward(
         factor_ref: Any, open_ref: Any, forget_ref: Any, weight_ref: Any, output_ref: Any, h_ref: Any, c_ref: Any, *rest
     ) -> None:
         dh_ref, dc_ref, change_ref = rest
-        parts = [pl.ds(gate * size, size) for gate in range(GATES)]
-        weights = [weight_ref[part, :] for part in parts]
+        columns = [pl.ds(gate * size, size) for gate in range(GATES)]
+        weights = [weight_ref[gate, :] for gate in columns]
 
         def step(done: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
             dh_BK, dc_BK = state
@@ -111,9 +111,9 @@ def backward(
             dc_BK = dc_BK + dh_BK * open_ref[token].astype(wide)
             carried = (dc_BK, dc_BK, dc_BK, dh_BK)
             dh_BK = jnp.zeros_like(dh_BK)
-            for part, weight_KK, carried_BK in zip(parts, weights, carried, strict=True):
-                change_BK = (carried_BK * factor_ref[token, :, part].astype(wide)).astype(dtype)
-                change_ref[token, :, part] = change_BK
+            for gate, weight_KK, carried_BK in zip(columns, weights, carried, strict=True):
+                change_BK = (carried_BK * factor_ref[token, :, gate].astype(wide)).astype(dtype)
+                change_ref[token, :, gate] = change_BK
                 dh_BK = dh_BK + _product(change_BK, weight_KK)
             return dh_BK, dc_BK * forget_ref[token]
 
