@@ -518,7 +518,9 @@ def test_a_longer_sequence_is_judged_over_999_tokens():
     assert finding.verdict == "holds"
     assert finding.numbers[1].value == pytest.approx(80.2)
     both = judge(rows + world())  # at 1,000 tokens, the shortest that will do
-    assert both.scope.startswith("1,000 tokens, width 64, depth 2, 5 seeds, before training, 1 other settings left out")
+    assert both.scope.startswith(
+        "1,000 tokens, width 64, depth 2, 5 seeds, before training, other settings left out: 1"
+    )
 
 
 def test_models_of_another_width_are_not_pooled():

@@ -363,10 +363,12 @@ def _name(arm: str) -> str:
 
 def _scope(reach: Reach) -> str:
     row = reach.rows[0]
-    counts = sorted({len(profile.seeds) for profile in reach.residual.values()})
-    seeds = f"{' to '.join(map(str, counts))} seeds, {reach.when}"
-    others = f", {reach.left_out} other settings left out" if reach.left_out else ""
-    return f"{row['length']:,} tokens, width {row['reference_width']}, depth {row['depth']}, {seeds}{others}"
+    counts = {len(profile.seeds) for profile in reach.residual.values()}
+    seeds = " to ".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))
+    model = (
+        f"{row['length']:,} tokens, width {row['reference_width']}, depth {row['depth']}, {seeds} seeds, {reach.when}"
+    )
+    return f"{model}, other settings left out: {reach.left_out}" if reach.left_out else model
 
 
 def _text(size: Interval) -> str:
