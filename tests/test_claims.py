@@ -242,3 +242,16 @@ def test_a_users_own_claim_has_a_hash_of_its_own_files_too(tmp_path: pathlib.Pat
     assert hash_of_own("told", OWN.replace("return judged", "return None")) == stored
     assert hash_of_own("sized", OWN.replace('SIZES["quick"] = 1', 'SIZES["quick"] = 2')) != stored
     assert hash_of_own("helped", beside=BESIDE.replace("holds", "fails")) != stored
+
+
+def test_one_batch_size_gives_no_second_finding_on_speed() -> None:
+    claim, _ = parts.load("suite.claims", "parallelism")
+    one = scale().without({"batch"})  # the user's own, which is the equal one too
+    cells = claim_cells(claim, one, [])
+    assert {cell.interleave_with for cell in cells}.isdisjoint({claim.LADDER, claim.BEST})
+    finding = find("parallelism", [row for cell in cells for row in planted.rows_of(cell, ATTENTION)])
+    assert finding.verdict == "holds"
+    assert not any("best batch" in number.name for number in finding.numbers)
+    assert any(
+        "best batch" in number.name for number in find("parallelism", list(world("parallelism", ATTENTION)[1])).numbers
+    )

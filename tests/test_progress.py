@@ -7,7 +7,7 @@ from suite import parts
 from suite.job import Cell, Job
 from suite.scale import SCALES, curve_cells
 from suite.sweep.progress import FEWEST, Forecast
-from suite.sweep.schedule import estimate_seconds
+from suite.sweep.schedule import estimate_seconds, shares
 
 # Of every measure: how far the estimates of its cells are off, in one direction for all of them.
 OFF = {"learning": 0.7, "gradient_reach": 2.0, "step_time": 1.5, "size": 0.3, "decode": 1.4, "length_accuracy": 0.5}
@@ -116,3 +116,18 @@ def test_a_cell_that_was_under_way_when_its_process_ended_is_not_under_way():
         forecast.follow("done", cell, 7.0 + 2 * number)
     # Five seconds of twenty-five passed between cells.
     assert forecast.seconds() == pytest.approx(20.0 * 25 / 20)
+
+
+@pytest.mark.parametrize("children", [1, 2])
+def test_fresh_processes_of_a_timing_are_spread_over_the_comparison(children: int) -> None:
+    left, over, before = quick(), set(), {}
+    untimed = [cell for cell in left if not parts.constant("suite.measures", cell.measure, "PLACED")]
+    while left:
+        now = dict.fromkeys(cell for share in shares(left, over, set(), children) for cell in share)
+        for cell in now:
+            if cell.interleave_with and cell.repeat not in before:
+                done = sum(estimate_seconds(cell) for cell in untimed if cell in over)
+                before[cell.repeat] = done / sum(map(estimate_seconds, untimed))
+        over |= now.keys()
+        left = [cell for cell in left if cell not in now]
+    assert before == pytest.approx({0: 0.0, 1: 0.5, 2: 1.0}, abs=0.2)

@@ -23,11 +23,11 @@ CLAIMED = "10x to 100x on GPUs and TPUs"
 ON_TEXT = False
 RULE = (
     "R is the ratio of training tokens a second, attention to LSTM, at 1,024 tokens, parameters matched, best forms, "
-    "once at equal batch and once at each arm's best batch under one memory limit. S is the ratio of the parallel to "
-    "the sequential form of one mixer (minGRU) with the same weights. Each is a geometric mean over fresh processes "
-    "with a 95 % t-interval. Holds: both intervals of R lie at or above the threshold and that of S above 1. Fails: "
-    "both intervals of R lie below the threshold. Otherwise undecided. Untested on CPUs, below 1,024 tokens, and at a "
-    "scale that is not evidence."
+    "once at equal batch and, where several batch sizes are tried, once at each arm's best under one memory limit. S "
+    "is the ratio of the parallel to the sequential form of one mixer (minGRU) with the same weights. Each is a "
+    "geometric mean over fresh processes with a 95 % t-interval. Holds: every interval of R lies at or above the "
+    "threshold and that of S above 1. Fails: every interval of R lies below the threshold. Otherwise undecided. "
+    "Untested on CPUs, below 1,024 tokens, and at a scale that is not evidence."
 )
 
 PARALLEL, SEQUENTIAL = "mingru:implementation=parallel", "mingru:implementation=sequential"
@@ -63,10 +63,13 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """First a short timing of each batch size; when all are done, the timings that are judged, in fresh processes."""
     sizes = SIZES[scale.name]
     longest = scale.lengths[-1]
+    batches = scale.batches(sizes.batches)
+    if set(batches) == {scale.job.batch}:  # the best is the equal one, and that is timed already
+        batches = ()
     ladders = {
         mixer: [
             Cell(scale.arm(mixer, length=longest, batch=batch), "step_time:blocks=3", interleave_with=LADDER)
-            for batch in scale.batches(sizes.batches)
+            for batch in batches
         ]
         for mixer in scale.arms
     }
@@ -116,11 +119,10 @@ def judge(rows: list[Row], *, threshold: float = 10.0, length: int = 1024) -> Fi
         return Finding("untested", "measured", reason="the judged pair is not there")
     turns = _turns(rows)
     at = sweep.judged_at(length)
-    logs = {
-        "equal batch": sweep.by_length[at],
-        "best batch each": ratios(turns, BEST, *sweep.pair),
-        "control": ratios(turns, CONTROL, PARALLEL, SEQUENTIAL),
-    }
+    logs = {"equal batch": sweep.by_length[at]}
+    if _several(turns):
+        logs["best batch each"] = ratios(turns, BEST, *sweep.pair)
+    logs["control"] = ratios(turns, CONTROL, PARALLEL, SEQUENTIAL)
     names = {
         "equal batch": f"tokens/s, attention / LSTM, T={at}, equal batch",
         "best batch each": f"tokens/s, attention / LSTM, T={max(sweep.reached)}, best batch each{_tried(turns)}",
@@ -170,6 +172,12 @@ def _sweep(rows: list[Row]) -> Sweep:
     return Sweep(turns, pair, {at: ratios(turns, _group(at), *pair) for at in lengths})
 
 
+def _several(turns: Iterable[Row]) -> bool:
+    """Whether more was tried than the batch at which both are timed: else the best batch is no finding of its own."""
+    tried = {row["batch"] for row in turns if row["interleave_with"] in (LADDER, BEST)}
+    return bool(tried - {row["batch"] for row in turns if row["interleave_with"] == _group(row["length"])})
+
+
 def _tried(turns: Iterable[Row]) -> str:
     """The batch sizes among which the best was looked for."""
     sizes = sorted({row["batch"] for row in turns if row["interleave_with"] == LADDER})
@@ -195,11 +203,10 @@ def _verdict(
     short = [name for name, logs in ratios_of.items() if len(logs) < 2]
     if short:
         return "untested", f"fewer than two processes give no interval ({', '.join(short)})"
-    equal, best, control = (ratio_interval(logs) for logs in ratios_of.values())
-    both = (equal, best)
-    if all(interval.low > 1 for interval in both):
+    *judged, control = (ratio_interval(logs) for logs in ratios_of.values())
+    if all(interval.low > 1 for interval in judged):
         direction = "attention is the faster one"
-    elif all(interval.high < 1 for interval in both):
+    elif all(interval.high < 1 for interval in judged):
         direction = "the direction is reversed"
     else:
         direction = "neither is faster beyond doubt"
@@ -207,12 +214,12 @@ def _verdict(
         return "untested", f"the textbook speaks of GPUs and TPUs, and this is a CPU; here {direction}"
     if at < length:
         return "untested", f"{length:,} tokens were not reached; at {at:,} {direction}"
-    if all(interval.low >= threshold for interval in both):
+    if all(interval.low >= threshold for interval in judged):
         if control.low > 1:
-            return "holds", f"both intervals lie at or above {threshold:g}"
-        return "undecided", f"both intervals lie at or above {threshold:g}, but the control failed"
-    if all(interval.high < threshold for interval in both):
-        return "fails", f"both intervals lie below {threshold:g}; {direction}"
+            return "holds", f"all intervals lie at or above {threshold:g}"
+        return "undecided", f"all intervals lie at or above {threshold:g}, but the control failed"
+    if all(interval.high < threshold for interval in judged):
+        return "fails", f"all intervals lie below {threshold:g}; {direction}"
     return "undecided", f"an interval straddles {threshold:g}; {direction}"
 
 

@@ -163,7 +163,9 @@ class Comparison:
         with_seconds = {cell for matched in self.plan.scales(self.rows()) for cell in curve_cells(matched)}
         alone = self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or machine.share() < schedule.CHILDREN
         children = self.workers or (1 if alone else schedule.CHILDREN)
-        return schedule.shares(left, with_seconds, children if self.over else 1)  # the first prepares the data set
+        return schedule.shares(
+            left, self.over, with_seconds, children if self.over else 1
+        )  # the first prepares the data set
 
     def run_children(self, shares: list[list[Cell]]) -> int:
         """Runs each share in a child of its own, all at once; the first exit code that is not 0."""

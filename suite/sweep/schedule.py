@@ -69,19 +69,26 @@ def arms_of(scale: Scale, claims: Iterable[str]) -> list[str]:
     return [arm for arm in dict.fromkeys([*scale.arms, *(cell.job.arm for cell in cells)]) if arm != scale.against]
 
 
-def shares(left: list[Cell], with_seconds: set[Cell], children: int) -> list[list[Cell]]:
+def shares(left: list[Cell], over: Iterable[Cell], with_seconds: set[Cell], children: int) -> list[list[Cell]]:
     """The cells that are run next, a list for each child; cells that are timed have the machine for themselves.
 
-    A child's own share comes first in its list, then those of the others, for when it is done with its own.
+    Repeats of a timing are spread over the whole comparison, the first before all else and the last after it: between
+    processes that run one after another a machine that drifts would look as if it stood still. A child's own share
+    comes first in its list, then those of the others, for when it is done with its own.
     """
-    first = min(cell.repeat for cell in left)
-    now = [cell for cell in left if cell.repeat == first]
-    timed = [cell for cell in now if cell in with_seconds or parts.constant("suite.measures", cell.measure, "PLACED")]
-    if timed or children == 1:
-        return [timed or now]
-    programs: dict[tuple, list[Cell]] = collections.defaultdict(list)
-    for cell in now:
-        programs[alike.of_job(cell.job, alike.PROGRAM)].append(cell)
+    timed, now = _parted(left, with_seconds)
+    if timed:
+        first = min(cell.repeat for cell in timed)
+        over_timed, over_now = _parted(over, with_seconds)
+        last = max(cell.repeat for cell in (*timed, *over_timed))
+        done = sum(map(estimate_seconds, over_now))
+        due = first / max(1, last) * (done + sum(map(estimate_seconds, now)))
+        if not now or done >= due:
+            return [[cell for cell in timed if cell.repeat == first]]
+        now = _first_seconds(now, due - done)
+    if children == 1:
+        return [now]
+    programs = _by_program(now)
     shares: list[list[Cell]] = [[] for _ in range(children)]
     seconds = [0.0] * children
     cost = {key: sum(map(estimate_seconds, cells)) for key, cells in programs.items()}
@@ -90,6 +97,32 @@ def shares(left: list[Cell], with_seconds: set[Cell], children: int) -> list[lis
         shares[least] += programs[key]
         seconds[least] += cost[key]
     return [[*itertools.chain(*shares[child:], *shares[:child])] for child in range(children)]
+
+
+def _parted(cells: Iterable[Cell], with_seconds: set[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """The cells that are timed, and the others."""
+    timed, others = [], []
+    for cell in cells:
+        is_timed = cell in with_seconds or parts.constant("suite.measures", cell.measure, "PLACED")
+        (timed if is_timed else others).append(cell)
+    return timed, others
+
+
+def _by_program(cells: Iterable[Cell]) -> dict[tuple, list[Cell]]:
+    programs: dict[tuple, list[Cell]] = collections.defaultdict(list)
+    for cell in cells:
+        programs[alike.of_job(cell.job, alike.PROGRAM)].append(cell)
+    return programs
+
+
+def _first_seconds(cells: list[Cell], seconds: float) -> list[Cell]:
+    """The first cells, of whole programs, that take as long."""
+    first: list[Cell] = []
+    for of_program in _by_program(cells).values():
+        if sum(map(estimate_seconds, first)) >= seconds:
+            break
+        first += of_program
+    return first
 
 
 def estimate_seconds(cell: Cell) -> float:
