@@ -60,7 +60,10 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What a figure shows, drawn by the report: lines, or dots where every point is a seed; thresholds are labelled."""
+    """What a figure shows, drawn by the report: lines, or dots where every point is a seed; thresholds are labelled.
+
+    A figure of a ratio, attention / LSTM, may name its cost: then it is a line of the report's first chart.
+    """
 
     name: str
     title: str
@@ -72,6 +75,9 @@ class Figure:
     dots: bool = False  # each point by itself, the series side by side at each x, and no line
     log_x: bool = True
     log_y: bool = True
+    cost: str = ""  # of which it is a ratio, as "step time"
+    inverted: bool = False  # a ratio of speeds: its inverse is that of costs
+    exact: bool = False  # by construction: its points need no interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -368,9 +368,11 @@ def _figures(memory: Memory, matched: str) -> tuple[Figure, ...]:
     lstm = sized[LSTM].at if LSTM in sized else {}
     larger = [Point(arm, at, size / lstm[at]) for arm in caches for at, size in sized[arm].ordered if at in lstm]
     title, equal = f"attention / LSTM, {matched}", {"equal": 1.0}
+    bytes_of_state, seconds = f"Bytes of one sequence's state, {title}", f"Seconds a token, {title}"
+    larger, slower = tuple(larger), tuple(slower)
     figures = [
-        Figure("decode_latency_ratio", f"Seconds a token, {title}", x, above, tuple(slower), equal, tuple(lost)),
-        Figure("state_bytes_ratio", f"Bytes of one sequence's state, {title}", x, above, tuple(larger), equal),
+        Figure("state_bytes_ratio", bytes_of_state, x, above, larger, equal, cost="state bytes", exact=True),
+        Figure("decode_latency_ratio", seconds, x, above, slower, equal, tuple(lost), cost="decode latency"),
     ]
     for batch in batches:
         points = tuple(

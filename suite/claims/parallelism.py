@@ -298,6 +298,8 @@ def _ratio_figure(by_length: dict[int, list[float]], threshold: float, failed: s
         points=tuple(points),
         thresholds={"equal speed": 1.0, "textbook": threshold},
         failed=tuple((RATIO, at) for at in sorted(failed)),
+        cost="step time",
+        inverted=True,
     )
 
 

@@ -23,7 +23,7 @@ def compose(comparison: Comparison) -> Page:
     first = [
         *verdicts.warnings(comparison),
         *verdicts.introduction(comparison),
-        *verdicts.claims_table(comparison),
+        *verdicts.findings(comparison),
         *verdicts.one_chart(comparison),
     ]
     more = [

@@ -250,7 +250,12 @@ class Chart:
 
     @property
     def anchor(self) -> str:
-        return slug(f"figure-{self.name}")
+        return self.anchor_of(self.name)
+
+    @staticmethod
+    def anchor_of(name: str) -> str:
+        """The anchor of the chart of a figure with this name."""
+        return slug(f"figure {name}")
 
     def html(self) -> str:
         drawn = f'<div class="chart" role="img" aria-label="{_escaped(self.alternative)}"></div>'

@@ -1,33 +1,26 @@
-"""The verdicts: the headline, the table of claims, the one chart and a section for each claim."""
+"""The verdicts: the headline, the tables of findings, the one chart and a section for each claim."""
 
 import dataclasses
+import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from suite import claims
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point
 from suite.judging import statistics
 from suite.judging.statistics import Interval
 from suite.report import figures, words
 from suite.report.figures import DASHED, DOTTED, SOLID, Style
-from suite.report.page import Banner, Block, Commands, Heading, Note, Prose, Table, Terms
+from suite.report.page import Banner, Block, Chart, Commands, Heading, Link, Prose, Table, Terms
 from suite.report.records import NO_SCALE, Comparison, Judged
 
 # A verdict in a sentence, of one claim and of more.
-PREDICATES = {
-    "holds": ("holds", "hold"),
-    "fails": ("fails", "fail"),
-    "undecided": ("is undecided", "are undecided"),
-    "untested": ("cannot be tested at this scale", "cannot be tested at this scale"),
-}
-COLUMNS = (
-    *("claim", "question and the textbook's answer", "measured here", "verdict", "scope", "crossover", "other arms"),
-)
+PREDICATES = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("is undecided", "are undecided")}
+COLUMNS = ("claim", "what was found", "verdict", "what it speaks for")
+UNTESTED_COLUMNS = ("claims", "why not", "measured here all the same")
 MOST_PROBLEMS = 20
 UNCONTROLLED = "a control failed"
-
 
 # The words of this project that a report cannot do without.
 MEANINGS = (
@@ -41,29 +34,37 @@ MEANINGS = (
 
 
 def headline(comparison: Comparison) -> str:
-    """A sentence on this machine: the claims' clauses in their order, and the number of each verdict."""
+    """A sentence on this machine: what was measured, the verdicts on it by their number, and those by construction."""
     if not comparison.rows:
         return "Nothing has been measured yet."
-    findings = [judged.finding for judged in comparison.judged]
-    controlled = [finding for finding in findings if finding.is_controlled]
-    measured = [finding.sentence for finding in controlled if finding.numbers]
+    measured = [judged.finding for judged in comparison.judged if judged.finding.basis == "measured"]
+    built = [judged for judged in comparison.judged if judged.finding.basis == "construction"]
+    controlled = [finding for finding in measured if finding.is_controlled]
+    sentences = [finding.sentence for finding in controlled if finding.numbers]
     clauses = [finding.headline for finding in controlled if finding.headline]
-    first, *more = clauses or measured or [finding.sentence for finding in controlled][:1] or [""]
+    first, *more = clauses or sentences or [finding.sentence for finding in controlled][:1] or [""]
     # A clause may go on from the one before it, of attention.
-    clauses = [re.sub("^it ", "attention ", first), *more, _counts([finding.verdict for finding in findings])]
+    clauses = [re.sub("^it ", "attention ", first), *more, _counts([finding.verdict for finding in measured])]
+    clauses += [_by_construction(judged) for judged in built if judged.finding.verdict in PREDICATES]
     if comparison.scale and not comparison.evidence:
         clauses.append(f"scale {comparison.scale} is a test of the installation and not evidence")
     return f"On {comparison.where}, {comparison.dtypes}, {'; '.join(filter(None, clauses))}."
 
 
-def _counts(verdicts: list[str]) -> str:
-    """two claims hold, one fails and four cannot be tested at this scale"""
+def _counts(verdicts: Sequence[str]) -> str:
+    """two claims hold, one fails and one is undecided; those that are untested are not counted"""
     counts = []
     for verdict, (of_one, of_more) in PREDICATES.items():
         if number := verdicts.count(verdict):
             claims = words.count(number) if counts else words.counted(number, "claim")
             counts.append(f"{claims} {of_one if number == 1 else of_more}")
-    return words.listed(counts) if counts else ""
+    return words.listed(counts) if counts else "no claim is decided by measurement"
+
+
+def _by_construction(judged: Judged) -> str:
+    """by construction, inference memory holds"""
+    of_one, _ = PREDICATES[judged.finding.verdict]
+    return f"by construction, {words.spelt(judged.name)} {of_one}"
 
 
 def warnings(comparison: Comparison) -> Iterator[Block]:
@@ -100,52 +101,85 @@ def introduction(comparison: Comparison) -> Iterator[Block]:
     yield Prose(claims + scale)
 
 
-def claims_table(comparison: Comparison) -> Iterator[Block]:
-    """A line for each claim, and p-values that are corrected over all claims."""
-    rows = []
-    for judged in comparison.judged:
-        finding = judged.finding
-        measured = "\n".join(f"{number.name}: {measured_in(finding, number)}" for number in finding.numbers[:2])
-        verdict = ", ".join(filter(None, (f"{finding.verdict}: {finding.reason}", judged.marked)))
-        question = f"{judged.question}\nTextbook: {judged.claimed}."
-        row = (words.spelt(judged.name), question, measured or sentence_of(finding), verdict, finding.scope)
-        rows.append((*row, finding.crossover, resemblance(finding)))
-    yield Heading("Claims")
-    yield Table(COLUMNS, tuple(rows), cards=True)
-    tested = {judged.name: judged.finding.p_value for judged in comparison.judged if judged.finding.p_value is not None}
-    if tested:
-        members = len({*claims.ORDER, *(judged.name for judged in comparison.judged)})
-        adjusted = statistics.holm([*tested.values(), *[1.0] * (members - len(tested))])
-        values = [
-            f"{words.spelt(name)} {_p(value)} ({_p(after)} after Holm)"
-            for (name, value), after in zip(tested.items(), adjusted, strict=False)
-        ]
-        corrected = f"that corrected over {words.count(members)} claims; within a claim its rule corrects by itself"
-        yield Note(f"The least p-value of a claim's own tests, and {corrected}: {'; '.join(values)}.")
+def findings(comparison: Comparison) -> Iterator[Block]:
+    """A line for each claim that is decided or undecided: those that were measured, then those by construction."""
+    tested = [judged for judged in comparison.judged if judged.finding.verdict != "untested"]
+    measured = [judged for judged in tested if judged.finding.basis == "measured"]
+    yield Heading("Findings")
+    yield _table(measured) if measured else Prose("No claim is decided by measurement.")
+    if built := [judged for judged in tested if judged.finding.basis == "construction"]:
+        yield Heading("By construction")
+        yield Prose("These follow from how the models are built; the measurement checks that they are built so.")
+        yield _table(built)
+    yield from _cannot_say(comparison)
     if comparison.command:
         yield Commands((comparison.command,))
 
 
-def _p(value: float) -> str:
-    return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
+def _table(claims: Sequence[Judged]) -> Table:
+    rows = []
+    for judged in claims:
+        finding = judged.finding
+        name = f"{words.spelt(judged.name)}, figure"
+        rows.append((name, _sentence(finding), _verdict(judged), finding.scope))
+    return Table(COLUMNS, tuple(rows), cards=True, links=tuple(map(_links, claims)))
+
+
+def _links(judged: Judged) -> tuple[Link, ...]:
+    """To the section of a claim, and to the first of its figures."""
+    first = [Link("figure", Chart.anchor_of(figure.name)) for figure in judged.finding.figures[:1]]
+    return Link(words.spelt(judged.name), _heading(judged).anchor), *first
+
+
+def _sentence(finding: Finding) -> str:
+    """What was found, with the word where a control failed."""
+    failed = "" if finding.is_controlled else f" ({UNCONTROLLED})"
+    return f"{finding.sentence[:1].upper()}{finding.sentence[1:]}{failed}."
+
+
+def measured_in(finding: Finding, number: Number) -> str:
+    """A number of a finding with its unit and interval, and with the word where a control failed."""
+    return words.measured(number) if finding.is_controlled else f"{words.measured(number)}, {UNCONTROLLED}"
+
+
+def _verdict(judged: Judged) -> str:
+    return ", ".join(filter(None, (f"{judged.finding.verdict}: {judged.finding.reason}", judged.marked)))
+
+
+def _cannot_say(comparison: Comparison) -> Iterator[Block]:
+    """Each reason why claims are untested, once, with the claims and the results that were measured all the same."""
+    reasons: dict[str, list[Judged]] = defaultdict(list)
+    for judged in comparison.judged:
+        if judged.finding.verdict == "untested":
+            reasons[{judged.name: judged.finding.reason, **comparison.untested}[judged.name]].append(judged)
+    if not reasons:
+        return
+    rows, links = [], []
+    for reason, claims in reasons.items():
+        measured = [_sentence(judged.finding) for judged in claims if judged.finding.numbers]
+        rows.append((", ".join(words.spelt(judged.name) for judged in claims), reason, "\n".join(measured)))
+        links.append(tuple(link for judged in claims for link in _links(judged)[:1]))
+    yield Heading("What this scale cannot say" if comparison.scale else "What these runs cannot say")
+    yield Table(UNTESTED_COLUMNS, tuple(rows), cards=True, links=tuple(links))
+
+
+def _heading(judged: Judged) -> Heading:
+    return Heading(f"Claim: {words.spelt(judged.name)}", name=f"claim {judged.name}")
 
 
 def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
     """The section of a claim: its rule, its finding, its numbers, controls, tables and figures."""
     finding = judged.finding
-    yield Heading(f"Claim: {words.spelt(judged.name)}")
-    verdict = f"{finding.verdict}: {finding.reason} (basis: {finding.basis})"
-    untested = f"cannot decide it: {comparison.untested[judged.name]}" if judged.name in comparison.untested else ""
+    yield _heading(judged)
+    # The reason why it is untested stands above the contents, once.
+    verdict = finding.verdict if finding.verdict == "untested" else f"{finding.verdict}: {finding.reason}"
     pairs = [
         ("Question", judged.question),
         ("Textbook", judged.textbook),
         ("Rule", f"{judged.rule} (The hash of the rule: {judged.rule_hash}.)"),
-        ("Result", f"{sentence_of(finding)[:1].upper()}{sentence_of(finding)[1:]}."),
-        ("Verdict", ", ".join(filter(None, (verdict, judged.marked)))),
-        ("This scale", untested),
-        ("Scope", finding.scope),
-        ("Crossover", finding.crossover),
-        ("Other arms", resemblance(finding)),
+        ("Result", _sentence(finding)),
+        ("Verdict", ", ".join(filter(None, (f"{verdict} (basis: {finding.basis})", judged.marked)))),
+        ("Speaks for", finding.scope),
         ("Verdict extends", extent(finding)),
     ]
     yield Terms(tuple((term, text) for term, text in pairs if text))
@@ -164,68 +198,44 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
         yield from figures.chart(figure, figures.styles_of(figure, comparison.arms))
 
 
-def measured_in(finding: Finding, number: Number) -> str:
-    """A number of a finding with its unit and interval, and with the word where a control failed."""
-    return words.measured(number) if finding.is_controlled else f"{words.measured(number)}, {UNCONTROLLED}"
-
-
-def sentence_of(finding: Finding) -> str:
-    return finding.sentence if finding.is_controlled else f"{finding.sentence} ({UNCONTROLLED})"
-
-
-def resemblance(finding: Finding) -> str:
-    """like the LSTM: gru, elman; like attention: mingru"""
-    return "; ".join(f"{behaviour}: {', '.join(arms)}" for behaviour, arms in _by_behaviour(finding).items())
-
-
 def extent(finding: Finding) -> str:
     """The other arms for which a verdict holds too; empty without a verdict or without other arms."""
     if finding.verdict not in ("holds", "fails") or not finding.arms:
         return ""
-    arms = {behaviour: words.listed(names) for behaviour, names in _by_behaviour(finding).items()}
+    names: dict[str, list[str]] = defaultdict(list)
+    for arm, behaviour in finding.arms:
+        names[behaviour].append(arm)
+    arms = {behaviour: words.listed(of_behaviour) for behaviour, of_behaviour in names.items()}
     clauses = [f"to {arms[LIKE_LSTM]}" if LIKE_LSTM in arms else "to no other arm"]
     clauses += [f"not to {arms[LIKE_ATTENTION]}"] if LIKE_ATTENTION in arms else []
     clauses += [f"open for {arms[NEITHER]}"] if NEITHER in arms else []
     return "; ".join(clauses)
 
 
-def _by_behaviour(finding: Finding) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = defaultdict(list)
-    for arm, behaviour in finding.arms:
-        names[behaviour].append(arm)
-    return {behaviour: names[behaviour] for behaviour in (LIKE_LSTM, LIKE_ATTENTION, NEITHER) if behaviour in names}
-
-
-@dataclasses.dataclass(frozen=True)
-class Quantity:
-    """A line of the one chart, from a claim's figure of a ratio. A ratio of speeds is inverted: above 1 is dearer."""
-
-    name: str
-    figure: str
-    speeds: bool
-    exact: bool  # by construction: its points need no interval
-    style: Style
-
-
 # Colours that are no arm's and stay apart for colour-blind readers, on white and on black.
-QUANTITIES = (
-    Quantity("step time", "training_speed_ratio", True, False, ("#5E5EED", SOLID)),
-    Quantity("decode latency", "decode_latency_ratio", False, False, ("#CC3370", DASHED)),
-    Quantity("state bytes", "state_bytes_ratio", False, True, ("#A18412", DOTTED)),
-)
-STYLES = {quantity.name: quantity.style for quantity in QUANTITIES}
+STYLES: tuple[Style, ...] = (("#5E5EED", SOLID), ("#CC3370", DASHED), ("#A18412", DOTTED))
 
 
 def one_chart(comparison: Comparison) -> Iterator[Block]:
     """The costs of attention over those of the LSTM against length: the first thing to look at."""
-    figure = ratios(judged.finding for judged in comparison.judged)
-    crossed = crossings(figure)
+    costs = ratios(judged.finding for judged in comparison.judged)
+    figure = Figure(
+        name="crossover",
+        title=f"Attention / LSTM against length: {words.listed([cost.cost for cost in costs])}",
+        x="length (tokens)",
+        y="ratio; above 1 attention costs more",
+        points=tuple(point for cost in costs for point in cost.points),
+        thresholds={"equal": 1.0},
+        failed=tuple(failure for cost in costs for failure in cost.failed),
+    )
+    crossed = [(cost.cost, at) for cost in costs for at in crossings(cost)]
     notes = ["No line crosses 1 beyond doubt."] if figure.points else []
     if crossed:
         places = words.listed([f"{name} at about {_range(at)}" for name, at in crossed])
         notes = [f"Large dots: where a line crosses 1 ({places})."]
+    styles = dict(zip(figures.series(figure), itertools.cycle(STYLES), strict=False))
     marks = [Point(name, at.value, 1.0) for name, at in crossed]
-    yield from figures.chart(figure, STYLES, marks=marks, notes=notes, ratios=True)
+    yield from figures.chart(figure, styles, marks=marks, notes=notes, ratios=True)
 
 
 def _range(at: Interval) -> str:
@@ -233,52 +243,34 @@ def _range(at: Interval) -> str:
     return f"{words.number(at.value)} tokens{bounds}"
 
 
-def ratios(findings: Iterable[Finding]) -> Figure:
-    """The three ratios, attention / LSTM, where the findings have them."""
-    drawn = {figure.name: figure for finding in findings for figure in finding.figures}
-    points: list[Point] = []
-    failed: list[tuple[str, float]] = []
-    for quantity in QUANTITIES:
-        if quantity.figure in drawn:
-            measured, failures = _plainest(drawn[quantity.figure])
-            points += [_point(quantity, point) for point in measured]
-            failed += [(quantity.name, at) for at in failures]
-    return Figure(
-        name="crossover",
-        title="Attention / LSTM against length: time of a training step, decode latency, bytes of state",
-        x="length (tokens)",
-        y="ratio; above 1 attention costs more",
-        points=tuple(points),
-        thresholds={"equal": 1.0},
-        failed=tuple(failed),
-    )
+def ratios(findings: Iterable[Finding]) -> list[Figure]:
+    """The figures that name a cost, each as one line: attention / LSTM by the series with the shortest name."""
+    return [_ratio(figure) for finding in findings for figure in finding.figures if figure.cost]
 
 
-def crossings(figure: Figure) -> list[tuple[str, Interval]]:
-    """Where each line crosses 1, with the range that intervals allow, as the chart is drawn: on logarithmic axes.
-
-    A point without an interval is left out, unless its line is exact.
-    """
-    crossed = []
-    for quantity in QUANTITIES:
-        line = {}
-        for point in figure.points:
-            bounds = (point.y, point.y, point.y) if quantity.exact else (point.y, point.low, point.high)
-            if point.series == quantity.name and None not in bounds:
-                line[point.x] = Interval(*(math.log(bound) for bound in bounds if bound is not None))
-        crossed += [(quantity.name, at) for at in statistics.crossings(list(line), list(line.values()))]
-    return crossed
-
-
-def _plainest(figure: Figure) -> tuple[list[Point], list[float]]:
-    """The points and the failures of the series with the shortest name."""
+def _ratio(figure: Figure) -> Figure:
     name = min(figures.series(figure), key=len, default="")
     points = [point for point in figure.points if point.series == name and point.x > 0 and point.y > 0]
-    return points, [at for series, at in figure.failed if series == name]
+    failed = [(figure.cost, at) for series, at in figure.failed if series == name]
+    return dataclasses.replace(figure, points=tuple(_point(figure, point) for point in points), failed=tuple(failed))
 
 
-def _point(quantity: Quantity, point: Point) -> Point:
-    if not quantity.speeds:
-        return dataclasses.replace(point, series=quantity.name)
+def _point(figure: Figure, point: Point) -> Point:
+    """The point as a ratio of costs: one of speeds is inverted."""
+    if not figure.inverted:
+        return dataclasses.replace(point, series=figure.cost)
     bounds = {} if point.low is None or point.high is None else {"low": 1 / point.high, "high": 1 / point.low}
-    return Point(quantity.name, point.x, 1 / point.y, **bounds)
+    return Point(figure.cost, point.x, 1 / point.y, **bounds)
+
+
+def crossings(figure: Figure) -> list[Interval]:
+    """Where a line crosses 1, with the range that intervals allow, as the chart is drawn: on logarithmic axes.
+
+    A point without an interval is left out, unless the figure is exact.
+    """
+    line = {}
+    for point in figure.points:
+        bounds = (point.y, point.y, point.y) if figure.exact else (point.y, point.low, point.high)
+        if None not in bounds:
+            line[point.x] = Interval(*(math.log(bound) for bound in bounds if bound is not None))
+    return statistics.crossings(list(line), list(line.values()))
