@@ -32,7 +32,7 @@ Draw = Callable[[np.random.Generator], str]
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """A planted truth of one claim: the verdict that is right, and a draw of a verdict. `textbook`: its own effect."""
+    """A planted truth of one claim: the verdict that is right, and a draw of a verdict. `textbook`: an effect as large as the textbook's."""
 
     claim: str
     name: str
@@ -181,20 +181,21 @@ def of_world(index: int, reports: int) -> str:
     world = list(worlds())[index]
     share = rates(world, reports)
     shown = " | ".join(f"{100 * share[key]:.1f} %" for key in ("holds", "fails", "undecided", "wrong"))
-    return f"| {world.name} | {world.truth}{' (textbook)' if world.textbook else ''} | {shown} |"
+    return f"| {world.name} | {world.truth}{' (large effect)' if world.textbook else ''} | {shown} |"
 
 
 ABOUT = """# How often the rules err
 
 Reports with a planted truth, drawn and judged by the whole rule, {reports} for each line, at the sizes of scale gpu
 for attention and the LSTM. A verdict is wrong where it is "holds" or "fails" and the truth is not; "undecided" is never
-wrong. Lines of the textbook's own effect show the power of a rule. Where both arms solve a task alike the truth is
+wrong. Lines of a large effect show the power of a rule. Where both arms solve a task alike the truth is
 taken to be undecided, so that "fails" counts as wrong there. Made by
 
     python tests/simulated.py --reports={reports}
 
-Simulated so far: {claims}. Inference memory is a construction, which no chance turns. Not simulated yet: parallelism,
-gradient flow, context length, and several claims of one report together.
+Simulated so far: {claims}. Inference memory is a construction,
+which no chance turns. Not simulated yet: parallelism, gradient flow, context length, and several claims of one report
+together.
 """
 
 
