@@ -32,7 +32,10 @@ Draw = Callable[[np.random.Generator], str]
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """A planted truth of one claim: the verdict that is right, and a draw of a verdict. `textbook`: an effect as large as the textbook's."""
+    """A planted truth of one claim, the verdict that is right, and a draw of a verdict.
+
+    `textbook`: an effect as large as the textbook's, which the rule must see.
+    """
 
     claim: str
     name: str
