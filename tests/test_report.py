@@ -599,7 +599,7 @@ def test_markdown_shows_the_pictures(drawn: pathlib.Path):
 def test_equal_fingerprints_and_the_rate_are_said(drawn: pathlib.Path):
     text = (drawn / "report.md").read_text()
     assert "The fingerprints are equal" in text
-    assert "All arms have one learning rate" in text
+    assert "learning rates and seeds are those of the training on text, 256 tokens" in text
 
 
 def test_a_comparison_that_has_just_begun_has_a_report(tmp_path: pathlib.Path):

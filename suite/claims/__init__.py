@@ -127,6 +127,7 @@ class Finding:
 
 ATTENTION, LSTM = "attention", "lstm"  # the judged pair
 LIKE_ATTENTION, LIKE_LSTM, NEITHER = "like attention", "like the LSTM", "neither"
+OTHERS = 3  # seeds of an arm that is not judged: as many as a word on which of the two it is like needs
 
 
 MATCHES = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "bytes of state", "step_time": "step time"}

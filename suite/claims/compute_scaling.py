@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness
+from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness
 from suite.job import Cell, Job
 from suite.judging import isoflop
 from suite.judging.isoflop import TRAINING, Curve, Optimum, Prediction
@@ -236,7 +236,11 @@ def tell(
     """The finding with its sentence, tables and the curves of all arms."""
     del decades, budgets, confidence, precision  # in no picture
     curves = isoflop.gather(rows)
-    slopes = {arm: curve.upper_slope.value for arm, curve in curves.items() if len(curve.budgets) > 1}
+    slopes = {
+        arm: curve.upper_slope.value
+        for arm, curve in curves.items()
+        if len(curve.budgets) > 1 and (arm in (ATTENTION, LSTM) or _seeds(curve) >= OTHERS)
+    }
     finding = dataclasses.replace(
         judged,
         figures=_figures(curves),
@@ -434,10 +438,21 @@ def _crossover(attention: Curve, lstm: Curve) -> str:
 
 
 def _sentence(attention: Curve, lstm: Curve) -> str:
+    losses = [f"{curve.optima[-1].loss:.3g}" for curve in (attention, lstm)]
     return (
-        f"at {attention.budgets[-1]:.2g} FLOPs attention stood at {attention.optima[-1].loss:.3g} and the LSTM at "
-        f"{lstm.optima[-1].loss:.3g} nats a byte"
+        f"with {_power(attention.budgets[-1])} FLOPs of training attention comes to a loss of {losses[0]} nats a byte "
+        f"and the LSTM to {losses[1]}"
     )
+
+
+def _power(budget: float) -> str:
+    """6.0 x 10^9"""
+    mantissa, exponent = f"{budget:.1e}".split("e")
+    return f"{mantissa} x 10^{int(exponent)}"
+
+
+def _seeds(curve: Curve) -> int:
+    return len({training.row["seed"] for training in curve.trainings})
 
 
 def _length(curve: Curve) -> int:

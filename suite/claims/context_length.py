@@ -16,6 +16,7 @@ from suite.claims import (
     LIKE_LSTM,
     LSTM,
     NEITHER,
+    OTHERS,
     Control,
     Figure,
     Finding,
@@ -266,7 +267,7 @@ def _with_left_out(reason: str, left_out: list[str]) -> str:
 def _likeness(curves: dict[str, Curve], tolerance: float, factor: float) -> Iterator[tuple[str, str]]:
     lstm = curves[LSTM].effective(tolerance).value
     for arm, curve in curves.items():
-        if arm not in (ATTENTION, LSTM):
+        if arm not in (ATTENTION, LSTM) and len(curve.members) >= OTHERS:
             context = curve.effective(tolerance).value
             yield arm, LIKE_ATTENTION if context >= factor * lstm else LIKE_LSTM if context <= lstm else NEITHER
 
@@ -274,8 +275,8 @@ def _likeness(curves: dict[str, Curve], tolerance: float, factor: float) -> Iter
 def _sentence(attention: Curve, lstm: Curve, tolerance: float) -> str:
     reach = [f"{curve.effective(tolerance).value:,.0f}" for curve in (attention, lstm)]
     return (
-        f"trained on {attention.length:,} tokens of text, attention is within {tolerance:g} nats of its best from "
-        f"{reach[0]} tokens of context on and the LSTM from {reach[1]}"
+        f"trained on windows of {attention.length:,} tokens of text, attention comes within {tolerance:g} nats a token "
+        f"of its least loss with {reach[0]} tokens of context and the LSTM with {reach[1]}"
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from suite import parts
-from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness, path_length
+from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness, path_length
 from suite.job import Cell
 from suite.judging import alike, trials
 from suite.judging.statistics import Interval, t_interval
@@ -41,7 +41,6 @@ JUDGED = (ATTENTION, LSTM, ELMAN)  # the recurrences at every start
 RESIDUAL, PLAIN = "residual", "plain"
 NEAR = range(1, 9)
 LEAST = sys.float_info.min  # XLA takes what is smaller, 2.2e-308, for zero
-OTHERS = 3  # seeds of an arm that is not judged: as many as a sentence about it needs
 MEASURE, TRAINED = "gradient_reach", "trained_gradient_reach"
 COMMAND = "python -m launch.compare --claims=gradient_flow"
 FIELDS = tuple(name for name in alike.CONDITIONS if name != "block")  # in which cells agree that are compared

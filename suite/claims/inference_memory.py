@@ -307,7 +307,11 @@ def _likeness(sized: dict[str, Sized], pair: tuple[str, str], lowest: int, highe
 
 def _sentence(attention: Sized, lstm: Sized) -> str:
     at = max(attention.at)
-    return f"at {at:,} tokens attention carries {attention.at[at]:,} bytes a sequence and the LSTM {lstm.line(at):,.0f}"
+    growth = [f"{state.grows(min(state.at), max(state.at)):,.0f}" for state in (attention, lstm)]
+    return (
+        f"with each token of context attention's state grows by {growth[0]} bytes a sequence and the LSTM's by "
+        f"{growth[1]}; at {at:,} tokens they hold {attention.at[at]:,} and {lstm.line(at):,.0f} bytes"
+    )
 
 
 def _crossover(crossed: dict[tuple[str, int], tuple[str, str]], attention: str) -> str:

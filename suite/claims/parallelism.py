@@ -322,9 +322,9 @@ def _time_figure(swept: list[Row], failed: list[tuple[str, int]]) -> Figure:
 
 def _sentence(logs: list[float], at: int, equal: str) -> str:
     if statistics.fmean(logs) >= 0:
-        faster = f"attention trained {_text(logs)} as many tokens a second as the LSTM"
+        faster = f"attention trained on {_text(logs)} as many tokens a second as the LSTM"
     else:
-        faster = f"the LSTM trained {_text([-log for log in logs])} as many tokens a second as attention"
+        faster = f"the LSTM trained on {_text([-log for log in logs])} as many tokens a second as attention"
     return f"at {at:,} tokens {faster}, at {equal} and batch"
 
 

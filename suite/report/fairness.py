@@ -105,11 +105,12 @@ def _sentences(
             yield "The fingerprints differ: the arms were not trained on the same data."
         else:
             yield "The arms have not seen equally many tokens yet, so their fingerprints cannot be compared."
-    rates = {row["learning_rate"] for row in learnt}
-    if len(rates) == 1:
-        yield "All arms have one learning rate."
-    elif rates:
-        yield "Each arm has its own learning rate."
+    if learnt:
+        task, length = parts.short("suite.tasks", learnt[0]["task"]), learnt[0]["length"]
+        yield (
+            f"Tokens, fingerprints, learning rates and seeds are those of the training on {task}, {length:,} tokens; "
+            "the table says how the rate of each arm was chosen, by itself."
+        )
 
 
 def _is_alike(row: Row, trained: Job) -> bool:

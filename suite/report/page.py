@@ -60,7 +60,8 @@ pre { font: .8125rem/1.5 ui-monospace, monospace; background: var(--soft); paddi
   overflow-x: auto; color: var(--ink); }
 summary { cursor: pointer; }
 a { color: var(--link); text-underline-offset: .15em; } a:not(:hover) { text-decoration-color: var(--line); }
-nav ul { columns: 16rem; margin: 1.5rem 0; padding: 0; list-style: none; font-size: .875rem; }
+nav { margin: 1.5rem 0; } nav p { font-weight: 500; }
+nav ul { columns: 16rem; margin: 0; padding: 0; list-style: none; font-size: .875rem; }
 nav li { break-inside: avoid; padding: .1rem 0; }
 .cards { margin: .25rem 0; } .cards table { font-size: .8125rem; line-height: 1.35; table-layout: fixed; width: 100%; }
 .cards td { min-width: 0; }
@@ -131,10 +132,10 @@ class Contents:
 
     def html(self) -> str:
         links = "".join(f"<li>{link.html()}</li>" for link in self.links)
-        return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+        return f'<nav aria-labelledby="contents"><p id="contents">Contents</p><ul>{links}</ul></nav>'
 
     def markdown(self) -> str:
-        return "\n".join(f"- {link.markdown()}" for link in self.links)
+        return "\n".join(["**Contents**\n", *(f"- {link.markdown()}" for link in self.links)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Table:
             for column, name, width in zip(self.columns, classes, widths, strict=True)
         )
         lines = [f"<thead><tr>{''.join(head)}</tr></thead><tbody>"]
-        names = ["<br>".join(link.html() for link in links) for links in self.links]
+        names = [", ".join(link.html() for link in links) for links in self.links]
         for name, (_, *others) in zip(names or [_escaped(row[0]) for row in self.rows], self.rows, strict=True):
             cells = (
                 f'<td{style} data-column="{_escaped(column)}">{_cell(cell)}</td>'

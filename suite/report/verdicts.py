@@ -158,7 +158,7 @@ def _cannot_say(comparison: Comparison) -> Iterator[Block]:
     for reason, claims in reasons.items():
         measured = [_sentence(judged.finding) for judged in claims if judged.finding.numbers]
         rows.append((", ".join(words.spelt(judged.name) for judged in claims), reason, "\n".join(measured)))
-        links.append(tuple(link for judged in claims for link in _links(judged)[:1]))
+        links.append(tuple(link for judged in claims for link in _links(judged)))
     yield Heading("What this scale cannot say" if comparison.scale else "What these runs cannot say")
     yield Table(UNTESTED_COLUMNS, tuple(rows), cards=True, links=tuple(links))
 
