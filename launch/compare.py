@@ -25,7 +25,7 @@ from suite import files, learning_rates, parts
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale
-from suite.sweep import exit_codes, rendezvous, status, store
+from suite.sweep import exit_codes, rendezvous, schedule, status, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.options import Options
 from suite.sweep.schedule import Plan, estimate_seconds
@@ -40,10 +40,11 @@ ARMS = flags.DEFINE_multi_string(
     "arms", [], "mixers with knobs, or your own files, separated by commas or the flag repeated; all: every mixer"
 )
 CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty: all")
-CHOOSE_RATES = flags.DEFINE_bool(
-    "choose_learning_rates",
-    False,
-    "judge no claim; find the learning rates of the arms on validation",
+RATES = flags.DEFINE_enum(
+    "rates",
+    "tuned",
+    list(schedule.RATES),
+    "learning rates of the trainings; " + "; ".join(f"{name}: {about}" for name, about in schedule.RATES.items()),
 )
 WORKERS = flags.DEFINE_integer(
     "workers",
@@ -68,7 +69,7 @@ for field in dataclasses.fields(jobs.Job):
 flags.set_default(worker.OUT, "out/compare")
 
 # Flags that define a comparison, with those of a job.
-ASKED = ("scale", "arms", "claims", "choose_learning_rates", "workers")
+ASKED = ("scale", "arms", "claims", "rates", "workers")
 
 
 def main() -> int:
@@ -85,7 +86,7 @@ def main() -> int:
             store.check_writable(worker.OUT.value)
         passed: dict[str, Any] = {name: flags.FLAGS[name].value for name in PASSED}
         options = Options(**passed)
-        plan = Plan(scale, tuple(claims), CHOOSE_RATES.value)
+        plan = Plan(scale, tuple(claims), RATES.value)
         wanted = plan.cells([])
     if DRY_RUN.value:
         print_plan(plan, wanted)
@@ -133,10 +134,6 @@ def chosen_scale() -> Scale:
     changes: dict[str, Any] = {"arms": arms, "job": job.replace(match=scale.job.match, match_to="")}
     if "match" in given:
         changes["matches"] = (job.match,)
-        if CHOOSE_RATES.value and job.match == "step_time":
-            raise ValueError(
-                "--choose_learning_rates wants widths that follow from shapes, and --match=step_time is measured"
-            )
     if "match_to" in given:
         changes["reference"] = parts.short("suite.mixers", job.match_to)
     if "length" in given:
@@ -158,18 +155,16 @@ def asked() -> rendezvous.Settings:
 
 
 def report(comparison: Comparison, done: bool) -> None:
-    """Draws the report of what there is, or writes the rates when all are known."""
+    """Draws the report of what there is, and the page of the learning rates that were chosen."""
     from suite import report  # here, not above: --help answers at once
     from suite.report import calibration
 
-    if CHOOSE_RATES.value:
-        if done:
-            curves = [curve for curve in learning_rates.gather(comparison.rows()) if curve.scores]
-            command = shlex.join(["python", "-m", "launch.compare", *sys.argv[1:]])
-            print(f"rates: {calibration.write_rates(curves, command, comparison.out)}")
-        return
     path = report.write(comparison.out, more_claims=list(comparison.plan.claims))
     print(f"report: {path}" if done else f"report so far: {path}", flush=True)
+    curves = [curve for curve in learning_rates.gather(comparison.rows()) if curve.scores]
+    if done and curves:
+        command = shlex.join(["python", "-m", "launch.compare", *sys.argv[1:]])
+        print(f"rates: {calibration.write_rates(curves, command, comparison.out)}")
     if done:
         for problem in report.problems(comparison.out):
             print(f"crossover: {problem}", file=sys.stderr)

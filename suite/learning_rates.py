@@ -1,7 +1,7 @@
 """Learning rates: the table that ships with the project, how it is looked up, and the grid that makes it anew.
 
-The table is learning_rates.csv beside this file, written by `launch.compare --choose_learning_rates`; a line says what
-was tried, on how many seeds, at which size, and with which commit and version.
+The table is learning_rates.csv beside this file, made of the rates.csv of comparisons with --rates=anew; a line says
+what was tried, on how many seeds, at which size, and with which commit and version.
 """
 
 import dataclasses
@@ -25,6 +25,9 @@ GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # steps of half a decade
 LIMITS = (1e-5, 1.0)  # beyond which an edge is not extended
 SEEDS = (1000, 1001)  # of task and initialisation; comparisons take theirs from 0
 OTHERWISE = 3e-3  # for an arm or a task that is not in the table
+SIZES = ("length", "width", "batch", "steps")  # of a training for which a rate is chosen
+WITHIN = 2  # times a size, within which a rate that was chosen is taken as chosen for it
+NEAR = {"final_accuracy": 0.05, "loss": 0.02}  # of the best score: as far as the window of good rates reaches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Choice:
     tried: str
     seeds: int
     edge: bool  # no rate beyond it was tried
+    window: float  # octaves over which the rates that were tried come near the best, without a gap
     commit: str
     jax: str
     device_kind: str
@@ -57,38 +61,65 @@ class Choice:
         return f"{where}, commit {self.commit}{', at the edge of the grid' if self.edge else ''}"
 
 
-def look_up(job: Job) -> float:
-    """The table's rate for a job's arm and task; OTHERWISE where it has none."""
-    line = find(job.arm, parts.short("suite.tasks", job.task), job.length, job.steps, job.short_conv, job.block)
+def look_up(job: Job, choices: Iterable[Choice] = ()) -> float:
+    """The rate for a job's arm and task, of the nearest of these choices and the table; OTHERWISE where it has none."""
+    line = nearest(job, (*choices, *table()))
     return OTHERWISE if line is None else line.learning_rate
 
 
-def provenance(arm: str, task: str, length: int, steps: int, short_conv: int, block: str, learning_rate: float) -> str:
-    """Where a job's learning rate comes from."""
-    line = find(arm, parts.short("suite.tasks", task), length, steps, short_conv, block)
-    if line is None:
-        return "default: not in the table" if learning_rate == OTHERWISE else "given"
-    if math.isclose(learning_rate, line.learning_rate):
-        return f"table: {line.provenance}"
-    return (
-        "probe"
-        if any(math.isclose(learning_rate, line.learning_rate * factor, rel_tol=0.02) for factor in (1 / 3, 3))
-        else "given"
-    )
+def covering(job: Job, choices: Iterable[Choice] = ()) -> Choice | None:
+    """The choice that was made for this very training; None where none was.
+
+    It is of the same arm, task, block and short convolution, and its length, width, batch and steps are each within a
+    factor of WITHIN of the job's.
+    """
+    line = nearest(job, (*choices, *table()))
+    return line if line is not None and _covers(line, job) else None
 
 
-def find(arm: str, task: str, length: int, steps: int, short_conv: int, block: str) -> Choice | None:
-    """The table's line for an arm on a task: conv and block as near as there are, then length and steps together.
+def is_tuned(job: Job, choices: Iterable[Choice] = ()) -> bool:
+    """Whether a job has the rate that was chosen for this very training."""
+    line = covering(job, choices)
+    return line is not None and math.isclose(job.learning_rate, line.learning_rate)
+
+
+def _covers(line: Choice | Job, job: Job) -> bool:
+    """Whether a rate that was chosen for one is taken as chosen for the other."""
+    same = (line.arm, line.block, line.short_conv) == (job.arm, job.block, job.short_conv)
+    tasks = (parts.short("suite.tasks", spec) for spec in (line.task, job.task))
+    return same and len(set(tasks)) == 1 and all(_octaves(line, job, name) <= math.log2(WITHIN) for name in SIZES)
+
+
+def _octaves(line: Choice | Job, job: Job, name: str) -> float:
+    return abs(math.log2(getattr(line, name) / getattr(job, name)))
+
+
+def nearest(job: Job, lines: Iterable[Choice]) -> Choice | None:
+    """The line for a job's arm and task that is nearest to it: block and conv, then whether it covers the job, sizes.
 
     Steps count because the best rate of twenty steps is too high for three hundred.
     """
-    lines = [line for line in table() if line.arm == arm and parts.split(line.task)[0] == parts.split(task)[0]]
+    arm, name = job.arm, parts.split(job.task)[0]
+    lines = [line for line in lines if line.arm == arm and parts.split(line.task)[0] == name]
 
-    def distance(line: Choice) -> tuple[bool, bool, float, bool]:
-        apart = abs(math.log(line.length / length)) + abs(math.log(line.steps / steps))
-        return line.block != block, line.short_conv != short_conv, apart, line.task != task
+    def distance(line: Choice) -> tuple[bool, bool, bool, float, bool]:
+        apart = sum(_octaves(line, job, name) for name in ("length", "steps"))
+        other_task = line.task != parts.short("suite.tasks", job.task)
+        return line.block != job.block, line.short_conv != job.short_conv, not _covers(line, job), apart, other_task
 
     return min(lines, key=distance, default=None)
+
+
+def provenance(job: Job, choices: Iterable[Choice] = ()) -> str:
+    """Where a job's learning rate comes from."""
+    line = nearest(job, (*choices, *table()))
+    if line is None:
+        return "default: not in the table" if job.learning_rate == OTHERWISE else "given"
+    if math.isclose(job.learning_rate, line.learning_rate):
+        tuned = "tuned" if _covers(line, job) else "not tuned for this training; the nearest"
+        return f"{tuned}: {line.provenance}"
+    probes = (line.learning_rate / 3, line.learning_rate * 3)
+    return "probe" if any(math.isclose(job.learning_rate, probe, rel_tol=0.02) for probe in probes) else "given"
 
 
 @functools.cache
@@ -135,11 +166,17 @@ def text(choices: Iterable[Choice]) -> str:
 
 
 def to_tune(trainings: Iterable[Job]) -> list[Job]:
-    """Of the trainings of a comparison one for each arm, task, length, block and conv: the widest, of most tokens."""
-    groups: dict[tuple, list[Job]] = defaultdict(list)
-    for job in trainings:
-        groups[job.mixer, *alike.of_job(job, alike.SETTING)].append(job)
-    return [max(group, key=lambda job: (job.width, job.steps * job.batch)) for group in groups.values()]
+    """As few of the trainings as cover all of them, the largest first."""
+    chosen: list[Job] = []
+    for job in sorted(trainings, key=lambda job: (-job.width, -job.steps * job.batch * job.length, job.id)):
+        if not any(_covers(other, job) for other in chosen):
+            chosen.append(job)
+    return chosen
+
+
+def covers_any(lines: Iterable[Choice | Job], job: Job) -> bool:
+    """Whether a rate was chosen, or could not be chosen, for this very training."""
+    return any(_covers(line, job) for line in lines)
 
 
 def cells(jobs: Iterable[Job], rows: list[Row]) -> list[Cell]:
@@ -189,6 +226,29 @@ class Curve:
     def best(self) -> float:
         return max(self.scores, key=lambda learning_rate: self.scores[learning_rate])
 
+    @property
+    def window(self) -> float:
+        """Octaves from the least to the largest rate beside the best that comes near it, without a gap between them."""
+        rates, near = list(self.scores), NEAR[self.scored_by]
+        accuracy, minus_loss = self.scores[self.best]
+
+        def is_near(rate: float) -> bool:
+            score = self.scores[rate]
+            return score[0] >= accuracy - near if self.scored_by == "final_accuracy" else score[1] >= minus_loss - near
+
+        first = last = rates.index(self.best)
+        while first > 0 and is_near(rates[first - 1]):
+            first -= 1
+        while last + 1 < len(rates) and is_near(rates[last + 1]):
+            last += 1
+        return math.log2(rates[last] / rates[first])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every rate of the grid, with what lies beyond its edges, was tried with every seed."""
+        wanted = {(rate, seed) for rate in (*GRID, *self.beyond()) for seed in SEEDS}
+        return wanted <= {(row["learning_rate"], row["seed"]) for row in (*self.rows, *self.failed)}
+
     def beyond(self) -> list[float]:
         """Rates already tried outside the grid, and the next one where the best lies at an edge."""
         tried = sorted({row["learning_rate"] for row in (*self.rows, *self.failed)})
@@ -219,6 +279,7 @@ class Curve:
             ),
             seeds=len({row["seed"] for row in self.rows}),
             edge=self.best in (min(scores), max(scores)) and not self.failed,
+            window=round(self.window, 2),
             **{name: row[name] for name in ("commit", "jax", "device_kind")},
         )
 
@@ -227,15 +288,28 @@ def gather(rows: Iterable[Row]) -> list[Curve]:
     """The curves of the trainings that were made to choose rates: those of the seeds that are kept for it."""
     ends: dict[Job, dict[str, Row]] = defaultdict(dict)
     failed: dict[Job, list[Row]] = defaultdict(list)
+    jobs: dict[str, Job] = {}
     for row in rows:
         if row["measure"] != "learning" or row["seed"] not in SEEDS:
             continue
-        job = alike.without_trial(store.job_of(row))
+        if row["run_id"] not in jobs:
+            jobs[row["run_id"]] = alike.without_trial(store.job_of(row))
+        job = jobs[row["run_id"]]
         if row["outcome"] != "ok":
             failed[job].append(row)
         elif row["phase"] == "validation" and row["step"] == job.steps:
             ends[job][row["run_id"]] = row
-    return [Curve(job, tuple(ends[job].values()), tuple(failed[job])) for job in ends]
+    return [Curve(job, tuple(ends[job].values()), tuple(failed[job])) for job in dict.fromkeys((*ends, *failed))]
+
+
+def tried(rows: Iterable[Row]) -> list[Job]:
+    """The jobs of which every rate was tried, though none may have come to a result."""
+    return [curve.job for curve in gather(rows) if curve.is_complete]
+
+
+def choices(rows: Iterable[Row]) -> tuple[Choice, ...]:
+    """The rates that these rows have chosen: those of the curves that are complete."""
+    return tuple(curve.choice() for curve in gather(rows) if curve.is_complete and curve.scores)
 
 
 def _next(learning_rate: float, direction: int) -> float:

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from suite import learning_rates, parts
 from suite.job import Cell, Job
+from suite.learning_rates import Choice
 from suite.sweep.record import Row
 
 Changes = Mapping[str, int | str | float]  # fields of a job and their values
@@ -32,7 +33,8 @@ class Scale:
     match: str = "params"  # the one of `arm`
     reference: str = ""  # the arm that the others are matched to; empty for the first
     own_widths: Mapping[str, int] = dataclasses.field(default_factory=dict)  # measured, beside job.width
-    tuned: bool = True  # rates are those of the table; False: the job's own, for every arm
+    tuned: bool = True  # rates are those that were chosen; False: the job's own, for every arm
+    choices: tuple[Choice, ...] = ()  # of rates, made in this comparison; they go before the table
     given: frozenset[str] = frozenset()  # fields of the job that the user set: the sizes of claims give way
     devices: int = 1
 
@@ -56,7 +58,7 @@ class Scale:
         return self.reference or self.arms[0]
 
     def arm(self, mixer: str, sizes: Changes | None = None, **changes: int | str | float) -> Job:
-        """The job of an arm: matched to the reference unless it is that, at the table's rate for its task.
+        """The job of an arm: matched to the reference unless it is that, at the rate that was chosen for its task.
 
         `sizes` are a preset's, which give way to the user's fields; `changes` are conditions, which do not.
         """
@@ -71,7 +73,7 @@ class Scale:
             width = self.own_widths[job.arm] * job.width / self.job.width
             job = job.replace(own_width=unit * max(1, round(width / unit)))
         return (
-            job.replace(learning_rate=learning_rates.look_up(job))
+            job.replace(learning_rate=learning_rates.look_up(job, self.choices))
             if self.tuned and "learning_rate" not in changes
             else job
         )

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from suite import claims, parts
+from suite import claims, learning_rates, parts
 from suite.claims import ATTENTION, LSTM, Finding
 from suite.job import Cell, Job
 from suite.sweep.record import Row
 
-GPU = {"platform": "gpu", "place": "some-gpu", "device_kind": "Some GPU", "n_devices": 1}
+GPU = {"platform": "gpu", "place": "some-gpu", "device_kind": "Some GPU", "n_devices": 1, "commit": "abc", "jax": "0"}
 PARAMS = 30  # times the width squared
+BEST = 3e-3  # of the learning rates
 SHORT = 16  # tokens over which every arm learns everything
 LENGTHS = (16, 64, 256, 1024, 2048)  # of truncated contexts
 OUTCOMES = ("oom", "diverged", "did_not_compile", "crashed")
@@ -87,7 +88,8 @@ def _learning(job: Job, better: bool, ahead: str, knobs: dict[str, str]) -> Iter
             "step": step,
             "tokens": step * job.batch * job.length,
             "seconds": 1.0 * step,
-            "loss": loss,
+            "loss": loss + abs(math.log10(job.learning_rate / BEST)) if job.seed in learning_rates.SEEDS else loss,
+            "final_accuracy": 1.0 if better or _is_easy(job) else 0.05,
         }
     compute = math.log(6.0 * params * tokens / 1e10)
     levels_off = 0.0 if better else 1.2e-3 * compute * abs(compute)

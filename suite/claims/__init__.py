@@ -8,6 +8,9 @@ A file defines
     SIZES                           its own sizes at each scale, by the scale's name; `untested` in one of them is the
                                     reason why the claim cannot be decided at that scale
     cells(scale, rows)              the cells that it still needs, given the rows; pure, called until none is new
+    FACTORS                         fields of the job that its verdict must not turn with, beside the quantity that arms
+                                    hold equal; with them
+    trainings(rows)                 the rows of the trainings that its verdict rests on
     judge(rows, *, thresholds)      a Finding with verdict, reason, numbers and controls; the thresholds are knobs, so a
                                     reader may try others
     tell(rows, judged, *, thresholds)   the same Finding with its sentence, headline, figures, tables and scope
@@ -19,7 +22,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
+from suite import learning_rates
+from suite.judging import alike, factors, trials
 from suite.parts import Value
+from suite.sweep import store
 from suite.sweep.record import Row
 
 VERDICTS = ("holds", "fails", "undecided", "untested")
@@ -115,6 +121,7 @@ class Finding:
     arms: tuple[tuple[str, str], ...] = ()  # (arm that is not judged, "like attention", "like the LSTM" or "neither")
     p_value: float | None = None  # the least of the claim's own tests, not corrected
     tables: tuple[Table, ...] = ()
+    left_out: tuple[str, ...] = ()  # trainings that are like none of those that were judged
 
     def __post_init__(self) -> None:
         assert self.verdict in VERDICTS, self.verdict
@@ -134,18 +141,60 @@ MATCHES = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "byt
 
 
 def judge(claim: ModuleType, rows: list[Row], thresholds: dict[str, Value]) -> Finding:
-    """The claim's finding; where arms were matched in several ways, undecided if its verdict turns between them."""
+    """The claim's finding; undecided where its verdict turns with a factor, the matching, or rests on untuned rates."""
+    choices = learning_rates.choices(rows)
+    rows = [row for row in rows if row["seed"] not in learning_rates.SEEDS]
     first, *others = matches(rows)
-    rows_of_first = of_match(rows, first)
-    judged = claim.judge(rows_of_first, **thresholds)
-    finding = claim.tell(rows_of_first, judged, **thresholds)
-    verdicts = {match: claim.judge(of_match(rows, match), **thresholds).verdict for match in others}
-    turned = {match: verdict for match, verdict in verdicts.items() if verdict not in (judged.verdict, "untested")}
-    if judged.verdict in ("holds", "fails") and turned:
-        each = {first: judged.verdict, **turned}.items()
-        reason = ", ".join(f"{verdict} with equal {MATCHES[match]}" for match, verdict in each)
-        return dataclasses.replace(finding, verdict="undecided", reason=f"it turns with the matching: {reason}")
+    split = split_of(claim, of_match(rows, first))
+    judged = claim.judge(split.base, **thresholds)
+    finding = claim.tell(split.base, judged, **thresholds)
+    levels = {level.label: level.rows for level in split.levels}
+    levels |= {f"with equal {MATCHES[match]}": split_of(claim, of_match(rows, match)).base for match in others}
+    tried = {label: claim.judge(of_level, **thresholds) for label, of_level in levels.items()}
+    finding = dataclasses.replace(
+        finding, tables=(*finding.tables, *_tried(judged, tried)), left_out=tuple(split.left_out)
+    )
+    if judged.verdict not in ("holds", "fails"):
+        return finding
+    turned = {label: at for label, at in tried.items() if at.verdict not in (judged.verdict, "untested")}
+    if turned:
+        each = "; ".join(f"{label} {at.verdict}: {at.reason}" for label, at in turned.items())
+        reason = f"it turns. As it is judged first, {judged.verdict}: {judged.reason}; {each}"
+        return dataclasses.replace(finding, verdict="undecided", reason=reason)
+    if untuned := _untuned(claim, split.base, choices):
+        reason = f"rate: {untuned}; with these rates, {judged.verdict}: {judged.reason}"
+        return dataclasses.replace(finding, verdict="undecided", reason=reason)
     return finding
+
+
+def split_of(claim: ModuleType, rows: list[Row]) -> factors.Split:
+    """The rows of a claim by the levels of its factors; all of them at the base where it names none."""
+    if not getattr(claim, "FACTORS", ()):
+        return factors.Split(rows, [], [])
+    sides = [trials.variants(mixer) for mixer in (ATTENTION, LSTM)]
+    return factors.split(rows, claim.trainings(rows), claim.FACTORS, sides)
+
+
+def _tried(judged: Finding, tried: Mapping[str, Finding]) -> Iterator[Table]:
+    """What came of each level of each factor, if any was tried."""
+    if tried:
+        lines = [("as judged first", judged.verdict, judged.reason)]
+        lines += [(label, at.verdict, at.reason) for label, at in tried.items()]
+        yield Table("What a verdict must not turn with", ("condition", "verdict", "reason"), tuple(lines))
+
+
+def _untuned(claim: ModuleType, base: list[Row], choices: Sequence[learning_rates.Choice]) -> str:
+    """The arms of the judged pair whose learning rate was not tuned for a training that the verdict rests on."""
+    if not getattr(claim, "FACTORS", ()):
+        return ""
+    judged = {*trials.variants(ATTENTION), *trials.variants(LSTM)}
+    runs = {row["run_id"]: row for row in claim.trainings(base) if row["arm"] in judged}
+    jobs = {run: store.job_of(row) for run, row in runs.items()}
+    # A training at a probe of the rate stands beside those at the rate itself.
+    tuned = {alike.without_trial(job): False for job in jobs.values()}
+    tuned |= {alike.without_trial(job): True for job in jobs.values() if learning_rates.is_tuned(job, choices)}
+    untuned = sorted({job.arm for job, is_tuned in tuned.items() if not is_tuned})
+    return f"that of {', '.join(untuned)} was not chosen for its task, length, steps and width" if untuned else ""
 
 
 def matches(rows: Iterable[Row]) -> list[str]:

@@ -37,6 +37,7 @@ TEXTBOOK = (
 )
 CLAIMED = "capped near 1k tokens against 128k"
 ON_TEXT = True
+FACTORS = ("steps",)
 RULE = (
     "Effective context is the smallest c with loss(c) - loss(T) of at most 0.01 nats a token, both on the same targets "
     "of test windows at random offsets: the last few of each window, read with c = 16, 32, ... tokens before them (16 "
@@ -85,6 +86,9 @@ def _effective(loss_RC: np.ndarray, contexts_C: np.ndarray, tolerance: float) ->
     return contexts_C[np.argmax(loss_RC - loss_RC[:, -1:] <= tolerance, axis=1)]
 
 
+LONGER = 4  # times the steps: the other level of the budget
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """How often every arm is trained on the text of the learning curves."""
@@ -103,11 +107,21 @@ SIZES = {
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
-    """Every arm trained on text by several seeds, then read with less and less context."""
+    """Every arm trained on text by several seeds, then read with less and less context; the pair for longer too."""
     del rows
-    seeds = range(SIZES[scale.name].seeds)
-    jobs = [scale.arm(mixer, scale.curves, seed=seed) for mixer in scale.arms for seed in seeds]
+    sizes = SIZES[scale.name]
+    jobs = [scale.arm(mixer, scale.curves, seed=seed) for mixer in scale.arms for seed in range(sizes.seeds)]
+    if not sizes.untested:
+        longer = {name: LONGER * int(scale.curves[name]) for name in ("steps", "validate_every")}
+        curves = {**scale.curves, **longer}
+        jobs += [scale.arm(mixer, curves, seed=seed) for mixer in (ATTENTION, LSTM) for seed in range(sizes.seeds)]
     return [cell for job in jobs for cell in (Cell(job, "learning"), Cell(job, "truncated_context"))]
+
+
+def trainings(rows: list[Row]) -> list[Row]:
+    """The trainings that the verdict rests on, with what was read of them."""
+    read = {row["run_id"] for row in rows if row["measure"] == "truncated_context"}
+    return [row for row in rows if row["run_id"] in read and row["measure"] in ("learning", "truncated_context")]
 
 
 def judge(

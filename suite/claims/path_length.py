@@ -1,11 +1,12 @@
 """Short paths: is what lies far back learned by attention and not by recurrence, because the path to it is short?"""
 
 import dataclasses
+import functools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from suite import parts
-from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness
+from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness
 from suite.job import Cell, Job
 from suite.judging import trials
 from suite.judging.statistics import fisher, holm
@@ -13,30 +14,39 @@ from suite.judging.trials import Trials
 from suite.scale import FEW, INSTALLATION, Changes, Scale
 from suite.sweep.record import Row
 
-QUESTION = "Does attention learn what lies far back where the LSTM does not, and is the shorter path there?"
+QUESTION = "Does the length of the path decide whether what lies far back can be learned?"
 TEXTBOOK = (
     "Between tokens 1,000 apart a recurrent network takes 999 multiplicative steps, a transformer of N layers at most "
     "2N sub-layers; the length of the path decides what can be learned."
 )
 CLAIMED = "999 steps against 2N"
 ON_TEXT = False
+FACTORS = ("steps", "short_conv")
 RULE = (
     "Construction: the shortest path, in operations, from a token to the output 999 tokens later in the stepwise form. "
-    "Judged: how many seeds solve recall of one pair (accuracy at the final position at least 0.9 on the test) at "
-    "distance k, at a fixed load and a fixed budget of steps, without short convolution. Holds: at some k up to 999 "
-    "more attention seeds than LSTM seeds solve it (Fisher's exact test, one-sided, Holm over k, 5 %), and at none the "
-    "reverse. Fails: all seeds of both solve it at k = 999, or the reverse is found. Untested: 999 was not run and no "
-    "k split them. Otherwise undecided. A k at which a probe of the rate (a third, three times) solves what most seeds "
-    "at the rate do not is left out, and the verdict is undecided if it rested on it. Controls at the shortest k: "
-    "attention's median accuracy is at least 0.95, and most LSTM seeds solve it."
+    "Judged: how many seeds solve recall of one pair (accuracy at the final position at least 0.9 on the test) at the "
+    "farthest distance k that was run, within a fixed budget of steps. Attention, LSTM and GRU speak by the best of "
+    "their variants on validation. The arms whose path is at least half the LSTM's, the LSTM's own variants among "
+    "them, are the controls of the cause. Fails at k: one of them, in as many seeds as attention, solves it as often "
+    "as attention, or more LSTM seeds than attention seeds do (Fisher's exact test, 5 %). Holds: k is at least 999, "
+    "most attention seeds solve it, and of each of these arms fewer do (Fisher's exact test, one-sided, Holm over the "
+    "arms, 5 %). Untested: k is shorter and no such arm solves it. Otherwise undecided, and so where a probe of the "
+    "rate (a third, three times) solves what most seeds of an arm that speaks do not. The verdict must be the same "
+    "with four times the steps and with a short convolution of four taps. Controls at the shortest k: attention's "
+    "median accuracy is at least 0.95, and most LSTM seeds solve it."
 )
 
 COMMAND = "python -m launch.compare --claims=path_length"
 TASK = "recall"
-CONV = 4  # the other level of the factor, shown and not judged
+TAPS = 4  # the other level of the short convolution
+LONGER = 4  # times the steps: the other level of the budget
 FAR = 999
 EASY = 0.95
+LONG = (LSTM, "gru", "slstm", "mingru")  # mixers whose path is long, each in all its variants
+SHOWN = 3  # seeds of an intervention
+DILATIONS = (4, 16)  # of the LSTM, which make its path as many times shorter
 
+Arms = dict[str, Trials]
 Pair = tuple[Trials, Trials]  # of attention and of the LSTM
 
 
@@ -74,135 +84,210 @@ SIZES = {
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
-    """The path of every arm, and recall of one pair at each distance."""
-    del rows
+    """The path of every arm, and recall of one pair at each distance; at the farthest all that a verdict rests on."""
     sizes = SIZES[scale.name]
-    wanted = [Cell(scale.arm(mixer, length=sizes.reach), "path") for mixer in scale.arms]
+    far = sizes.distances[-1]
+    long = [arm for mixer in LONG for arm in trials.variants(mixer)]
+    shown = _interventions(far, scale.job.depth)
+    others = [arm for arm in scale.arms if arm not in (ATTENTION, *long)]
+    wanted = [
+        Cell(scale.arm(mixer, length=sizes.reach), "path") for mixer in dict.fromkeys((ATTENTION, *LONG, *others))
+    ]
     for distance in sizes.distances:
-        for mixer in scale.arms:
-            judged = mixer in (ATTENTION, LSTM)
-            wanted += trials.cells(job(scale, mixer, distance), scale.seeds if judged else 1, probes=judged)
-    for mixer in (ATTENTION, LSTM):
-        wanted += trials.cells(job(scale, mixer, sizes.distances[-1], short_conv=CONV), 1, probes=False)
+        for mixer in (ATTENTION, LSTM):
+            wanted += trials.cells(job(scale, mixer, distance), scale.seeds, probes=False)
+    counts = dict.fromkeys((*trials.variants(ATTENTION), *long), scale.seeds)
+    counts |= dict.fromkeys(others, OTHERS) | dict.fromkeys(shown, SHOWN)
+    if sizes.untested:
+        counts = {}
+    for arm, seeds in counts.items():
+        wanted += trials.cells(job(scale, arm, far), seeds, probes=False)
+    if counts:
+        wanted += [Cell(scale.arm(arm, length=sizes.reach), "path") for arm in shown]
+        wanted += _guards(scale, rows, far)
     return wanted
 
 
-def job(scale: Scale, mixer: str, distance: int, *, short_conv: int = 0) -> Job:
-    """The training of an arm on recall of one pair at a distance."""
+def _guards(scale: Scale, rows: list[Row], far: int) -> list[Cell]:
+    """The probes of the rate of those that speak, and their trainings at the other levels of the factors.
+
+    Where not all seeds of the one that speaks solve it, every variant is trained for longer.
+    """
+    arms = _by_distance(rows).get(far, {})
+    wanted = []
+    for mixer in (ATTENTION, LSTM):
+        speaker = trials.speaker(arms, mixer)
+        if speaker is None or not trials.is_complete(arms, mixer, scale.seeds):
+            continue
+        wanted += trials.cells(job(scale, speaker, far), 1, probes=True)
+        wanted += trials.cells(job(scale, speaker, far, short_conv=TAPS), scale.seeds, probes=False)
+        longer = [speaker] if arms[speaker].all_solved else trials.variants(mixer)
+        for arm in longer:
+            wanted += trials.cells(job(scale, arm, far, times=LONGER), scale.seeds, probes=False)
+    return wanted
+
+
+def job(scale: Scale, mixer: str, distance: int, *, short_conv: int = 0, times: int = 1) -> Job:
+    """The training of an arm on recall of one pair at a distance, for so many times the steps of the scale."""
+    sizes = SIZES[scale.name].recall
     task = f"{TASK}:pairs=1,vocab=32,distance={distance}"
-    return scale.arm(mixer, SIZES[scale.name].recall, task=task, length=distance + 4, short_conv=short_conv)
+    longer = {} if times == 1 else {name: times * int(sizes[name]) for name in ("steps", "validate_every")}
+    return scale.arm(mixer, {**sizes, **longer}, task=task, length=distance + 4, short_conv=short_conv)
+
+
+def _interventions(distance: int, depth: int) -> tuple[str, ...]:
+    """Attention whose windows just reach so far back through all layers and do not; the LSTM with shorter paths."""
+    reaching = -(-distance // depth) + 1
+    return (
+        f"{ATTENTION}:window={reaching}",
+        f"{ATTENTION}:window={max(2, reaching // 2)}",
+        *(f"{LSTM}:dilation={dilation}" for dilation in DILATIONS),
+    )
+
+
+def trainings(rows: list[Row]) -> list[Row]:
+    """The trainings that the verdict rests on."""
+    of_recall = trials.of_task(rows, TASK)
+    return [row for row in of_recall if _distance(row["task"])]
 
 
 def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Finding:
-    """The finding over all distances that were run."""
-    pairs = _pairs(_by_distance(rows, solved))
+    """The finding at the farthest distance at which the judged pair was trained."""
+    by_distance = _by_distance(rows, solved)
+    pairs = _pairs(by_distance)
     if not pairs:
         return Finding("untested", "measured", reason="the judged pair is not there")
-    controls = _controls(pairs[min(pairs)])
-    verdict, reason = _verdict(pairs, alpha, controls)
+    far, paths = max(pairs), _paths(rows)
+    controls = _controls(min(pairs), *pairs[min(pairs)])
+    attention, lstm = pairs[far]
+    verdict, reason = _verdict(far, by_distance[far], pairs[far], paths, alpha, controls)
     return Finding(
         verdict,
         "measured",
         reason=reason,
-        numbers=(*_path_numbers(_paths(rows)), *_numbers(pairs)),
+        numbers=(*_path_numbers(paths), *_numbers(pairs)),
         controls=controls,
-        p_value=_least_p(pairs, alpha),
+        p_value=fisher(attention.solved(), attention.seeds, lstm.solved(), lstm.seeds),
+    )
+
+
+def _verdict(
+    far: int,
+    arms: Arms,
+    pair: Pair,
+    paths: Mapping[str, list[Row]],
+    alpha: float,
+    controls: tuple[Control, ...],
+) -> tuple[str, str]:
+    broken = [control.name for control in controls if not control.met]
+    if broken:
+        return "undecided", f"a control failed: {'; '.join(broken)}"
+    (attention, lstm), long = pair, _long(arms, paths)
+    if turned := [of_arm.arm for of_arm in (attention, lstm) if of_arm.winning_probe]:
+        return "undecided", f"it turns with the learning rate of {' and '.join(turned)}"
+    if fisher(lstm.solved(), lstm.seeds, attention.solved(), attention.seeds) < alpha:
+        return "fails", f"at distance {far} more LSTM seeds solve it ({lstm}) than attention seeds ({attention})"
+    as_often = [arm for arm in long if arms[arm].seeds >= attention.seeds and _as_often(arms[arm], attention)]
+    if as_often:
+        each = ", ".join(f"{arm} in {arms[arm]} seeds" for arm in as_often)
+        return "fails", (
+            f"at distance {far} the path does not decide: {each} solve it as attention does in {attention}, though "
+            f"their paths are long ({_operations(paths, as_often[0])} operations over {FAR} tokens against "
+            f"{_operations(paths, ATTENTION)})"
+        )
+    tested = [arm for arm in long if arms[arm].seeds >= attention.seeds]
+    adjusted = holm(
+        [fisher(attention.solved(), attention.seeds, arms[arm].solved(), arms[arm].seeds) for arm in tested]
+    )
+    behind = [arm for arm, p in zip(tested, adjusted, strict=True) if p < alpha]
+    finding = f"at distance {far} {attention} attention seeds solve it, and of {_listed(tested, arms)}"
+    if far < FAR:
+        return "untested", f"distance {FAR} was not run; {finding}"
+    if tested and attention.mostly_solved and behind == tested:
+        return "holds", finding
+    return "undecided", f"not every arm with a long path is behind: {finding}"
+
+
+def _as_often(one: Trials, attention: Trials) -> bool:
+    """Whether an arm solves it in as large a share of its seeds as attention, which solves it in most."""
+    return attention.mostly_solved and one.solved() * attention.seeds >= attention.solved() * one.seeds
+
+
+def _pairs(by_distance: dict[int, Arms]) -> dict[int, Pair]:
+    """Attention and the LSTM at each distance, by the variants that speak for them."""
+    speakers = {k: (trials.speaker(arms, ATTENTION), trials.speaker(arms, LSTM)) for k, arms in by_distance.items()}
+    return {k: (by_distance[k][one], by_distance[k][two]) for k, (one, two) in speakers.items() if one and two}
+
+
+def _long(arms: Arms, paths: Mapping[str, list[Row]]) -> list[str]:
+    """The arms whose path is at least half the LSTM's; a variant's path is that of its mixer."""
+    bound = _operations(paths, LSTM)
+    of_mixer = {arm: mixer for mixer in LONG for arm in trials.variants(mixer)}
+    lengths = {arm: _operations(paths, arm) or _operations(paths, of_mixer.get(arm, "")) for arm in arms}
+    return [arm for arm, length in lengths.items() if bound and 2 * length >= bound]
+
+
+def _operations(paths: Mapping[str, list[Row]], arm: str) -> int:
+    """Operations on the longest path of an arm that was followed; 0 where none was."""
+    return paths[arm][-1]["path"] if arm in paths else 0
+
+
+def _controls(distance: int, attention: Trials, lstm: Trials) -> tuple[Control, ...]:
+    return (
+        Control(
+            f"attention reaches {EASY} at distance {distance}",
+            attention.median >= EASY,
+            f"median accuracy {attention.median:.2f}",
+        ),
+        Control(f"the LSTM solves distance {distance}", lstm.mostly_solved, f"{lstm} seeds"),
     )
 
 
 def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Finding:
-    """The finding with its sentence, of the farthest distance that splits the seeds, and every seed as a dot."""
+    """The finding with its sentence, of the farthest distance, and every seed as a dot."""
+    del alpha
     by_distance = _by_distance(rows, solved)
-    pairs = _pairs(by_distance)
     finding = dataclasses.replace(
-        judged,
-        figures=_figures(by_distance, _paths(rows), solved),
-        tables=_tables(by_distance, _by_distance(rows, solved, CONV)),
+        judged, figures=_figures(by_distance, _paths(rows), solved), tables=_tables(by_distance)
     )
+    pairs = _pairs(by_distance)
     if not pairs:
         return dataclasses.replace(finding, sentence="recall was not run with attention and the LSTM")
-    for_attention, for_lstm = _significant(pairs, 0, 1, alpha), _significant(pairs, 1, 0, alpha)
-    farthest = max(for_attention or for_lstm or pairs)
-    attention, lstm = pairs[farthest]
+    far = max(pairs)
+    arms, (attention, lstm) = by_distance[far], pairs[far]
+    best = max(_long(arms, _paths(rows)), key=lambda arm: (arms[arm].solved() / arms[arm].seeds, arm), default=LSTM)
+    beside = "" if best not in arms or best == lstm.arm else f", and {best}, whose path is as long, in {arms[best]}"
+    spoken_for = {*trials.variants(ATTENTION), *trials.variants(LSTM)} - {attention.arm, lstm.arm}
+    shares = {
+        arm: of_arm.solved() / of_arm.seeds
+        for arm, of_arm in arms.items()
+        if arm not in spoken_for and of_arm.seeds >= OTHERS
+    }
     return dataclasses.replace(
         finding,
-        sentence=(f"{attention} attention seeds and {lstm} LSTM seeds solve recall of one pair at distance {farthest}"),
-        headline=f"attention solved recall at distance {farthest} in {attention} seeds against {lstm}",
-        scope=f"one pair, distances {_listed(pairs)}; {_budget(pairs)}",
-        crossover=_crossover(for_attention, for_lstm),
-        arms=tuple(likeness({arm: float(of_arm.mostly_solved) for arm, of_arm in by_distance[farthest].items()})),
+        sentence=(
+            f"a pair {far} tokens back is recalled by attention ({attention.arm}) in {attention} seeds, by the LSTM "
+            f"({lstm.arm}) in {lstm}{beside}"
+        ),
+        headline=f"a pair {far} tokens back is recalled by attention in {attention} seeds, by the LSTM in {lstm}",
+        scope=f"one pair, distances {', '.join(map(str, sorted(pairs)))}; {_budget(arms)}",
+        arms=tuple(likeness(shares, (attention.arm, lstm.arm))),
     )
 
 
-def _pairs(by_distance: dict[int, dict[str, Trials]]) -> dict[int, Pair]:
-    return {k: (arms[ATTENTION], arms[LSTM]) for k, arms in by_distance.items() if {ATTENTION, LSTM} <= arms.keys()}
-
-
-def _verdict(pairs: dict[int, Pair], alpha: float, controls: tuple[Control, ...]) -> tuple[str, str]:
-    broken = [control.name for control in controls if not control.met]
-    if broken:
-        return "undecided", f"a control failed: {'; '.join(broken)}"
-    turned = {k for k, pair in pairs.items() if any(arm.winning_probe for arm in pair)}
-    for_attention, for_lstm = _significant(pairs, 0, 1, alpha), _significant(pairs, 1, 0, alpha)
-    sure, reverse = [k for k in for_attention if k not in turned], [k for k in for_lstm if k not in turned]
-    if sure and not for_lstm:
-        return "holds", f"more attention seeds solve it at distance {_listed(sure)}, and at no distance fewer"
-    if reverse and not for_attention:
-        return "fails", f"more LSTM seeds solve it at distance {_listed(reverse)}"
-    if for_attention and for_lstm:
-        return "undecided", "attention is ahead at some distances and the LSTM at others"
-    if for_attention or for_lstm:
-        return "undecided", f"it turns with the learning rate at distance {_listed(turned)}"
-    if FAR in pairs and all(arm.all_solved for arm in pairs[FAR]):
-        return "fails", f"all seeds of both solve it at distance {FAR}"
-    if FAR not in pairs:
-        return "untested", f"distance {FAR} was not run, and no distance up to {max(pairs)} split them"
-    return "undecided", "no distance split them, and not all seeds solve the farthest"
-
-
-def _significant(pairs: dict[int, Pair], more: int, fewer: int, alpha: float) -> list[int]:
-    """The distances at which more seeds of one than of the other solve it, Holm over all of them."""
-    adjusted = holm(_p_values(pairs, more, fewer))
-    return [k for k, p in zip(sorted(pairs), adjusted, strict=True) if p < alpha]
-
-
-def _p_values(pairs: dict[int, Pair], more: int, fewer: int) -> list[float]:
-    return [
-        fisher(pairs[k][more].solved(), pairs[k][more].seeds, pairs[k][fewer].solved(), pairs[k][fewer].seeds)
-        for k in sorted(pairs)
-    ]
-
-
-def _least_p(pairs: dict[int, Pair], alpha: float) -> float:
-    """Of the direction that was found, attention's where none was; not corrected."""
-    reverse = _significant(pairs, 1, 0, alpha) and not _significant(pairs, 0, 1, alpha)
-    return min(_p_values(pairs, *((1, 0) if reverse else (0, 1))))
-
-
-def _controls(pair: Pair) -> tuple[Control, ...]:
-    attention, lstm = pair
-    return (
-        Control(
-            "attention reaches 0.95 at the shortest distance",
-            attention.median >= EASY,
-            f"median {attention.median:.3g}, solved by {attention}",
-        ),
-        Control(
-            "the LSTM solves the shortest distance",
-            2 * lstm.solved() > lstm.seeds,
-            f"median {lstm.median:.3g}, solved by {lstm}",
-        ),
-    )
-
-
-def _by_distance(rows: list[Row], solved: float, short_conv: int = 0) -> dict[int, dict[str, Trials]]:
+def _by_distance(rows: list[Row], solved: float = trials.SOLVED) -> dict[int, Arms]:
     """The trials of every arm on recall of one pair, by its distance."""
-    trainings: dict[int, list[Row]] = defaultdict(list)
-    for row in trials.of_task(rows, TASK):
-        knobs = parts.knobs("suite.tasks", row["task"])
-        if knobs["pairs"] == 1 and knobs["distance"] and row["short_conv"] == short_conv:
-            trainings[int(knobs["distance"])].append(row)
-    return {k: trials.gather(of_distance, solved) for k, of_distance in sorted(trainings.items())}
+    by_distance: dict[int, list[Row]] = defaultdict(list)
+    for row in trainings(rows):
+        by_distance[_distance(row["task"])].append(row)
+    return {k: trials.gather(of_distance, solved) for k, of_distance in sorted(by_distance.items())}
+
+
+@functools.cache
+def _distance(task: str) -> int:
+    """The distance of a task with one pair; 0 of any other."""
+    knobs = parts.knobs("suite.tasks", task)
+    return int(knobs["distance"]) if knobs["pairs"] == 1 else 0
 
 
 def _paths(rows: list[Row]) -> dict[str, list[Row]]:
@@ -240,19 +325,16 @@ def _numbers(pairs: dict[int, Pair]) -> list[Number]:
     return numbers
 
 
-def _tables(without: dict[int, dict[str, Trials]], with_conv: dict[int, dict[str, Trials]]) -> tuple[Table, ...]:
+def _tables(by_distance: dict[int, Arms]) -> tuple[Table, ...]:
     rows = tuple(
-        (f"{arm}, distance {k}, conv {short_conv}", *trials.table_cells(of_arm))
-        for short_conv, by_distance in ((0, without), (CONV, with_conv))
+        (f"{arm}, distance {k}", *trials.table_cells(of_arm))
         for k, arms in by_distance.items()
         for arm, of_arm in sorted(arms.items())
     )
     return (Table("Recall of one pair", ("arm", *trials.COLUMNS), rows),) if rows else ()
 
 
-def _figures(
-    by_distance: dict[int, dict[str, Trials]], paths: dict[str, list[Row]], solved: float
-) -> tuple[Figure, ...]:
+def _figures(by_distance: dict[int, Arms], paths: dict[str, list[Row]], solved: float) -> tuple[Figure, ...]:
     seeds = [
         Point(arm, k, accuracy)
         for k, arms in by_distance.items()
@@ -279,19 +361,13 @@ def _figures(
     return tuple(figure for figure in (recall, path) if figure.points)
 
 
-def _crossover(for_attention: list[int], for_lstm: list[int]) -> str:
-    if for_attention:
-        return f"attention is ahead from distance {min(for_attention)}"
-    return f"the LSTM is ahead from distance {min(for_lstm)}" if for_lstm else "none found"
-
-
-def _budget(pairs: dict[int, Pair]) -> str:
-    tests = [row for pair in pairs.values() for arm in pair for row in arm.tests]
+def _budget(arms: Arms) -> str:
+    tests = [row for of_arm in arms.values() for row in of_arm.tests]
     if not tests:
         return "no training came to its test"
     row = tests[0]
     return f"width {row['reference_width']}, {row['steps']:,} steps of {row['batch']}"
 
 
-def _listed(distances: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(distances)))
+def _listed(names: Iterable[str], arms: Arms) -> str:
+    return ", ".join(f"{name} {arms[name]}" for name in names) or "no arm with a long path as many"

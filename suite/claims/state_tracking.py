@@ -5,11 +5,11 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from suite import parts
-from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness
-from suite.job import Cell
+from suite import learning_rates, parts
+from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness
+from suite.job import Cell, Job
 from suite.judging import trials
-from suite.judging.statistics import fisher, holm
+from suite.judging.statistics import fisher, holm, majority
 from suite.judging.trials import Trials
 from suite.scale import FEW, INSTALLATION, Changes, Scale
 from suite.sweep.record import Row
@@ -21,26 +21,31 @@ TEXTBOOK = (
 )
 CLAIMED = "not said; theory: recurrence only"
 ON_TEXT = False
+FACTORS = ("steps", "short_conv")
 RULE = (
-    "Judged: how many seeds solve parity, and the word problem of A5, at the final position (accuracy at least 0.9 on "
-    "the test) at the trained length; the same parameters are then read at four times that length. Attention speaks "
-    "by the best of its positions none, rope and alibi: the one that most seeds solve with, at the trained length, "
-    "then beyond, then by accuracy. Beyond, rope is read with positions as trained, interpolated, and scaled by NTK: "
-    "what serves it best counts. Holds: on at least one of the tasks more LSTM seeds solve it at the trained length "
-    "(Fisher's exact test, one-sided, Holm over the tasks, 5 %), and on none more attention seeds. Fails: on every "
-    "task that any seed solves most attention seeds solve it at the trained length and at four times it. An LSTM that "
-    "is ahead only beyond the trained length is called extrapolation and leaves it undecided; a task that no seed of "
-    "either solves says nothing. A probe of the rate (a third, three times) that solves what most seeds at the rate "
-    "do not leaves its task out. Control: attention and the LSTM both solve parity at length 4."
+    "How many seeds learn parity, and the word problem of A5, at the final position (accuracy at least 0.9 on the "
+    "test) at the trained length within a fixed budget of steps; the same parameters are then read at four times that "
+    "length. Attention speaks by the best of its positions none, rope and alibi and the LSTM by the best of its "
+    "starts, each the best on validation. Beyond, rope is read with positions as trained, interpolated, and scaled by "
+    "NTK: what serves it best counts. Holds: on at least one of the tasks more LSTM seeds solve it at the trained "
+    "length (Fisher's exact test, two-sided, Holm over the tasks, 5 %), and on none more attention seeds. Fails: on "
+    "every task that any seed solves, more than half of attention's seeds solve it at the trained length and at four "
+    "times it, by an exact binomial test at 5 %. An LSTM that is ahead only beyond the trained length is called "
+    "extrapolation and leaves it undecided; a task that no seed of either solves says nothing. A probe of the rate (a "
+    "third, three times) that solves what most seeds at the rate do not leaves its task out. The verdict must be the "
+    "same with four times the steps and with a short convolution of four taps. Control: attention and the LSTM both "
+    "solve parity at length 4. The theory (Merrill et al. 2024) speaks of unbounded length, this finding of learning "
+    "within a budget."
 )
 
 COMMAND = "python -m launch.compare --claims=state_tracking"
 PARITY, WORDS = "parity", "word_problem:group=A5"
-POSITIONS = ("attention", "attention:positions=none", "attention:positions=alibi")
 SHORT = 4  # tokens of the control
+ALPHA = 0.05
 BEYOND = 4  # times the trained length
 REMEDIES = ("interpolation", "ntk")  # of rope, each tried at that length; the best counts for attention
-CONV = 4  # the other level of the factor, shown and not judged
+TAPS = 4  # the other level of the short convolution
+LONGER = 4  # times the steps: the other level of the budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +108,14 @@ class TaskTrials:
     bar: float
 
     @property
-    def best(self) -> str:
-        """Attention with the positions that serve it best."""
-        arms = [arm for arm in POSITIONS if arm in self.arms]
-        return max(arms, key=lambda arm: (self.arms[arm].solved(), self.solved_beyond(arm), self.arms[arm].median))
+    def pair(self) -> tuple[Trials, Trials]:
+        """Attention and the LSTM, by the variants that speak for them."""
+        attention, lstm = (trials.speaker(self.arms, mixer) for mixer in (ATTENTION, LSTM))
+        return self.arms[attention or ATTENTION], self.arms[lstm or LSTM]
 
     @property
-    def pair(self) -> tuple[Trials, Trials]:
-        return self.arms[self.best], self.arms[LSTM]
+    def has_pair(self) -> bool:
+        return all(trials.speaker(self.arms, mixer) for mixer in (ATTENTION, LSTM))
 
     @property
     def name(self) -> str:
@@ -119,46 +124,89 @@ class TaskTrials:
     def solved_beyond(self, arm: str) -> int:
         return sum(accuracy >= self.bar for accuracy in self.beyond.get(arm, ()))
 
-    def mostly_beyond(self, arm: str) -> bool:
-        """Whether most seeds of an arm solve the task beyond the trained length."""
-        return 2 * self.solved_beyond(arm) > self.arms[arm].seeds
+    def is_solved_beyond(self, arm: str) -> bool:
+        """Whether more than half of the seeds of an arm solve the task beyond the trained length, by a test."""
+        return majority(self.solved_beyond(arm), self.arms[arm].seeds) < ALPHA
 
     def p_value(self, *, for_lstm: bool) -> float:
-        """One-sided: that more LSTM seeds solve it at the trained length, or more attention seeds."""
+        """Two-sided: that more LSTM seeds solve it at the trained length, or more attention seeds."""
         one, other = self.pair[::-1] if for_lstm else self.pair
-        return fisher(one.solved(), one.seeds, other.solved(), other.seeds)
+        return min(1.0, 2 * fisher(one.solved(), one.seeds, other.solved(), other.seeds))
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     """Parity and the word problem by every arm, each with its accuracy at and beyond the trained length."""
-    del rows
     sizes = SIZES[scale.name]
-    others = [arm for arm in scale.arms if arm not in (*POSITIONS, LSTM)]
-    wanted = []
-    for task, training, seeds in (
-        (PARITY, sizes.parity, scale.seeds),
-        (WORDS, sizes.word_problem, sizes.word_seeds),
-    ):
+    judged = (*trials.variants(ATTENTION), *trials.variants(LSTM))
+    others = [arm for arm in scale.arms if arm not in judged]
+    wanted = [
+        Cell(scale.arm(mixer, sizes.parity, task=PARITY, length=SHORT, short_conv=0), "learning")
+        for mixer in (ATTENTION, LSTM)
+    ]
+    for task, seeds in ((PARITY, scale.seeds), (WORDS, sizes.word_seeds)):
         if not seeds:
             continue
-        judged = (*POSITIONS, LSTM) if seeds > 1 or task == PARITY else (ATTENTION, LSTM)
-        for mixer in (*judged, *others):
-            job = scale.arm(mixer, training, task=task, short_conv=0)
-            number = seeds if mixer in judged else 1
-            wanted += trials.cells(job, number, probes=mixer in (ATTENTION, LSTM) and seeds > 1)
-            for remedy in ("", *REMEDIES) if mixer == ATTENTION else ("",):
-                spec = f"length_accuracy:longest={BEYOND}" + (f",remedy={remedy}" if remedy else "")
-                beyond = parts.short("suite.measures", spec)
-                wanted += [Cell(job.replace(seed=seed), beyond) for seed in range(number)]
-    for mixer in (ATTENTION, LSTM):
-        for changes in ({"length": SHORT, "short_conv": 0}, {"short_conv": CONV}):
-            wanted.append(Cell(scale.arm(mixer, sizes.parity, task=PARITY, **changes), "learning"))
+        for arm in (*judged, *others):
+            count = seeds if arm in judged else min(seeds, OTHERS)
+            wanted += _read_beyond([_job(scale, arm, task).replace(seed=seed) for seed in range(count)])
+        if not sizes.untested:
+            wanted += _guards(scale, rows, task, seeds)
     return wanted
+
+
+def _guards(scale: Scale, rows: list[Row], task: str, seeds: int) -> list[Cell]:
+    """The probes of the rate of those that speak, and their trainings at the other levels of the factors.
+
+    Where not all seeds of the one that speaks solve it, every variant is trained for longer.
+    """
+    arms = next((of_task.arms for of_task in _tasks(rows) if of_task.task == task), {})
+    wanted = []
+    for mixer in (ATTENTION, LSTM):
+        speaker = trials.speaker(arms, mixer)
+        if speaker is None or not trials.is_complete(arms, mixer, seeds):
+            continue
+        wanted += trials.cells(_job(scale, speaker, task), 1, probes=True)
+        longer = [speaker] if arms[speaker].all_solved else trials.variants(mixer)
+        changed = [_job(scale, arm, task, times=LONGER) for arm in longer]
+        changed.append(_job(scale, speaker, task, short_conv=TAPS))
+        wanted += _read_beyond([job.replace(seed=seed) for job in changed for seed in range(seeds)])
+    return wanted
+
+
+def _job(scale: Scale, arm: str, task: str, *, short_conv: int = 0, times: int = 1) -> Job:
+    """The training of an arm, for so many times the steps of the scale."""
+    sizes = SIZES[scale.name].parity if task == PARITY else SIZES[scale.name].word_problem
+    longer = {} if times == 1 else {name: times * int(sizes[name]) for name in ("steps", "validate_every")}
+    return scale.arm(arm, {**sizes, **longer}, task=task, short_conv=short_conv)
+
+
+def _read_beyond(jobs: list[Job]) -> list[Cell]:
+    """Trainings, each then read beyond its length; rope with each of its remedies."""
+    wanted = []
+    for job in jobs:
+        wanted.append(Cell(job, "learning"))
+        for remedy in ("", *REMEDIES) if job.arm == ATTENTION else ("",):
+            spec = f"length_accuracy:longest={BEYOND}" + (f",remedy={remedy}" if remedy else "")
+            wanted.append(Cell(job, parts.short("suite.measures", spec)))
+    return wanted
+
+
+def trainings(rows: list[Row]) -> list[Row]:
+    """The trainings that the verdict rests on, with what was read of them."""
+    tasks = {parts.canonical("suite.tasks", task) for task in (PARITY, WORDS)}
+    measures = ("learning", "length_accuracy")
+    return [
+        row
+        for row in rows
+        if row["task"] in tasks
+        and parts.split(row["measure"])[0] in measures
+        and row["seed"] not in learning_rates.SEEDS
+    ]
 
 
 def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Finding:
     """The finding over both tasks at their longest trained length."""
-    tasks = _with_the_pair(_tasks(rows, solved))
+    tasks = [task for task in _tasks(rows, solved) if task.has_pair]
     if not tasks:
         return Finding("untested", "measured", reason="the judged pair is not there")
     control = _control(rows, solved)
@@ -172,7 +220,7 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     """The finding with its sentence, of the task that splits the seeds, and every seed as a dot."""
     every = _tasks(rows, solved)
     finding = dataclasses.replace(judged, figures=_figures(every), tables=_tables(rows, every, solved))
-    tasks = _with_the_pair(every)
+    tasks = [task for task in every if task.has_pair]
     if not tasks:
         return dataclasses.replace(
             finding, sentence="parity and the word problem were not run with attention and the LSTM"
@@ -180,15 +228,19 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     ahead, behind = _ahead(tasks, alpha, for_lstm=True), _ahead(tasks, alpha, for_lstm=False)
     task = next(iter(ahead or behind), tasks[0])
     attention, lstm = task.pair
-    spoken_for = [arm for arm in POSITIONS if arm != task.best]
-    solved_by = {arm: float(of_arm.mostly_solved) for arm, of_arm in task.arms.items() if arm not in spoken_for}
+    spoken_for = {*trials.variants(ATTENTION), *trials.variants(LSTM)} - {attention.arm, lstm.arm}
+    shares = {
+        arm: of_arm.solved() / of_arm.seeds
+        for arm, of_arm in task.arms.items()
+        if arm not in spoken_for and of_arm.seeds >= OTHERS
+    }
     return dataclasses.replace(
         finding,
-        sentence=f"{lstm} LSTM seeds and {attention} attention seeds ({task.best}) solve {task.name}",
+        sentence=f"{lstm} LSTM seeds ({lstm.arm}) and {attention} attention seeds ({attention.arm}) solve {task.name}",
         headline=f"the LSTM tracked {task.name} in {lstm} seeds against {attention}",
         scope="; ".join(map(_scope, tasks)),
         crossover=f"the LSTM is ahead on {_listed(ahead)}" if ahead else "none found",
-        arms=tuple(likeness(solved_by, (task.best, LSTM))),
+        arms=tuple(likeness(shares, (attention.arm, lstm.arm))),
     )
 
 
@@ -208,9 +260,14 @@ def _verdict(
     solvable = [task for task in tasks if any(arm.solved() for arm in task.pair)]
     if not solvable:
         return "undecided", "no seed of either solves a task within this budget"
-    if all(task.pair[0].mostly_solved and task.mostly_beyond(task.best) for task in solvable):
+    solved = [task for task in solvable if majority(task.pair[0].solved(), task.pair[0].seeds) < ALPHA]
+    if solved == solvable and all(task.is_solved_beyond(task.pair[0].arm) for task in solvable):
         return "fails", f"attention solves {_listed(solvable)}, and at {BEYOND} times the length too"
-    beyond = [task for task in tasks if task.mostly_beyond(LSTM) and not task.mostly_beyond(task.best)]
+    beyond = [
+        task
+        for task in tasks
+        if task.is_solved_beyond(task.pair[1].arm) and not task.is_solved_beyond(task.pair[0].arm)
+    ]
     if beyond:
         return "undecided", f"extrapolation: on {_listed(beyond)} the LSTM is ahead beyond the trained length only"
     return "undecided", "no task splits the seeds at the trained length"
@@ -222,18 +279,12 @@ def _ahead(tasks: list[TaskTrials], alpha: float, *, for_lstm: bool) -> list[Tas
     return [task for task, p in zip(tasks, adjusted, strict=True) if p < alpha]
 
 
-def _with_the_pair(tasks: list[TaskTrials]) -> list[TaskTrials]:
-    return [task for task in tasks if LSTM in task.arms and any(arm in task.arms for arm in POSITIONS)]
-
-
-def _tasks(rows: list[Row], solved: float) -> list[TaskTrials]:
+def _tasks(rows: list[Row], solved: float = trials.SOLVED) -> list[TaskTrials]:
     """Each task at the longest length that it was trained at."""
     tasks = []
     for task in (PARITY, WORDS):
         canonical = parts.canonical("suite.tasks", task)
-        of_task = [
-            row for row in rows if row["task"] == canonical and row["short_conv"] == 0 and row["length"] != SHORT
-        ]
+        of_task = [row for row in trainings(rows) if row["task"] == canonical and row["length"] != SHORT]
         length = max((row["length"] for row in of_task if row["measure"] == "learning"), default=0)
         longest = [row for row in of_task if row["length"] == length]
         arms = trials.gather((row for row in longest if row["measure"] == "learning"), solved)
@@ -261,8 +312,7 @@ def _beyond(rows: Iterable[Row], arms: dict[str, Trials]) -> dict[str, tuple[flo
 
 def _short(rows: list[Row], solved: float) -> dict[str, Trials]:
     """The trials of the control."""
-    short = [row for row in trials.of_task(rows, PARITY) if row["length"] == SHORT and row["short_conv"] == 0]
-    return trials.gather(short, solved)
+    return trials.gather((row for row in trials.of_task(rows, PARITY) if row["length"] == SHORT), solved)
 
 
 def _control(rows: list[Row], solved: float) -> Control:
@@ -286,14 +336,13 @@ def _numbers(tasks: list[TaskTrials]) -> tuple[Number, ...]:
 
 
 def _tables(rows: list[Row], tasks: list[TaskTrials], solved: float) -> tuple[Table, ...]:
-    with_conv = trials.gather((row for row in trials.of_task(rows, PARITY) if row["short_conv"] == CONV), solved)
     lines = [
         (f"{arm}, {task.name}", *trials.table_cells(of_arm), f"{task.solved_beyond(arm)}/{of_arm.seeds}")
         for task in tasks
         for arm, of_arm in task.arms.items()
     ]
-    for name, arms in ((f"length {SHORT}", _short(rows, solved)), (f"conv {CONV}", with_conv)):
-        lines += [(f"{arm}, parity, {name}", *trials.table_cells(of_arm), "") for arm, of_arm in arms.items()]
+    short = _short(rows, solved).items()
+    lines += [(f"{arm}, parity, length {SHORT}", *trials.table_cells(of_arm), "") for arm, of_arm in short]
     columns = ("arm", *trials.COLUMNS, f"solved at {BEYOND} times the length")
     return (Table("Seeds that solve the tasks", columns, tuple(lines)),) if lines else ()
 

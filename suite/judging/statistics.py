@@ -111,6 +111,12 @@ def fisher(successes: int, trials: int, other_successes: int, other_trials: int)
     return float(test.pvalue)
 
 
+def majority(successes: int, trials: int) -> float:
+    """One-sided p-value of the exact binomial test that more than half succeed; 1 without trials."""
+    test: Any = scipy.stats.binomtest(successes, trials, 0.5, alternative="greater") if trials else None
+    return float(test.pvalue) if trials else 1.0
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for testing all of them, in the order given (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])

@@ -1,12 +1,15 @@
 """Trials: trainings of one arm on one task that differ in the seed, how many of them solved it, and their guards."""
 
 import dataclasses
+import functools
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from suite import learning_rates, parts
 from suite.job import Cell, Job
+from suite.judging import factors
 from suite.judging.statistics import newcombe
 from suite.sweep.record import Row
 
@@ -30,6 +33,7 @@ class Trials:
     learning_rate: float
     bar: float  # accuracy at the final position from which a seed has solved the task
     tests: tuple[Row, ...]
+    validations: tuple[Row, ...]  # the last of each training
     probes: tuple[Row, ...]
     failed: tuple[Row, ...]  # trainings that ended without a test: diverged, out of memory, crashed
 
@@ -57,6 +61,14 @@ class Trials:
     @property
     def mostly_solved(self) -> bool:
         return 2 * self.solved() > self.seeds
+
+    @property
+    def validated(self) -> tuple[float, float]:
+        """Medians over seeds of the final accuracy and of minus the loss on validation: more is better."""
+        if not self.validations:
+            return -1.0, -math.inf
+        accuracy = statistics.median(row["final_accuracy"] for row in self.validations)
+        return accuracy, -statistics.median(row["loss"] for row in self.validations)
 
     @property
     def winning_probe(self) -> Row | None:
@@ -88,10 +100,17 @@ def cells(job: Job, seeds: int, *, probes: bool) -> list[Cell]:
 
 
 def of_task(rows: Iterable[Row], name: str) -> list[Row]:
-    """The rows of `learning` on a task, whatever its knobs."""
-    return [row for row in rows if row["measure"] == "learning" and parts.split(row["task"])[0] == name]
+    """The rows of trainings on a task, whatever its knobs, but for those that chose learning rates."""
+    return [
+        row
+        for row in rows
+        if row["measure"] == "learning"
+        and parts.split(row["task"])[0] == name
+        and row["seed"] not in learning_rates.SEEDS
+    ]
 
 
+@functools.cache
 def variants(mixer: str) -> tuple[str, ...]:
     """The arms as which a mixer is compared: one for each value of the knob in its file's VARIANTS, or itself."""
     try:
@@ -101,13 +120,25 @@ def variants(mixer: str) -> tuple[str, ...]:
     return tuple(parts.short("suite.mixers", f"{mixer}:{knob}={value}") for value in values)
 
 
+def speaker(arms: Mapping[str, "Trials"], mixer: str) -> str | None:
+    """The variant of a mixer that speaks for it: the best on validation, of equals the first; None without any."""
+    return max((arm for arm in variants(mixer) if arm in arms), key=lambda arm: arms[arm].validated, default=None)
+
+
+def is_complete(arms: Mapping[str, "Trials"], mixer: str, seeds: int) -> bool:
+    """Whether all variants of a mixer have as many seeds: only then is it known which speaks."""
+    return all(arm in arms and arms[arm].seeds >= seeds for arm in variants(mixer))
+
+
 def gather(rows: Iterable[Row], bar: float = SOLVED) -> dict[str, Trials]:
-    """The trials of each arm among trainings that are otherwise alike. The rate of most seeds is an arm's own."""
-    by_arm: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    """The trials of each arm, in its setting of most trainings. The rate of most seeds is an arm's own."""
+    by_arm: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["seed"] not in learning_rates.SEEDS and (row.get("phase") == "test" or row["outcome"] != "ok"):
-            by_arm[row["arm"]][row["learning_rate"]].append(row)
-    return {arm: _trials(arm, by_rate, bar) for arm, by_rate in sorted(by_arm.items())}
+        if row["seed"] not in learning_rates.SEEDS:
+            by_arm[row["arm"]].append(row)
+    main = {arm: next(iter(factors.settings(of_arm).values())) for arm, of_arm in sorted(by_arm.items())}
+    trials = {arm: _trials(arm, of_arm, bar) for arm, of_arm in main.items()}
+    return {arm: of_arm for arm, of_arm in trials.items() if of_arm.seeds or of_arm.probes}
 
 
 def rate_of_most_seeds(rows: list[Row]) -> float:
@@ -120,14 +151,20 @@ def rate_of_most_seeds(rows: list[Row]) -> float:
     return most[len(most) // 2]
 
 
-def _trials(arm: str, by_rate: dict[float, list[Row]], bar: float) -> Trials:
-    rate = rate_of_most_seeds([row for rows in by_rate.values() for row in rows])
-    ok = [row for rows in by_rate.values() for row in rows if row["outcome"] == "ok"]
-    tests = sorted((row for row in ok if row["learning_rate"] == rate), key=lambda row: row["seed"])
-    probes = sorted((row for row in ok if row["learning_rate"] != rate), key=lambda row: row["learning_rate"])
+def _trials(arm: str, rows: list[Row], bar: float) -> Trials:
+    ends = [row for row in rows if row.get("phase") == "test" or row["outcome"] != "ok"]
+    rate = rate_of_most_seeds(ends) if ends else 0.0
+
+    def at_rate(of_phase: Iterable[Row]) -> tuple[Row, ...]:
+        return tuple(sorted((row for row in of_phase if row["learning_rate"] == rate), key=lambda row: row["seed"]))
+
+    ok = [row for row in ends if row["outcome"] == "ok"]
+    tests = at_rate(ok)
     tested = {row["seed"] for row in tests}
-    failed = [row for row in by_rate[rate] if row["outcome"] != "ok" and row["seed"] not in tested]
-    return Trials(arm, rate, bar, tuple(tests), tuple(probes), tuple(sorted(failed, key=lambda row: row["seed"])))
+    last = (row for row in rows if row.get("phase") == "validation" and row.get("step") == row["steps"])
+    probes = sorted((row for row in ok if row["learning_rate"] != rate), key=lambda row: row["learning_rate"])
+    failed = at_rate(row for row in ends if row["outcome"] != "ok" and row["seed"] not in tested)
+    return Trials(arm, rate, bar, tests, at_rate(row for row in last if row["outcome"] == "ok"), tuple(probes), failed)
 
 
 def solved_difference(one: Trials, other: Trials) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from suite.report import words
 from suite.report.page import Block, Commands, Heading, Prose, Table
 from suite.report.records import Comparison
 from suite.report.trainings import Trainings, trainings
+from suite.sweep import store
 from suite.sweep.record import Row
 
 LARGEST_MISMATCH = 0.05
@@ -46,6 +47,7 @@ def _fairness(comparison: Comparison, groups: list[Trainings], title: str) -> It
         return name, *(", ".join(texts) or "not measured yet" for texts in values)
 
     ends = {row["arm"]: row for row in learnt if "fingerprint" in row}
+    choices = learning_rates.choices(comparison.rows)
     matched = {row["match"] for row in models.values() if row["match_to"]} or {"params"}
     solved = any(row["solved"] != arm for arm, row in models.items())  # for some arm, by a knob of its mixer
     lines = [
@@ -75,7 +77,7 @@ def _fairness(comparison: Comparison, groups: list[Trainings], title: str) -> It
         of_rows("fingerprint of the data", list(ends.values()), lambda row: f"{row['fingerprint']:08x}"),
         of_rows("optimiser", learnt, lambda row: row["optimizer"]),
         of_rows("learning rate", learnt, lambda row: f"{row['learning_rate']:g}"),
-        of_rows("how the rate was chosen", learnt, _provenance),
+        of_rows("how the rate was chosen", learnt, lambda row: learning_rates.provenance(store.job_of(row), choices)),
         of_rows("seeds of the learning curves", learnt, lambda row: str(row["seed"])),
         of_models("processes that timed it", lambda row: str(processes[row["arm"]])),
         of_rows("precision of the products", sizes, lambda row: row["dtype"]),
@@ -140,8 +142,3 @@ def _state(comparison: Comparison, model: Row, context: int) -> str:
     rows = [row for row in comparison.rows if row.get("phase") == "state" and row["run_id"] == model["run_id"]]
     sizes = [row["state_bytes"] for row in rows if row["context"] == context]
     return f"{words.number(sizes[0])} B" if sizes else "not measured yet"
-
-
-def _provenance(row: Row) -> str:
-    fields = ("arm", "task", "length", "steps", "short_conv", "block", "learning_rate")
-    return learning_rates.provenance(*(row[name] for name in fields))

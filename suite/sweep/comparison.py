@@ -102,7 +102,7 @@ class Comparison:
     def run_rounds(self) -> int:
         """Runs the cells of the claims until they ask for no more; an exit code that ends the comparison, or 0."""
         while not self.place and self.dismissed is None:  # a child says where it runs, on which sizes and rows depend
-            code = self.run_child(self.plan.cells([]), check=True)
+            code = self.run_child(dataclasses.replace(self.plan, rates="table").cells([]), check=True)
             if code:
                 return code
         if self.workers > 1 and self.place and self.place["n_processes"] > 1:

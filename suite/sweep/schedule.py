@@ -3,10 +3,10 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from suite import declarations, learning_rates, parts
-from suite.job import Cell
+from suite.job import Cell, Job
 from suite.judging import alike, pace
 from suite.scale import Scale, claim_cells, curve_cells, untested
 from suite.sweep.record import Row
@@ -15,16 +15,23 @@ from suite.sweep.record import Row
 CHILDREN = 2
 
 
+RATES = {
+    "tuned": "the comparison first tunes the learning rates that the table lacks",
+    "table": "those of the table, the nearest where it lacks one; a verdict that rests on such a rate is undecided",
+    "anew": "as tuned, of every training, whatever the table has",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The question of a comparison: claims at a scale, or the learning rates of their trainings."""
+    """The question of a comparison: claims at a scale, and how the learning rates of their trainings are chosen."""
 
     scale: Scale
     claims: tuple[str, ...]
-    choose_rates: bool = False
+    rates: str = "tuned"  # of RATES
 
     def cells(self, rows: list[Row]) -> list[Cell]:
-        """The cells of the learning curves and of all claims, each once; or those that choose their learning rates."""
+        """The cells that choose learning rates, until these are known; then those of the curves and of all claims."""
         wanted: dict[Cell, None] = {}
         for matched in self.scales(rows):
             if matched.match == "step_time":
@@ -32,16 +39,26 @@ class Plan:
                 wanted.update(dict.fromkeys(pace.cells(matched, arms, rows)))
                 if not pace.is_settled(matched, arms, rows):
                     continue
-            if not self.choose_rates:
-                wanted.update(dict.fromkeys(curve_cells(matched)))
-            for claim in self.claims:
-                module, _ = parts.load("suite.claims", claim)
-                wanted.update(dict.fromkeys(claim_cells(module, matched, rows)))
-        if self.choose_rates:
-            sizes = [cell for cell in wanted if cell.measure == "size"]
-            trainings = learning_rates.to_tune(cell.job for cell in wanted if cell.measure == "learning")
-            return [*sizes, *learning_rates.cells(trainings, rows)]
+            cells_of = {claim: self.cells_of(claim, matched, rows) for claim in self.claims}
+            if untuned := self.untuned(cells_of, rows):
+                wanted.update(dict.fromkeys(learning_rates.cells(untuned, rows)))
+                break
+            wanted.update(dict.fromkeys(curve_cells(matched)))
+            wanted.update(dict.fromkeys(itertools.chain(*cells_of.values())))
         return list(wanted)
+
+    def cells_of(self, claim: str, scale: Scale, rows: list[Row]) -> list[Cell]:
+        return claim_cells(parts.load("suite.claims", claim)[0], scale, rows)
+
+    def untuned(self, cells_of: Mapping[str, list[Cell]], rows: list[Row]) -> list[Job]:
+        """The trainings, one for several alike, on which a verdict rests and whose learning rate is to be chosen."""
+        if self.rates == "table" or not self.scale.tuned:
+            return []
+        resting = [claim for claim in self.claims if learns(claim) and claim not in self.untested]
+        jobs = {cell.job for claim in resting for cell in cells_of[claim] if cell.measure == "learning"}
+        done = learning_rates.tried(rows)
+        table = () if self.rates == "anew" else learning_rates.table()
+        return learning_rates.to_tune([job for job in jobs if not learning_rates.covers_any((*done, *table), job)])
 
     @property
     def untested(self) -> dict[str, str]:
@@ -50,15 +67,20 @@ class Plan:
         return {claim: reason for claim, reason in reasons.items() if reason}
 
     def scales(self, rows: list[Row]) -> list[Scale]:
-        """The scale once for each quantity that arms hold equal; rates are chosen under the first."""
-        matches = self.scale.matches[:1] if self.choose_rates else self.scale.matches
-        scales = [dataclasses.replace(self.scale, match=match) for match in matches]
+        """The scale with the rates that were chosen, once for each quantity that arms hold equal."""
+        choices = learning_rates.choices(rows)
+        scales = [dataclasses.replace(self.scale, match=match, choices=choices) for match in self.scale.matches]
         return [
             dataclasses.replace(matched, own_widths=pace.own_widths(matched, arms_of(matched, self.claims), rows))
             if matched.match == "step_time"
             else matched
             for matched in scales
         ]
+
+
+def learns(claim: str) -> bool:
+    """Whether a claim's verdict rests on trainings whose conditions it names."""
+    return hasattr(parts.load("suite.claims", claim)[0], "trainings")
 
 
 def arms_of(scale: Scale, claims: Iterable[str]) -> list[str]:
