@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import pathlib
 import random
+import re
 import shutil
 
 import planted
@@ -57,6 +58,12 @@ def find(name: str, rows: list[Row]) -> Finding:
     return claims.judge(claim, rows, thresholds)
 
 
+@functools.cache
+def finding_of(name: str, ahead: str) -> Finding:
+    """What comes of a claim where one of the pair is ahead."""
+    return find(name, list(world(name, ahead)[1]))
+
+
 @pytest.mark.parametrize("name", CLAIMS)
 def test_of_no_rows_nothing_is_tested(name: str) -> None:
     finding = find(name, [])
@@ -75,7 +82,7 @@ def test_its_cells_come_to_rest(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_planted_world_holds_and_its_reverse_fails(name: str) -> None:
-    findings = {ahead: find(name, list(world(name, ahead)[1])) for ahead in PAIR}
+    findings = {ahead: finding_of(name, ahead) for ahead in PAIR}
     verdicts = sorted(finding.verdict for finding in findings.values())
     assert verdicts == ["fails", "holds"], {ahead: finding.reason for ahead, finding in findings.items()}
     for finding in findings.values():
@@ -134,6 +141,15 @@ def test_telling_changes_nothing_that_was_judged(name: str) -> None:
     }
     assert "sentence" in changed
     assert changed <= set(TOLD)
+
+
+@pytest.mark.parametrize("ahead", PAIR)
+@pytest.mark.parametrize("name", CLAIMS)
+def test_its_sentence_is_for_strangers_and_says_what_it_speaks_for(name: str, ahead: str) -> None:
+    finding = finding_of(name, ahead)
+    assert [number.name for number in finding.numbers if number.name in finding.sentence] == []
+    assert re.findall(r"\b[A-Zbe]\b", finding.sentence) == []  # symbols of a rule
+    assert finding.scope
 
 
 @pytest.mark.parametrize("name", CLAIMS)

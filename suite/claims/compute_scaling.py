@@ -253,9 +253,10 @@ def tell(
     if len(attention.budgets) < 2:
         return dataclasses.replace(finding, sentence="attention and the LSTM share fewer than two budgets")
     first, *_, last = attention.budgets
-    scope = f"{len(attention.budgets)} budgets, {first:.2g} to {last:.2g} FLOPs, text at {_length(attention)} tokens"
+    tried = f"{len(attention.budgets)} budgets of {_power(first)} to {_power(last)} FLOPs"
+    scope = f"{tried}, on text at {_length(attention)} tokens"
     return dataclasses.replace(
-        finding, sentence=_sentence(attention, lstm), scope=scope, crossover=_crossover(attention, lstm)
+        finding, sentence=f"{_sentence(attention, lstm)}; {_ahead(attention, lstm)}", scope=scope
     )
 
 
@@ -418,10 +419,10 @@ def _figures(curves: dict[str, Curve]) -> tuple[Figure, ...]:
     return (Figure("compute_scaling", title, "training compute (FLOPs)", "nats a token", points),)
 
 
-def _crossover(attention: Curve, lstm: Curve) -> str:
-    """Between which budgets the arm that is behind at the least one comes ahead, both beyond doubt."""
+def _ahead(attention: Curve, lstm: Curve) -> str:
+    """Which arm is ahead beyond doubt, at how many budgets, or between which budgets the other one comes ahead."""
     if not (attention.has_noise and lstm.has_noise):
-        return "not known: one seed at some budget"
+        return "with one seed at some budget neither is known to be ahead"
     clear: list[tuple[float, str]] = []
     for one, other in zip(attention.optima, lstm.optima, strict=True):
         gap = contrast([1, -1], *zip(one[1:4], other[1:4], strict=True)).interval()
@@ -430,11 +431,11 @@ def _crossover(attention: Curve, lstm: Curve) -> str:
     turns = [(one, other) for one, other in itertools.pairwise(clear) if one[1] != other[1]]
     if turns:
         return "; ".join(
-            f"{one[1]} is ahead at {one[0]:.2g} FLOPs, {other[1]} at {other[0]:.2g}" for one, other in turns
+            f"{one[1]} is ahead at {_power(one[0])} FLOPs, {other[1]} at {_power(other[0])}" for one, other in turns
         )
     if not clear:
-        return "none: neither is ahead beyond doubt at any budget"
-    return f"none: {clear[0][1]} is ahead at {len(clear)} of {len(attention.budgets)} budgets, the other nowhere"
+        return "neither is ahead beyond doubt at any budget"
+    return f"{clear[0][1]} is ahead beyond doubt at {len(clear)} of {len(attention.budgets)} budgets"
 
 
 def _sentence(attention: Curve, lstm: Curve) -> str:

@@ -158,7 +158,6 @@ def tell(rows: list[Row], judged: Finding, *, lowest: int, highest: int) -> Find
         finding,
         sentence=_sentence(sized[memory.attention], sized[LSTM]),
         scope=_scope(memory.timings, lowest, highest),
-        crossover=_crossover(contexts, memory.attention),
         arms=tuple(_likeness(sized, (memory.attention, LSTM), lowest, highest)),
         tables=_tables(contexts),
     )
@@ -312,15 +311,6 @@ def _sentence(attention: Sized, lstm: Sized) -> str:
         f"with each token of context attention's state grows by {growth[0]} bytes a sequence and the LSTM's by "
         f"{growth[1]}; at {at:,} tokens they hold {attention.at[at]:,} and {lstm.line(at):,.0f} bytes"
     )
-
-
-def _crossover(crossed: dict[tuple[str, int], tuple[str, str]], attention: str) -> str:
-    of_batch = {batch: crossing for (arm, batch), crossing in crossed.items() if arm == attention}
-    if not of_batch:
-        return ""
-    in_bytes = next(iter(of_batch.values()))[0]
-    latencies = ", ".join(f"{latency} ({_counted(batch)})" for batch, (_, latency) in of_batch.items())
-    return f"state bytes at {in_bytes} tokens; seconds a decoded token, in tokens: {latencies}"
 
 
 def _scope(timings: Timings, lowest: int, highest: int) -> str:

@@ -152,11 +152,10 @@ def tell(rows: list[Row], judged: Finding, *, threshold: float, length: int) -> 
     logs = {arm: math.log(statistics.median(values)) for arm, values in seconds.items() if values}
     return dataclasses.replace(
         judged,
-        sentence=_sentence(sweep.by_length[at], at, equal),
+        sentence=f"{_sentence(sweep.by_length[at], at, equal)}; {_faster(sweep.by_length)}",
         figures=(_ratio_figure(sweep.by_length, threshold, failed_of_pair, equal), *figures),
         headline=_headline(sweep.by_length),
         scope=_scope(sweep),
-        crossover=_crossover(sweep.by_length),
         arms=tuple(likeness(logs, sweep.pair)),
     )
 
@@ -347,14 +346,15 @@ def _headline(by_length: dict[int, list[float]]) -> str:
     return f"attention trained faster than the LSTM {where} ({at_the_longest})"
 
 
-def _crossover(by_length: dict[int, list[float]]) -> str:
+def _faster(by_length: dict[int, list[float]]) -> str:
+    """Which of the two is faster, and from what length on."""
     means, crossed = _means(by_length), _crossed(by_length)
     ahead, behind = ("attention", "the LSTM") if means[max(means)] > 0 else ("the LSTM", "attention")
     if crossed:
         return f"{ahead} is faster from {_range(crossed[-1])}, {behind} below"
     if len({log > 0 for log in means.values()}) == 1:
-        return f"none: {ahead} is faster from {min(means):,} to {max(means):,} tokens"
-    return f"not known: {ahead} is faster at {max(means):,} tokens, but not beyond doubt on both sides of a length"
+        return f"{ahead} is faster from {min(means):,} to {max(means):,} tokens"
+    return f"{ahead} is faster at {max(means):,} tokens, and from what length on is not beyond doubt"
 
 
 def _crossed(by_length: dict[int, list[float]]) -> list[Interval]:
