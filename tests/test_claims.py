@@ -23,7 +23,7 @@ from suite.sweep.record import Row
 CLAIMS = parts.names("suite.claims")
 ROUNDS = 10
 # What `tell` adds to a finding.
-TOLD = ("sentence", "headline", "figures", "tables", "scope", "crossover", "arms")
+TOLD = ("sentence", "headline", "figures", "tables", "speaks_for", "arms")
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +149,7 @@ def test_its_sentence_is_for_strangers_and_says_what_it_speaks_for(name: str, ah
     finding = finding_of(name, ahead)
     assert [number.name for number in finding.numbers if number.name in finding.sentence] == []
     assert re.findall(r"\b[A-Zbe]\b", finding.sentence) == []  # symbols of a rule
-    assert finding.scope
+    assert finding.speaks_for
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -348,7 +348,7 @@ def test_the_longest_length_that_the_pair_has_is_judged():
     short = [*curve("attention", 64, length=512), *curve("lstm", 256, length=512)]
     rows = [*short, *curve("attention", 2048), *curve("lstm", 256)]
     assert context_length.judge(rows).verdict == "holds"
-    assert "512" in planted.finding(context_length, [*short, *curve("attention", 2048)]).scope
+    assert "512" in planted.finding(context_length, [*short, *curve("attention", 2048)]).speaks_for
 
 
 def test_other_tasks_do_not_count():

@@ -410,7 +410,7 @@ def test_vanishing_recurrences_and_a_stable_attention_hold():
     assert finding.reason.endswith("; after 200 steps on recall over 47 tokens the same test: holds")
     assert "grows by 2.5 times in attention" in finding.sentence
     assert "shrinks by 10^80 in the LSTM as usually started" in finding.sentence
-    before, after = finding.scope.split("; ")
+    before, after = finding.speaks_for.split("; ")
     assert before == "1,000 tokens, width 64, depth 2, 5 seeds, before training"
     assert after.startswith("52 tokens, ")
 
@@ -518,7 +518,7 @@ def test_a_longer_sequence_is_judged_over_999_tokens():
     assert finding.verdict == "holds"
     assert finding.numbers[1].value == pytest.approx(80.2)
     both = judge(rows + world())  # at 1,000 tokens, the shortest that will do
-    assert both.scope.startswith(
+    assert both.speaks_for.startswith(
         "1,000 tokens, width 64, depth 2, 5 seeds, before training, other settings left out: 1"
     )
 

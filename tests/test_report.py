@@ -181,7 +181,12 @@ def seven() -> dict[str, Finding]:
         "path_length": finding(
             "holds",
             figures=(of_seeds,),
-            scope="distances up to 48",
+            speaks_for="distances up to 48",
+            conditions=(
+                claims.Condition("as judged first", "holds", "a reason"),
+                claims.Condition("at 4 times the steps", "holds", "a reason"),
+            ),
+            untried=("the block",),
             headline="it solved recall in 5/5 seeds against 0/5",
             arms=(("gru", LIKE_LSTM), ("elman", LIKE_LSTM)),
             tables=(SEEDS,),
@@ -466,7 +471,26 @@ def test_findings_and_constructions_and_what_cannot_be_said_stand_apart(tmp_path
     assert names["By construction"] == ["inference memory"]
     assert names["What this scale cannot say"] == ["parallelism"]
     row, *_ = table_of(comparison, "Findings").rows
-    assert row[1:] == ("A sentence.", "holds: a reason", "distances up to 48")
+    turning = "the same at 4 times the steps; not tried: the block"
+    assert row[1:] == ("A sentence.", "holds", "distances up to 48", turning)
+
+
+def test_what_turns_a_verdict_stands_on_the_first_screen_and_in_its_section(tmp_path: pathlib.Path):
+    first = claims.Condition("as judged first", "holds", "only attention solves it")
+    longer = claims.Condition("at 4 times the steps", "fails", "both solve it")
+    turned = finding("undecided", conditions=(first, longer))
+    comparison = with_findings(tmp_path, path_length=turned)
+    [row] = table_of(comparison, "Findings").rows
+    assert row[2:] == ("undecided", "", "it turns at 4 times the steps: there it fails")
+    assert report.compose(comparison).markdown().count("both solve it") == 1
+
+
+def test_trainings_that_are_left_out_are_listed_and_counted_among_the_warnings(tmp_path: pathlib.Path):
+    lost = finding("holds", left_out=("1 training of lstm at length 52 with steps 5",))
+    shown = report.compose(with_findings(tmp_path, path_length=lost))
+    [banner] = [block.text for block in shown.blocks if isinstance(block, page.Banner)]
+    assert banner == "Left out of verdicts: one group of trainings unlike those that were judged; see path length."
+    assert shown.markdown().count("1 training of lstm at length 52 with steps 5") == 1
 
 
 def test_a_claim_and_its_figure_are_one_click_away(tmp_path: pathlib.Path):

@@ -13,7 +13,8 @@ A file defines
     trainings(rows)                 the rows of the trainings that its verdict rests on
     judge(rows, *, thresholds)      a Finding with verdict, reason, numbers and controls; the thresholds are knobs, so a
                                     reader may try others
-    tell(rows, judged, *, thresholds)   the same Finding with its sentence, headline, figures, tables and scope
+    tell(rows, judged, *, thresholds)   the same Finding with its sentence, headline, figures, tables, and what it
+                                    speaks for; the first of the figures is the one to look at first
 
 The hash of a rule (suite/judging/rule.py) covers everything that `cells`, `judge` and SIZES reach, and not `tell`.
 """
@@ -21,6 +22,7 @@ The hash of a rule (suite/judging/rule.py) covers everything that `cells`, `judg
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 from suite import learning_rates
 from suite.judging import alike, factors, trials
@@ -92,7 +94,7 @@ class Control:
 
     name: str
     met: bool
-    found: str
+    measured: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,23 +106,32 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+class Condition(NamedTuple):
+    """The verdict of a claim's rule, with its reason, under one condition of the trainings."""
+
+    name: str  # as "at 4 times the steps"
+    verdict: str
+    reason: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """What came of a claim: one of VERDICTS, why, on what basis, and everything that can be checked about it."""
 
     verdict: str
     basis: str  # "construction" or "measured"
-    sentence: str = ""
+    sentence: str = ""  # what was found, in units that a stranger knows: no symbol, and no name of a number
     reason: str = ""
     numbers: tuple[Number, ...] = ()
     controls: tuple[Control, ...] = ()
     figures: tuple[Figure, ...] = ()
     headline: str = ""  # a clause for the report's first sentence; empty where nothing is worth one
-    scope: str = ""  # the lengths, sizes and seeds that were run
-    crossover: str = ""  # where one arm crosses the other
+    speaks_for: str = ""  # the lengths, the sizes and the budget that were run
     arms: tuple[tuple[str, str], ...] = ()  # (arm that is not judged, "like attention", "like the LSTM" or "neither")
     p_value: float | None = None  # the least of the claim's own tests, not corrected
     tables: tuple[Table, ...] = ()
+    conditions: tuple[Condition, ...] = ()  # first that of the verdict, then others that it must not turn with
+    untried: tuple[str, ...] = ()  # what it must not turn with either, of which nothing else was run
     left_out: tuple[str, ...] = ()  # trainings that are like none of those that were judged
 
     def __post_init__(self) -> None:
@@ -137,6 +148,7 @@ LIKE_ATTENTION, LIKE_LSTM, NEITHER = "like attention", "like the LSTM", "neither
 OTHERS = 3  # seeds of an arm that is not judged: as many as a word on which of the two it is like needs
 
 
+AS_JUDGED = "as judged first"
 MATCHES = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "bytes of state", "step_time": "step time"}
 
 
@@ -152,7 +164,10 @@ def judge(claim: ModuleType, rows: list[Row], thresholds: dict[str, Value]) -> F
     levels |= {f"with equal {MATCHES[match]}": split_of(claim, of_match(rows, match)).base for match in others}
     tried = {label: claim.judge(of_level, **thresholds) for label, of_level in levels.items()}
     finding = dataclasses.replace(
-        finding, tables=(*finding.tables, *_tried(judged, tried)), left_out=tuple(split.left_out)
+        finding,
+        conditions=tuple(Condition(label, at.verdict, at.reason) for label, at in {AS_JUDGED: judged, **tried}.items()),
+        untried=tuple(_untried(claim, split, others)),
+        left_out=tuple(split.left_out),
     )
     if judged.verdict not in ("holds", "fails"):
         return finding
@@ -175,12 +190,12 @@ def split_of(claim: ModuleType, rows: list[Row]) -> factors.Split:
     return factors.split(rows, claim.trainings(rows), claim.FACTORS, sides)
 
 
-def _tried(judged: Finding, tried: Mapping[str, Finding]) -> Iterator[Table]:
-    """What came of each level of each factor, if any was tried."""
-    if tried:
-        lines = [("as judged first", judged.verdict, judged.reason)]
-        lines += [(label, at.verdict, at.reason) for label, at in tried.items()]
-        yield Table("What a verdict must not turn with", ("condition", "verdict", "reason"), tuple(lines))
+def _untried(claim: ModuleType, split: factors.Split, matches: Sequence[str]) -> Iterator[str]:
+    """The factors of which one level was run alone."""
+    tried = {level.factor for level in split.levels}
+    yield from (factors.NAMES[name] for name in getattr(claim, "FACTORS", ()) if name not in tried)
+    if not matches:
+        yield "what the arms hold equal"
 
 
 def _untuned(claim: ModuleType, base: list[Row], choices: Sequence[learning_rates.Choice]) -> str:

@@ -226,7 +226,7 @@ def judge_curves(
         wanted = f"the rule wants {budgets} over {decades:g}"
         return "untested", f"{len(attention.budgets)} budgets over {reached:.1f} decades; {wanted}"
     if not control.met:
-        return "undecided", f"the control failed: {control.found}"
+        return "undecided", f"the control failed: {control.measured}"
     return _verdict(attention, lstm, confidence, precision)
 
 
@@ -254,9 +254,9 @@ def tell(
         return dataclasses.replace(finding, sentence="attention and the LSTM share fewer than two budgets")
     first, *_, last = attention.budgets
     tried = f"{len(attention.budgets)} budgets of {_power(first)} to {_power(last)} FLOPs"
-    scope = f"{tried}, on text at {_length(attention)} tokens"
+    speaks_for = f"{tried}, on text at {_length(attention)} tokens"
     return dataclasses.replace(
-        finding, sentence=f"{_sentence(attention, lstm)}; {_ahead(attention, lstm)}", scope=scope
+        finding, sentence=f"{_sentence(attention, lstm)}; {_ahead(attention, lstm)}", speaks_for=speaks_for
     )
 
 

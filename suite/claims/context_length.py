@@ -153,7 +153,7 @@ def tell(rows: list[Row], judged: Finding, *, tolerance: float, shortest: int, c
     return dataclasses.replace(
         finding,
         sentence=_sentence(attention, lstm, tolerance),
-        scope=f"trained at {attention.length:,} tokens; {_seeds(attention)} of attention, {_seeds(lstm)} of the LSTM",
+        speaks_for=_speaks_for(_longest(rows)[0], attention, lstm),
         arms=tuple(_likeness(curves, tolerance, factor)),
     )
 
@@ -292,6 +292,12 @@ def _sentence(attention: Curve, lstm: Curve, tolerance: float) -> str:
         f"trained on windows of {attention.length:,} tokens of text, attention comes within {tolerance:g} nats a token "
         f"of its least loss with {reach[0]} tokens of context and the LSTM with {reach[1]}"
     )
+
+
+def _speaks_for(row: Row, attention: Curve, lstm: Curve) -> str:
+    budget = f"{row['steps']:,} steps of {row['batch']}"
+    seeds = f"{_seeds(attention)} of attention, {_seeds(lstm)} of the LSTM"
+    return f"windows of {attention.length:,} tokens of text, within {budget}; {seeds}"
 
 
 def _numbers(attention: Curve, lstm: Curve, tolerances: Iterable[float]) -> Iterator[Number]:

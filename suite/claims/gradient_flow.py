@@ -135,7 +135,7 @@ def judge(rows: list[Row], *, threshold: float = 2.4, stable: float = 1.0, lengt
     if reached < length:
         verdict, reason = "untested", f"{length:,} tokens were not reached, {reached:,} were"
     elif not control.met:
-        verdict, reason = "undecided", f"the control is not met: {control.found}"
+        verdict, reason = "undecided", f"the control is not met: {control.measured}"
     else:
         verdict, reason = _test(before, threshold, stable)
         if after is None:
@@ -169,7 +169,7 @@ def tell(rows: list[Row], judged: Finding, *, threshold: float, stable: float, l
         judged,
         sentence=_sentence(before),
         figures=tuple(_figure(reach, block) for reach, block in drawn),
-        scope="; ".join(_scope(reach) for reach in reaches),
+        speaks_for="; ".join(_speaks_for(reach) for reach in reaches),
         arms=tuple(likeness(_sizes(before.residual))),
         tables=tuple(_table(reach, rows) for reach in reaches),
     )
@@ -360,7 +360,7 @@ def _name(arm: str) -> str:
     return f"{name} {STARTS[start]}" if start in STARTS else f"{name} of {knob}={start}"
 
 
-def _scope(reach: Reach) -> str:
+def _speaks_for(reach: Reach) -> str:
     row = reach.rows[0]
     counts = {len(profile.seeds) for profile in reach.residual.values()}
     seeds = " to ".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))

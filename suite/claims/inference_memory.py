@@ -142,7 +142,7 @@ def judge(rows: list[Row], *, lowest: int = 1024, highest: int = 16384) -> Findi
     control = _control(memory.decoding, {arm: sized[arm] for arm in (*memory.caches, LSTM)})
     verdict, reason = _verdict((sized[memory.attention], sized[LSTM]), lowest, highest)
     if verdict != "untested" and not control.met:
-        verdict, reason = "undecided", f"{reason}; but the control failed: {control.found}"
+        verdict, reason = "undecided", f"{reason}; but the control failed: {control.measured}"
     return Finding(verdict, "construction", reason=reason, numbers=tuple(_numbers(memory)), controls=(control,))
 
 
@@ -157,7 +157,7 @@ def tell(rows: list[Row], judged: Finding, *, lowest: int, highest: int) -> Find
     return dataclasses.replace(
         finding,
         sentence=_sentence(sized[memory.attention], sized[LSTM]),
-        scope=_scope(memory.timings, lowest, highest),
+        speaks_for=_speaks_for(memory.timings, lowest, highest),
         arms=tuple(_likeness(sized, (memory.attention, LSTM), lowest, highest)),
         tables=_tables(contexts),
     )
@@ -313,7 +313,7 @@ def _sentence(attention: Sized, lstm: Sized) -> str:
     )
 
 
-def _scope(timings: Timings, lowest: int, highest: int) -> str:
+def _speaks_for(timings: Timings, lowest: int, highest: int) -> str:
     processes = {repeat for by_context in timings.values() for turns in by_context.values() for repeat, _ in turns}
     batches = " and ".join(map(_counted, sorted({batch for _, batch in timings}))) or "nothing"
     decoded = f"{batches} decoded at once, {len(processes)} processes"

@@ -155,7 +155,7 @@ def tell(rows: list[Row], judged: Finding, *, threshold: float, length: int) -> 
         sentence=f"{_sentence(sweep.by_length[at], at, equal)}; {_faster(sweep.by_length)}",
         figures=(_ratio_figure(sweep.by_length, threshold, failed_of_pair, equal), *figures),
         headline=_headline(sweep.by_length),
-        scope=_scope(sweep),
+        speaks_for=_speaks_for(sweep),
         arms=tuple(likeness(logs, sweep.pair)),
     )
 
@@ -372,7 +372,7 @@ def _means(by_length: dict[int, list[float]]) -> dict[int, float]:
     return {at: statistics.fmean(logs) for at, logs in sorted(by_length.items()) if logs}
 
 
-def _scope(sweep: Sweep) -> str:
+def _speaks_for(sweep: Sweep) -> str:
     processes = len({row["repeat"] for row in sweep.turns})
     return f"{sweep.reached[0]:,} to {sweep.reached[-1]:,} tokens, {processes} processes"
 

@@ -256,7 +256,7 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     far = max(pairs)
     arms, (attention, lstm) = by_distance[far], pairs[far]
     best = max(_long(arms, _paths(rows)), key=lambda arm: (arms[arm].solved() / arms[arm].seeds, arm), default=LSTM)
-    beside = "" if best not in arms or best == lstm.arm else f", and {best}, whose path is as long, in {arms[best]}"
+    beside = "" if best not in arms or best == lstm.arm else f", and by {best}, whose path is as long, in {arms[best]}"
     spoken_for = {*trials.variants(ATTENTION), *trials.variants(LSTM)} - {attention.arm, lstm.arm}
     shares = {
         arm: of_arm.solved() / of_arm.seeds
@@ -266,11 +266,11 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     return dataclasses.replace(
         finding,
         sentence=(
-            f"a pair {far} tokens back is recalled by attention ({attention.arm}) in {attention} seeds, by the LSTM "
-            f"({lstm.arm}) in {lstm}{beside}"
+            f"{_within(arms)}a pair {far} tokens back is recalled by attention ({attention.arm}) in {attention} seeds, "
+            f"by the LSTM ({lstm.arm}) in {lstm}{beside}"
         ),
         headline=f"a pair {far} tokens back is recalled by attention in {attention} seeds, by the LSTM in {lstm}",
-        scope=f"one pair, distances {', '.join(map(str, sorted(pairs)))}; {_budget(arms)}",
+        speaks_for=_speaks_for(far, arms),
         arms=tuple(likeness(shares, (attention.arm, lstm.arm))),
     )
 
@@ -361,12 +361,18 @@ def _figures(by_distance: dict[int, Arms], paths: dict[str, list[Row]], solved: 
     return tuple(figure for figure in (recall, path) if figure.points)
 
 
-def _budget(arms: Arms) -> str:
+def _within(arms: Arms) -> str:
+    tests = [row for of_arm in arms.values() for row in of_arm.tests]
+    return f"within {tests[0]['steps']:,} steps " if tests else ""
+
+
+def _speaks_for(far: int, arms: Arms) -> str:
     tests = [row for of_arm in arms.values() for row in of_arm.tests]
     if not tests:
         return "no training came to its test"
     row = tests[0]
-    return f"width {row['reference_width']}, {row['steps']:,} steps of {row['batch']}"
+    budget = f"{row['steps']:,} steps of {row['batch']} sequences"
+    return f"one pair, distances up to {far}, within {budget}, width {row['reference_width']}"
 
 
 def _listed(names: Iterable[str], arms: Arms) -> str:

@@ -236,10 +236,12 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     }
     return dataclasses.replace(
         finding,
-        sentence=f"{lstm} LSTM seeds ({lstm.arm}) and {attention} attention seeds ({attention.arm}) solve {task.name}",
+        sentence=(
+            f"{_within(task)}{task.name} is solved by the LSTM ({lstm.arm}) in {lstm} seeds, by attention "
+            f"({attention.arm}) in {attention}"
+        ),
         headline=f"the LSTM tracked {task.name} in {lstm} seeds against {attention}",
-        scope="; ".join(map(_scope, tasks)),
-        crossover=f"the LSTM is ahead on {_listed(ahead)}" if ahead else "none found",
+        speaks_for="; ".join(map(_speaks_for, tasks)),
         arms=tuple(likeness(shares, (attention.arm, lstm.arm))),
     )
 
@@ -248,7 +250,7 @@ def _verdict(
     tasks: list[TaskTrials], ahead: list[TaskTrials], behind: list[TaskTrials], control: Control
 ) -> tuple[str, str]:
     if not control.met:
-        return "undecided", f"the control failed: {control.found}"
+        return "undecided", f"the control failed: {control.measured}"
     turned = [task for task in tasks if any(arm.winning_probe for arm in task.pair)]
     sure = [task for task in ahead if task not in turned]
     if sure and not behind:
@@ -371,12 +373,17 @@ def _figures(tasks: list[TaskTrials]) -> tuple[Figure, ...]:
     )
 
 
-def _scope(task: TaskTrials) -> str:
+def _speaks_for(task: TaskTrials) -> str:
     attention, lstm = task.pair
     seeds = f"{lstm.seeds}" if attention.seeds == lstm.seeds else f"{attention.seeds} and {lstm.seeds}"
     tests = [row for of_arm in task.pair for row in of_arm.tests]
-    budget = f", {tests[0]['steps']:,} steps of {tests[0]['batch']}" if tests else ""
-    return f"{task.name}, {seeds} seed{'' if seeds == '1' else 's'}{budget}"
+    budget = f"{_within(task)}of {tests[0]['batch']} sequences, " if tests else ""
+    return f"{task.name}, {budget}{seeds} seed{'' if seeds == '1' else 's'}"
+
+
+def _within(task: TaskTrials) -> str:
+    tests = [row for of_arm in task.pair for row in of_arm.tests]
+    return f"within {tests[0]['steps']:,} steps " if tests else ""
 
 
 def _listed(tasks: list[TaskTrials]) -> str:

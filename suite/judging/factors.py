@@ -95,6 +95,8 @@ def label(factor: str, value: Any, base: Any) -> str:
     """A level in words: "at 4 times the steps"."""
     if factor == "steps":
         return f"at {value / base:g} times the steps"
+    if factor == "short_conv":
+        return f"with a short convolution of {value} taps" if value else "without a short convolution"
     return f"with {factor} {value}"
 
 

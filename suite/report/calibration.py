@@ -205,7 +205,13 @@ def write_rates(curves: Sequence[Curve], command: str, out: epath.PathLike) -> e
     trainings = sum(len(curve.rows) + len(curve.failed) for curve in curves)
     chosen = f"{words.counted(trainings, 'training')} chose {words.counted(len(curves), 'learning rate')}"
     headline = f"{chosen}, each on seeds that no comparison uses."
-    page.write(Page("Learning rates, chosen on validation", headline, (*blocks, Commands((command,)))), out, "rates")
+    near = learning_rates.NEAR
+    window = Prose(
+        "The window is the octaves over which the rates that were tried come near the best without a gap: within "
+        f"{near['final_accuracy']:g} of its accuracy, or {near['loss']:g} nats of its loss."
+    )
+    blocks = (window, *blocks, Commands((command,)))
+    page.write(Page("Learning rates, chosen on validation", headline, blocks), out, "rates")
     choices = sorted(
         (curve.choice() for curve in curves),
         key=lambda choice: (choice.task, choice.length, choice.short_conv, choice.arm),
@@ -233,9 +239,10 @@ def _setting(curves: Sequence[Curve], arms: Sequence[str]) -> Iterator[Block]:
         each = [f"{rate:g}: {_score(curve, rate):.3g}" for rate in curve.scores]
         each += [f"{row['learning_rate']:g}: {words.outcome(row['outcome'])}" for row in curve.failed]
         edge = "yes" if choice.edge else ""
-        lines.append((choice.arm, f"{choice.learning_rate:g}", f"{choice.score:.3g}", ", ".join(each), edge))
-    columns = ("arm", "learning rate", "its score", "median score at each rate", "at an edge of the grid")
-    yield Table(columns, tuple(lines))
+        chosen = (f"{choice.learning_rate:g}", f"{choice.score:.3g}", f"{choice.window:.1f}")
+        lines.append((choice.arm, *chosen, ", ".join(each), edge))
+    columns = ("arm", "learning rate", "its score", "window (octaves)", "median score at each rate")
+    yield Table((*columns, "at an edge of the grid"), tuple(lines))
 
 
 def _by_loss(curve: Curve) -> bool:

@@ -1,7 +1,7 @@
 """Fairness: the quantities in which the arms agree, and those in which they differ."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from suite import learning_rates, parts
 from suite.claims import MATCHES
@@ -78,6 +78,7 @@ def _fairness(comparison: Comparison, groups: list[Trainings], title: str) -> It
         of_rows("optimiser", learnt, lambda row: row["optimizer"]),
         of_rows("learning rate", learnt, lambda row: f"{row['learning_rate']:g}"),
         of_rows("how the rate was chosen", learnt, lambda row: learning_rates.provenance(store.job_of(row), choices)),
+        of_rows("window of good rates", learnt, lambda row: _window(store.job_of(row), choices)),
         of_rows("seeds of the learning curves", learnt, lambda row: str(row["seed"])),
         of_models("processes that timed it", lambda row: str(processes[row["arm"]])),
         of_rows("precision of the products", sizes, lambda row: row["dtype"]),
@@ -113,6 +114,12 @@ def _sentences(
             f"Tokens, fingerprints, learning rates and seeds are those of the training on {task}, {length:,} tokens; "
             "the table says how the rate of each arm was chosen, by itself."
         )
+
+
+def _window(job: Job, choices: Iterable[learning_rates.Choice]) -> str:
+    """The octaves over which rates that were tried for this training come near the best one."""
+    choice = learning_rates.covering(job, choices)
+    return f"{choice.window:.1f} octaves" if choice else "no rate was tuned for this training"
 
 
 def _is_alike(row: Row, trained: Job) -> bool:

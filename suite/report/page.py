@@ -404,9 +404,9 @@ def _widths(columns: list[Cells]) -> list[str]:
 
 def _cell(text: str) -> str:
     """The text of a cell; a verdict at its start is set in bold."""
-    word, colon, rest = text.partition(":")
-    if colon and word in VERDICTS:
-        return f'<b class="{word}">{word}</b>:{_escaped(rest)}'
+    word = re.split("[:,]", text, maxsplit=1)[0]
+    if word in VERDICTS:
+        return f'<b class="{word}">{word}</b>{_escaped(text.removeprefix(word))}'
     return _escaped(text)
 
 

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Figure, Finding, Number, Point
+from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Condition, Figure, Finding, Number, Point
 from suite.judging import statistics
 from suite.judging.statistics import Interval
 from suite.report import figures, words
@@ -17,7 +17,7 @@ from suite.report.records import NO_SCALE, Comparison, Judged
 
 # A verdict in a sentence, of one claim and of more.
 PREDICATES = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("is undecided", "are undecided")}
-COLUMNS = ("claim", "what was found", "verdict", "what it speaks for")
+COLUMNS = ("claim", "what was found", "verdict", "what it speaks for", "what would turn it")
 UNTESTED_COLUMNS = ("claims", "why not", "measured here all the same")
 MOST_PROBLEMS = 20
 UNCONTROLLED = "a control failed"
@@ -80,6 +80,11 @@ def warnings(comparison: Comparison) -> Iterator[Block]:
         yield Banner(f"{test}: its sizes are too small for any verdict.")
     if comparison.rows and not comparison.scale:
         yield Banner(f"No claim can be decided here: {NO_SCALE}.")
+    left_out = {judged.name: judged.finding.left_out for judged in comparison.judged if judged.finding.left_out}
+    if left_out:
+        sections = words.listed([words.spelt(name) for name in left_out])
+        groups = words.counted(sum(map(len, left_out.values())), "group")
+        yield Banner(f"Left out of verdicts: {groups} of trainings unlike those that were judged; see {sections}.")
     yield from problems(comparison, comparison.out)
 
 
@@ -121,7 +126,7 @@ def _table(claims: Sequence[Judged]) -> Table:
     for judged in claims:
         finding = judged.finding
         name = f"{words.spelt(judged.name)}, figure"
-        rows.append((name, _sentence(finding), _verdict(judged), finding.scope))
+        rows.append((name, _sentence(finding), _verdict(judged), finding.speaks_for, turning(finding)))
     return Table(COLUMNS, tuple(rows), cards=True, links=tuple(map(_links, claims)))
 
 
@@ -143,7 +148,24 @@ def measured_in(finding: Finding, number: Number) -> str:
 
 
 def _verdict(judged: Judged) -> str:
-    return ", ".join(filter(None, (f"{judged.finding.verdict}: {judged.finding.reason}", judged.marked)))
+    """The verdict; where it is undecided for another reason than that a condition turns it, with the reason."""
+    finding = judged.finding
+    reason = finding.reason if finding.verdict == "undecided" and not _turned(finding) else ""
+    return ", ".join(filter(None, (f"{finding.verdict}: {reason}" if reason else finding.verdict, judged.marked)))
+
+
+def _turned(finding: Finding) -> list[Condition]:
+    """The conditions under which the verdict is another one."""
+    return [at for at in finding.conditions if at.verdict not in (finding.conditions[0].verdict, "untested")]
+
+
+def turning(finding: Finding) -> str:
+    """What turns a verdict, what was tried and does not turn it, and what was not tried."""
+    same = [at.name for at in finding.conditions[1:] if at.verdict == finding.conditions[0].verdict]
+    turned = [f"it turns {at.name}: there it {PREDICATES[at.verdict][0]}" for at in _turned(finding)]
+    clauses = [*turned, f"the same {words.listed(same)}" if same else ""]
+    clauses += [f"not tried: {words.listed(finding.untried)}" if finding.untried else ""]
+    return "; ".join(filter(None, clauses))
 
 
 def _cannot_say(comparison: Comparison) -> Iterator[Block]:
@@ -179,7 +201,8 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
         ("Rule", f"{judged.rule} (The hash of the rule: {judged.rule_hash}.)"),
         ("Result", _sentence(finding)),
         ("Verdict", ", ".join(filter(None, (f"{verdict} (basis: {finding.basis})", judged.marked)))),
-        ("Speaks for", finding.scope),
+        ("Speaks for", finding.speaks_for),
+        ("What would turn it", turning(finding)),
         ("Verdict extends", extent(finding)),
     ]
     yield Terms(tuple((term, text) for term, text in pairs if text))
@@ -189,8 +212,14 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
         by_hand = tuple(dict.fromkeys(number.command for number in finding.numbers))
         yield Commands((comparison.command,) if comparison.command else by_hand)
     if finding.controls:
-        rows = [(control.name, "yes" if control.met else "no", control.found) for control in finding.controls]
+        rows = [(control.name, "yes" if control.met else "no", control.measured) for control in finding.controls]
         yield Table(("control", "met?", "measured"), tuple(rows))
+    if len(finding.conditions) > 1:
+        yield Heading("What the verdict must not turn with", 3)
+        yield Table(("condition", "verdict", "reason"), finding.conditions)
+    if finding.left_out:
+        yield Heading("Left out: trainings that are like none of those that were judged", 3)
+        yield Table(("trainings",), tuple((trainings,) for trainings in finding.left_out))
     for table in finding.tables:
         yield Heading(table.title if finding.is_controlled else f"{table.title} ({UNCONTROLLED})", 3)
         yield Table(table.columns, table.rows)
