@@ -216,7 +216,7 @@ CLAIM = "suite/claims/path_length.py"
             False,
         ),
         (CLAIM, "FAR = 999\n", "FAR = 999  # tokens\n", False),
-        (CLAIM, "tokens back is recalled by attention (", "tokens ago is recalled by attention (", False),  # a sentence
+        (CLAIM, "tokens back is recalled by", "tokens ago is recalled by", False),  # a sentence
         (CLAIM, "Does the length of the path decide", "Does the path decide", False),
         (CLAIM, "def judge(rows: list[Row], *,", "def judge(\n    rows: list, *,", False),  # layout, and a type
         ("suite/judging/trials.py", '"probes of the rate",', '"probes",', False),  # a table's column

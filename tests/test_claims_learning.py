@@ -380,7 +380,7 @@ def test_state_tracking_is_judged(rows: list[Row], verdict: str, said: str) -> N
 def test_attention_speaks_by_its_best_positions() -> None:
     rows = tracked({ATTENTION: 0, "attention:positions=none": 2, ALIBI: 1, LSTM: 5})
     finding = planted.finding(state_tracking, rows)
-    assert "by attention (attention:positions=none) in 2/5" in finding.sentence
+    assert "by attention (positions=none) in 2/5" in finding.sentence
 
 
 def test_attention_that_solves_it_in_most_seeds_alone_does_not_make_it_fail() -> None:

@@ -481,7 +481,7 @@ def test_what_turns_a_verdict_stands_on_the_first_screen_and_in_its_section(tmp_
     turned = finding("undecided", conditions=(first, longer))
     comparison = with_findings(tmp_path, path_length=turned)
     [row] = table_of(comparison, "Findings").rows
-    assert row[2:] == ("undecided", "", "it turns at 4 times the steps: there it fails")
+    assert row[2:] == ("undecided", "", "it turns: holds as judged first, fails at 4 times the steps")
     assert report.compose(comparison).markdown().count("both solve it") == 1
 
 

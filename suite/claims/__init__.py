@@ -166,7 +166,7 @@ def judge(claim: ModuleType, rows: list[Row], thresholds: dict[str, Value]) -> F
     finding = dataclasses.replace(
         finding,
         conditions=tuple(Condition(label, at.verdict, at.reason) for label, at in {AS_JUDGED: judged, **tried}.items()),
-        untried=tuple(_untried(claim, split, others)),
+        untried=tuple(_untried(claim, split, others)) if judged.basis == "measured" else (),
         left_out=tuple(split.left_out),
     )
     if judged.verdict not in ("holds", "fails"):
@@ -195,7 +195,7 @@ def _untried(claim: ModuleType, split: factors.Split, matches: Sequence[str]) ->
     tried = {level.factor for level in split.levels}
     yield from (factors.NAMES[name] for name in getattr(claim, "FACTORS", ()) if name not in tried)
     if not matches:
-        yield "what the arms hold equal"
+        yield "the matching of the arms"
 
 
 def _untuned(claim: ModuleType, base: list[Row], choices: Sequence[learning_rates.Choice]) -> str:
@@ -216,6 +216,12 @@ def matches(rows: Iterable[Row]) -> list[str]:
     """What the arms of these rows hold equal, in the order of MATCHES; parameters where nothing is matched."""
     quantities = {row["match"] for row in rows if row["match_to"]}
     return [match for match in MATCHES if match in quantities] or ["params"]
+
+
+def variant(arm: str) -> str:
+    """The knobs of an arm in a sentence, behind its name: " (positions=none)"."""
+    _, _, knobs = arm.partition(":")
+    return f" ({knobs})" if knobs else ""
 
 
 def held_equal(rows: Iterable[Row]) -> str:

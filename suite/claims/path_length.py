@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from suite import parts
-from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness
+from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness, variant
 from suite.job import Cell, Job
 from suite.judging import trials
 from suite.judging.statistics import fisher, holm
@@ -255,7 +255,8 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
         return dataclasses.replace(finding, sentence="recall was not run with attention and the LSTM")
     far = max(pairs)
     arms, (attention, lstm) = by_distance[far], pairs[far]
-    best = max(_long(arms, _paths(rows)), key=lambda arm: (arms[arm].solved() / arms[arm].seeds, arm), default=LSTM)
+    long = [arm for arm in _long(arms, _paths(rows)) if arms[arm].seeds >= OTHERS]
+    best = max(long, key=lambda arm: (arms[arm].solved() / arms[arm].seeds, arm), default=LSTM)
     beside = "" if best not in arms or best == lstm.arm else f", and by {best}, whose path is as long, in {arms[best]}"
     spoken_for = {*trials.variants(ATTENTION), *trials.variants(LSTM)} - {attention.arm, lstm.arm}
     shares = {
@@ -266,10 +267,13 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     return dataclasses.replace(
         finding,
         sentence=(
-            f"{_within(arms)}a pair {far} tokens back is recalled by attention ({attention.arm}) in {attention} seeds, "
-            f"by the LSTM ({lstm.arm}) in {lstm}{beside}"
+            f"{_within(arms)}a pair {far} tokens back is recalled by attention{variant(attention.arm)} in {attention} "
+            f"seeds, by the LSTM{variant(lstm.arm)} in {lstm}{beside}"
         ),
-        headline=f"a pair {far} tokens back is recalled by attention in {attention} seeds, by the LSTM in {lstm}",
+        headline=(
+            f"{_within(arms)}a pair {far} tokens back is recalled by attention in {attention} seeds, "
+            f"by the LSTM in {lstm}"
+        ),
         speaks_for=_speaks_for(far, arms),
         arms=tuple(likeness(shares, (attention.arm, lstm.arm))),
     )

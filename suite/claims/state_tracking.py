@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from suite import learning_rates, parts
-from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness
+from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness, variant
 from suite.job import Cell, Job
 from suite.judging import trials
 from suite.judging.statistics import fisher, holm, majority
@@ -237,10 +237,10 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     return dataclasses.replace(
         finding,
         sentence=(
-            f"{_within(task)}{task.name} is solved by the LSTM ({lstm.arm}) in {lstm} seeds, by attention "
-            f"({attention.arm}) in {attention}"
+            f"{_within(task)}{task.name} is solved by the LSTM{variant(lstm.arm)} in {lstm} seeds, by "
+            f"attention{variant(attention.arm)} in {attention}"
         ),
-        headline=f"the LSTM tracked {task.name} in {lstm} seeds against {attention}",
+        headline=f"{_within(task)}the LSTM tracked {task.name} in {lstm} seeds against {attention}",
         speaks_for="; ".join(map(_speaks_for, tasks)),
         arms=tuple(likeness(shares, (attention.arm, lstm.arm))),
     )

@@ -12,7 +12,7 @@ from suite.judging import statistics
 from suite.judging.statistics import Interval
 from suite.report import figures, words
 from suite.report.figures import DASHED, DOTTED, SOLID, Style
-from suite.report.page import Banner, Block, Chart, Commands, Heading, Link, Prose, Table, Terms
+from suite.report.page import Banner, Block, Cells, Chart, Commands, Heading, Link, Prose, Table, Terms
 from suite.report.records import NO_SCALE, Comparison, Judged
 
 # A verdict in a sentence, of one claim and of more.
@@ -111,23 +111,23 @@ def findings(comparison: Comparison) -> Iterator[Block]:
     tested = [judged for judged in comparison.judged if judged.finding.verdict != "untested"]
     measured = [judged for judged in tested if judged.finding.basis == "measured"]
     yield Heading("Findings")
-    yield _table(measured) if measured else Prose("No claim is decided by measurement.")
+    yield _table(measured, COLUMNS) if measured else Prose("No claim is decided by measurement.")
     if built := [judged for judged in tested if judged.finding.basis == "construction"]:
         yield Heading("By construction")
         yield Prose("These follow from how the models are built; the measurement checks that they are built so.")
-        yield _table(built)
+        yield _table(built, COLUMNS[:-1])
     yield from _cannot_say(comparison)
     if comparison.command:
         yield Commands((comparison.command,))
 
 
-def _table(claims: Sequence[Judged]) -> Table:
+def _table(claims: Sequence[Judged], columns: Cells) -> Table:
     rows = []
     for judged in claims:
         finding = judged.finding
-        name = f"{words.spelt(judged.name)}, figure"
-        rows.append((name, _sentence(finding), _verdict(judged), finding.speaks_for, turning(finding)))
-    return Table(COLUMNS, tuple(rows), cards=True, links=tuple(map(_links, claims)))
+        told = (_sentence(finding), _verdict(judged), finding.speaks_for, turning(finding))
+        rows.append((words.spelt(judged.name), *told)[: len(columns)])
+    return Table(columns, tuple(rows), cards=True, links=tuple(map(_links, claims)))
 
 
 def _links(judged: Judged) -> tuple[Link, ...]:
@@ -155,15 +155,20 @@ def _verdict(judged: Judged) -> str:
 
 
 def _turned(finding: Finding) -> list[Condition]:
-    """The conditions under which the verdict is another one."""
+    """The conditions under which a verdict is another one."""
+    if not finding.conditions or finding.conditions[0].verdict not in ("holds", "fails"):
+        return []
     return [at for at in finding.conditions if at.verdict not in (finding.conditions[0].verdict, "untested")]
 
 
 def turning(finding: Finding) -> str:
     """What turns a verdict, what was tried and does not turn it, and what was not tried."""
     same = [at.name for at in finding.conditions[1:] if at.verdict == finding.conditions[0].verdict]
-    turned = [f"it turns {at.name}: there it {PREDICATES[at.verdict][0]}" for at in _turned(finding)]
-    clauses = [*turned, f"the same {words.listed(same)}" if same else ""]
+    turned = [f"{at.verdict} {at.name}" for at in (*finding.conditions[:1], *_turned(finding))]
+    clauses = [
+        f"it turns: {', '.join(turned)}" if len(turned) > 1 else "",
+        f"the same {words.listed(same)}" if same else "",
+    ]
     clauses += [f"not tried: {words.listed(finding.untried)}" if finding.untried else ""]
     return "; ".join(filter(None, clauses))
 
@@ -202,7 +207,7 @@ def claim(comparison: Comparison, judged: Judged) -> Iterator[Block]:
         ("Result", _sentence(finding)),
         ("Verdict", ", ".join(filter(None, (f"{verdict} (basis: {finding.basis})", judged.marked)))),
         ("Speaks for", finding.speaks_for),
-        ("What would turn it", turning(finding)),
+        (COLUMNS[-1].capitalize(), turning(finding)),
         ("Verdict extends", extent(finding)),
     ]
     yield Terms(tuple((term, text) for term, text in pairs if text))
