@@ -188,11 +188,11 @@ def test_recall_by_distance_is_judged(solved: dict, verdict: str, reason: str) -
 
 
 def test_the_lstm_speaks_by_the_best_of_its_starts_and_each_is_a_control_of_the_cause(tuned: None) -> None:
-    solved = EASY | {64: pair(5, 0) | {"lstm:forget=chrono": 5, "lstm:forget=one": 1}}
+    solved = EASY | {64: pair(5, 0) | {"lstm:forget=spread": 5, "lstm:forget=one": 1}}
     finding = planted.finding(path_length, recalled(solved))
     assert finding.verdict == "fails"
-    assert "lstm:forget=chrono in 5/5 seeds" in finding.reason
-    assert "the LSTM (lstm:forget=chrono) in 5/5" in finding.sentence
+    assert "lstm:forget=spread in 5/5 seeds" in finding.reason
+    assert "the LSTM (lstm:forget=spread) in 5/5" in finding.sentence
 
 
 def test_a_probe_that_solves_it_leaves_it_undecided() -> None:

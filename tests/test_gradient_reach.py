@@ -341,7 +341,7 @@ def test_training_moves_the_norms(tmp_path: pathlib.Path, devices: list):
 # The claim, on made-up norms.
 
 BEFORE = {
-    **{"attention": -0.4, "lstm:forget=one": 80.0, "lstm": 80.0, "lstm:forget=chrono": 80.0},
+    **{"attention": -0.4, "lstm:forget=one": 80.0, "lstm": 80.0, "lstm:forget=spread": 80.0},
     **{"elman": 200.0, "elman:start=identity": 200.0},
 }
 AFTER = dict.fromkeys(BEFORE, 10.0) | {"attention": -2.0}
@@ -422,7 +422,7 @@ def test_the_norms_that_a_decay_is_made_of_stand_each_in_the_table():
     finding = judge([*rows, planted._shared(Cell(solving, "learning")) | test])
     before, after = finding.tables
     assert before.columns == ("mixer", "block", "J_0", "mean of J_1 to J_8", "J_999", "D", "seeds")
-    assert before.rows[2] == ("lstm", "residual", "1.5", "0.5", "5e-81", "80 (95 % 79.8 to 80.2)", "5")
+    assert before.rows[2] == ("lstm:forget=spread", "residual", "1.5", "0.5", "5e-81", "80 (95 % 79.8 to 80.2)", "5")
     assert after.columns[4] == "J_47"
     assert after.rows[2][-1] == "1/5"
     assert [figure.name for figure in finding.figures] == ["gradient_reach_residual", "gradient_reach_trained"]
@@ -440,7 +440,7 @@ def test_exploding_counts_as_vanishing_does():
         ("attention", 2.0, "attention's |D| of 2 (95 % 1.8 to 2.2) lies above 1"),
         ("attention", -2.0, "attention's |D| of 2 (95 % 1.8 to 2.2) lies above 1"),
         ("lstm", 1.0, "lstm's |D| of 1 (95 % 0.804 to 1.2) lies below 2.4"),
-        ("lstm:forget=chrono", 1.0, "lstm:forget=chrono's |D| of 1 (95 % 0.804 to 1.2) lies below 2.4"),
+        ("lstm:forget=spread", 1.0, "lstm:forget=spread's |D| of 1 (95 % 0.804 to 1.2) lies below 2.4"),
         ("elman:start=identity", 0.05, "elman:start=identity's |D| of 0.05 (95 % 0 to 0.246) lies below 2.4"),
     ],
 )
@@ -450,7 +450,7 @@ def test_one_on_the_other_side_fails_at_whatever_start(arm: str, decay: float, r
 
 
 @pytest.mark.parametrize(
-    ("arm", "decay"), [("attention", 0.9), ("attention", -1.1), ("lstm:forget=chrono", 2.5), ("elman", -2.3)]
+    ("arm", "decay"), [("attention", 0.9), ("attention", -1.1), ("lstm:forget=spread", 2.5), ("elman", -2.3)]
 )
 def test_an_interval_across_a_bound_is_undecided(arm: str, decay: float):
     finding = judge(world({arm: decay}))
@@ -469,9 +469,9 @@ def test_a_claim_that_holds_before_training_and_fails_after_it_turns(start: str,
 
 
 def test_a_claim_that_fails_before_training_and_holds_after_it_turns():
-    finding = judge(world({"lstm:forget=chrono": 1.0}))
+    finding = judge(world({"lstm:forget=spread": 1.0}))
     assert finding.verdict == "undecided"
-    assert "before training it fails, lstm:forget=chrono's |D| of 1 " in finding.reason
+    assert "before training it fails, lstm:forget=spread's |D| of 1 " in finding.reason
     assert "over 47 tokens it holds, " in finding.reason
 
 
@@ -524,7 +524,7 @@ def test_a_longer_sequence_is_judged_over_999_tokens():
 
 
 def test_models_of_another_width_are_not_pooled():
-    wide = norms_of("lstm:forget=chrono", 1.0, width=128)
+    wide = norms_of("lstm:forget=spread", 1.0, width=128)
     finding = judge(wide + world())
     assert (finding.verdict, finding.numbers) == ("holds", judge(world()).numbers)
 

@@ -44,7 +44,7 @@ FAR = 999
 EASY = 0.95
 LONG = (LSTM, "gru", "slstm", "mingru")  # mixers whose path is long, each in all its variants
 SHOWN = 3  # seeds of an intervention
-DILATIONS = (4, 16)  # of the LSTM, which make its path as many times shorter
+DILATIONS = (4, 16)  # of every other LSTM, which make the path about as many times shorter
 
 Arms = dict[str, Trials]
 Pair = tuple[Trials, Trials]  # of attention and of the LSTM
@@ -141,7 +141,7 @@ def _interventions(distance: int, depth: int) -> tuple[str, ...]:
     return (
         f"{ATTENTION}:window={reaching}",
         f"{ATTENTION}:window={max(2, reaching // 2)}",
-        *(f"{LSTM}:dilation={dilation}" for dilation in DILATIONS),
+        *(f"{LSTM}+{LSTM}:dilation={dilation}" for dilation in DILATIONS),
     )
 
 

@@ -14,6 +14,8 @@ from suite.ops import implementations, initial, recurrent
 NAME = "the GRU"
 FAMILY = "gru"
 STATE = "nonlinear"
+# At scale quick spread and one solve recall 48 tokens back in 5 of 5 seeds with 200 steps, spread a little better, and
+# chrono in 4.
 VARIANTS = {"forget": ("one", "spread", "chrono")}
 
 

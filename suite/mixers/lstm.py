@@ -12,6 +12,8 @@ from suite.ops.kernels import persistent
 NAME = "the LSTM"
 FAMILY = "lstm"
 STATE = "nonlinear"
+# At scale quick chrono solves recall 48 tokens back in 5 of 5 seeds with 800 steps, spread in 4 and one in none, and
+# parity of 20 tokens with 500 steps in 4, 2 and 4.
 VARIANTS = {"forget": ("one", "spread", "chrono")}
 
 
@@ -32,7 +34,7 @@ class Mixer(NonlinearRecurrence):
         *,
         key: PRNGKeyArray,
         heads: int = 1,
-        forget: str = "spread",
+        forget: str = "chrono",
         dilation: int = 1,
         remat: bool = False,
         implementation: str = "auto",
