@@ -422,9 +422,9 @@ def test_the_norms_that_a_decay_is_made_of_stand_each_in_the_table():
     finding = judge([*rows, planted._shared(Cell(solving, "learning")) | test])
     before, after = finding.tables
     assert before.columns == ("mixer", "block", "J_0", "mean of J_1 to J_8", "J_999", "D", "seeds")
-    assert before.rows[2] == ("lstm:forget=spread", "residual", "1.5", "0.5", "5e-81", "80 (95 % 79.8 to 80.2)", "5")
+    assert before.rows[3] == ("lstm", "residual", "1.5", "0.5", "5e-81", "80 (95 % 79.8 to 80.2)", "5")
     assert after.columns[4] == "J_47"
-    assert after.rows[2][-1] == "1/5"
+    assert after.rows[3][-1] == "1/5"
     assert [figure.name for figure in finding.figures] == ["gradient_reach_residual", "gradient_reach_trained"]
 
 
