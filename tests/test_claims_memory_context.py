@@ -280,7 +280,9 @@ def curve(
 
 
 def judge(attention: list[Row], lstm: list[Row], **thresholds: Any) -> Finding:
-    return planted.finding(context_length, attention + lstm, **thresholds)
+    """By the rule of the claim alone: that a rate is tuned is asked of the rows of all claims."""
+    rows, knobs = attention + lstm, parts.knobs("suite.claims", "context_length") | thresholds
+    return context_length.tell(rows, context_length.judge(rows, **knobs), **knobs)
 
 
 def test_a_short_lstm_and_attention_that_reads_further_hold():

@@ -44,7 +44,7 @@ class Trials:
 
     @property
     def seeds(self) -> int:
-        return len(self.accuracies)
+        return len(self.tests) + len(self.failed)
 
     @property
     def median(self) -> float:
