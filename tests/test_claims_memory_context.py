@@ -281,7 +281,8 @@ def curve(
 
 def judge(attention: list[Row], lstm: list[Row], **thresholds: Any) -> Finding:
     """By the rule of the claim alone: that a rate is tuned is asked of the rows of all claims."""
-    rows, knobs = attention + lstm, parts.knobs("suite.claims", "context_length") | thresholds
+    rows = attention + lstm
+    knobs: dict[str, Any] = {**parts.knobs("suite.claims", "context_length"), **thresholds}
     return context_length.tell(rows, context_length.judge(rows, **knobs), **knobs)
 
 
