@@ -42,7 +42,7 @@ def rows_of(cell: Cell, ahead: str) -> list[Row]:
     name, knobs = parts.split(cell.measure)
     if name not in SHAPES:
         raise LookupError(f"no planted rows of the measure {name}; add its shape to SHAPES in tests/planted.py")
-    family = ATTENTION if parts.split(cell.job.mixer)[0] == ATTENTION else LSTM
+    family = ATTENTION if _mixer(cell.job) == ATTENTION else LSTM
     better = family == ahead
     return [copy.copy(_shared(cell) | row) for row in SHAPES[name](cell.job, better, ahead, knobs)]
 
@@ -65,8 +65,13 @@ def _size(job: Job, better: bool, ahead: str, knobs: dict[str, str]) -> Iterable
         yield {"phase": "state", "context": context, "state_bytes": size}
 
 
+def _mixer(job: Job) -> str:
+    """The name of the first mixer of a pattern."""
+    return parts.split(parts.pattern(job.mixer)[0])[0]
+
+
 def _bytes_a_token(job: Job) -> int:
-    if parts.split(job.mixer)[0] != ATTENTION:
+    if _mixer(job) != ATTENTION:
         return 0
     heads = parts.knobs("suite.mixers", job.mixer)
     kv_heads = int(heads["kv_heads"]) or int(heads["heads"])
