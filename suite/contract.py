@@ -204,15 +204,23 @@ def probe(width: int) -> Float[Array, "B T D"]:
 
 
 def distance(actual: PyTree, wanted: PyTree) -> float:
-    """The largest difference, leaf by leaf in parts of the leaf's largest entry.
+    """The largest of all leaves' distances; NaN where any is."""
+    return float(np.max([*distances(actual, wanted).values()]))
+
+
+def distances(actual: PyTree, wanted: PyTree) -> dict[str, float]:
+    """The largest difference of each leaf, by its name, in parts of the leaf's largest entry.
 
     A leaf that is nothing but rounding itself is taken in parts of the largest of all.
     """
+    named, _ = jax.tree_util.tree_flatten_with_path(wanted)
     one, other = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)] for tree in (actual, wanted))
     largest = max(np.max(np.abs(leaf)) for leaf in other)
     scales = [max(np.max(np.abs(leaf)), 1e-3 * largest) for leaf in other]
-    apart = [np.max(np.abs(left - right)) / scale for left, right, scale in zip(one, other, scales, strict=True)]
-    return float(np.max(apart))  # NaN where any is
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): float(np.max(np.abs(left - right)) / scale)
+        for (path, _), left, right, scale in zip(named, one, other, scales, strict=True)
+    }
 
 
 def _check_own_mixer(spec: str, width: int) -> None:

@@ -9,6 +9,6 @@ A baseline says in PACKAGE what must be installed, and in GRADIENTS and TRAINING
 
 `arrays` and `weights` are ours by the names of their fields, as NumPy arrays, so that both sides compute the same; the
 last of the inputs weighs the outputs, whose weighted sum is the value, and has no gradient. A call returns its value or
-loss when the device is done. Gradients are NumPy arrays too, as ours are laid out: a dict and a list. Whoever gives
-others than ours is not timed. No baseline imports JAX.
+loss when the device is done. Gradients are NumPy arrays too, as ours are laid out: a dict and a list. They are compared
+with ours in float32, and a baseline that gives others is not timed. No baseline imports JAX.
 """
