@@ -128,6 +128,6 @@ def test_the_page_of_a_calibration_has_the_ratio_to_the_baseline_and_the_reason_
     rows += [contest_row("cudnn", 0, [], outcome="refused", error="float32 only", **where)]
     assert calibration.write(rows, {}, "the command", tmp_path) == tmp_path / "calibration.html"
     page = (tmp_path / "calibration.md").read_text()
-    assert "The chosen implementations take 2.00 to 2.00 times the time of other libraries over one benchmark." in page
+    assert "The chosen implementations take 2 to 2 times the time of other libraries over one benchmark." in page
     assert "cudnn: refused: float32 only" in page
     assert "the CPU (Some CPU)" in page
