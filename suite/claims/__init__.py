@@ -128,7 +128,6 @@ class Finding:
     headline: str = ""  # a clause for the report's first sentence; empty where nothing is worth one
     speaks_for: str = ""  # the lengths, the sizes and the budget that were run
     arms: tuple[tuple[str, str], ...] = ()  # (arm that is not judged, "like attention", "like the LSTM" or "neither")
-    p_value: float | None = None  # the least of the claim's own tests, not corrected
     tables: tuple[Table, ...] = ()
     conditions: tuple[Condition, ...] = ()  # first that of the verdict, then others that it must not turn with
     untried: tuple[str, ...] = ()  # what it must not turn with either, of which nothing else was run

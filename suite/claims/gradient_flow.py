@@ -28,7 +28,8 @@ RULE = (
     "J_1 to J_8 over J_999; parameters matched, a 95 % t-interval over seeds; judged before training, in the residual "
     "block. Holds: |D| of the LSTM and of the Elman network lies above 2.4, a factor of 256, where a term drops out of "
     "a bfloat16 sum, at every start that the mixer's file names, and attention's below 1. Fails: one of these, at any "
-    "start, lies wholly on the other side. Otherwise undecided, and so where a judged cell failed, where one of J_1 to "
+    "start, lies wholly on the other side, by an interval that is corrected for testing all of them (Bonferroni). "
+    "Otherwise undecided, and so where a judged cell failed, where one of J_1 to "
     "J_8 is no positive number, and where training turns it: the test is done again after training on recall of one "
     "pair, at the farthest distance of path_length, with D from the answer's position to the value that it needs. "
     "There D has a sign, since a gradient that is larger at this value than near by has reached it. Untested below "
@@ -176,9 +177,9 @@ def tell(rows: list[Row], judged: Finding, *, threshold: float, stable: float, l
     )
 
 
-def magnitude(values: list[float]) -> Interval:
+def magnitude(values: list[float], confidence: float = 0.95) -> Interval:
     """|D| with the interval that follows from that of D."""
-    value, low, high = t_interval(values)
+    value, low, high = t_interval(values, confidence)
     if low < 0 < high:
         return Interval(abs(value), 0.0, max(-low, high))
     return Interval(abs(value), *sorted((abs(low), abs(high))))
@@ -251,17 +252,25 @@ def _test(reach: Reach, threshold: float, stable: float) -> tuple[str, str]:
     if short:
         return "untested", f"fewer than two seeds in the residual block: {', '.join(short)}"
     symbol, interval = ("D", t_interval) if reach.trained else ("|D|", magnitude)
+    corrected = 1 - 0.05 / len(decays)  # any one of them makes it fail; all of them together make it hold
     right, wrong, other = [], [], []
     for arm, values in decays.items():
+        bound, wanted = (stable, "below") if arm == ATTENTION else (threshold, "above")
         size = interval(values)
-        bound = stable if arm == ATTENTION else threshold
-        side = "below" if size.high < bound else "above" if size.low > bound else "around"
-        wanted = "below" if arm == ATTENTION else "above"
-        where = right if side == wanted else other if side == "around" else wrong
-        where.append(f"{arm}'s {symbol} of {_text(size)} lies {side} {bound:g}")
+        if _side(size, bound) == wanted:
+            right.append(f"{arm}'s {symbol} of {_text(size)} lies {wanted} {bound:g}")
+            continue
+        size = interval(values, corrected)
+        side = _side(size, bound)
+        where = other if side in (wanted, "around") else wrong
+        where.append(f"{arm}'s {symbol} of {_text(size, corrected)} lies {side} {bound:g}")
     if wrong:
         return "fails", ", ".join(wrong)
     return ("undecided", ", ".join(other)) if other else ("holds", ", ".join(right))
+
+
+def _side(size: Interval, bound: float) -> str:
+    return "below" if size.high < bound else "above" if size.low > bound else "around"
 
 
 def _cause(values: list[float], stable: float) -> str:
@@ -371,5 +380,5 @@ def _speaks_for(reach: Reach) -> str:
     return f"{model}, other settings left out: {reach.left_out}" if reach.left_out else model
 
 
-def _text(size: Interval) -> str:
-    return f"{size.value:.3g} (95 % {size.low:.3g} to {size.high:.3g})"
+def _text(size: Interval, confidence: float = 0.95) -> str:
+    return f"{size.value:.3g} ({100 * confidence:.3g} % {size.low:.3g} to {size.high:.3g})"

@@ -159,7 +159,6 @@ def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Findi
         return Finding("untested", "measured", reason="the judged pair is not there")
     far, paths = max(pairs), _paths(rows)
     controls = _controls(min(pairs), *pairs[min(pairs)])
-    attention, lstm = pairs[far]
     verdict, reason = _verdict(far, by_distance[far], pairs[far], paths, alpha, controls)
     return Finding(
         verdict,
@@ -167,7 +166,6 @@ def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Findi
         reason=reason,
         numbers=(*_path_numbers(paths), *_numbers(pairs)),
         controls=controls,
-        p_value=fisher(attention.solved(), attention.seeds, lstm.solved(), lstm.seeds),
     )
 
 

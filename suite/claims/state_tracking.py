@@ -212,8 +212,7 @@ def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Findi
     control = _control(rows, solved)
     ahead, behind = _ahead(tasks, alpha, for_lstm=True), _ahead(tasks, alpha, for_lstm=False)
     verdict, reason = _verdict(tasks, ahead, behind, control)
-    p_value = min(task.p_value(for_lstm=bool(ahead) or not behind) for task in tasks)
-    return Finding(verdict, "measured", reason=reason, numbers=_numbers(tasks), controls=(control,), p_value=p_value)
+    return Finding(verdict, "measured", reason=reason, numbers=_numbers(tasks), controls=(control,))
 
 
 def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Finding:
