@@ -261,3 +261,12 @@ def test_the_page_of_the_rates_shows_each_choice_and_the_table_is_read_again(tmp
     assert f"{6 * len(SEEDS)} trainings chose two learning rates" in page
     assert "0.0003: 2.4, 0.001: 2.2, 0.003: 2.3" in page
     assert len(list((tmp_path / "figures").glob("rates_*.png"))) == 2
+
+
+def test_rates_of_other_budgets_stand_apart(tmp_path: pathlib.Path) -> None:
+    scores = {3e-4: (0.5, 0.7), 1e-3: (1.0, 0.02), 3e-3: (0.9, 0.01)}
+    calibration.write_rates([curve_of(job, scores) for job in (JOB, JOB.replace(steps=2000))], "again", tmp_path)
+    page = (tmp_path / "rates.md").read_text()
+    assert "## parity, 40 tokens, 500 steps" in page
+    assert "## parity, 40 tokens, 2,000 steps" in page
+    assert len(list((tmp_path / "figures").glob("rates_*.png"))) == 2

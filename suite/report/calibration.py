@@ -225,13 +225,14 @@ def _setting(curves: Sequence[Curve], arms: Sequence[str]) -> Iterator[Block]:
     task = parts.short("suite.tasks", job.task)
     score = "validation loss" if _by_loss(curves[0]) else "accuracy at the final position, then by loss"
     conv = f", conv {job.short_conv}" if job.short_conv else ""
-    where = f"{task}, {job.length:,} tokens{conv}"
-    yield Heading(where, name=f"{where}, {job.block}")
+    where = f"{task}, {job.length:,} tokens{conv}, {job.steps:,} steps"
+    yield Heading(where, name=f"{where}, width {job.width}, {job.batch}, {job.block}")
     yield Prose(
         f"Width {job.width}, depth {job.depth}, {job.steps:,} steps of {job.batch}, {job.block} block; scored by "
         f"{score}, median over seeds. {row['device_kind']}, jax {row['jax']}, commit {row['commit']}."
     )
-    figure = _scores_figure(curves, f"rates_{slug(f'{task}-t{job.length}-conv{job.short_conv}-{job.block}')}")
+    sizes = f"t{job.length}-d{job.width}-b{job.batch}-n{job.steps}-conv{job.short_conv}"
+    figure = _scores_figure(curves, f"rates_{slug(f'{task}-{sizes}-{job.block}')}")
     yield from figures.chart(figure, figures.styles_of(figure, arms), "from the least to the greatest seed")
     lines = []
     for curve in curves:
