@@ -335,7 +335,7 @@ def _worlds_of_seeds() -> Iterator[World]:
         for scale in ("gpu", "quick"):
             large = scale == "gpu" or not is_path  # short of 999 tokens path_length never holds
             yield World(claim, f"{ahead}, {scale}", "holds", seeds(claim, attention, others, scale=scale), large)
-            draw = seeds(claim, attention, others, scale=scale, easy=0.05)
+            draw = seeds(claim, attention, others, scale=scale, easy=0.0)
             yield World(claim, f"{ahead}, control broken, {scale}", "undecided", draw)
             draw = seeds(claim, others, attention, scale=scale)
             name = f"{names[0]} {others:.0%}, {names[1]} {attention:.0%}, {scale}"

@@ -1,11 +1,16 @@
 """Whole rules on planted truths: wrong in at most one report of twenty, right where the effect is the textbook's."""
 
+import functools
+
 import pytest
 import simulated
 
 from suite import learning_rates
+from suite.job import Job
 
 REPORTS = 40
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WORLDS = {(world.claim, world.name): world for world in simulated.worlds()}
 
 
@@ -13,6 +18,7 @@ WORLDS = {(world.claim, world.name): world for world in simulated.worlds()}
 def tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever rate a training has, it was chosen for it."""
     monkeypatch.setattr(learning_rates, "is_tuned", lambda job, choices: True)
+    monkeypatch.setattr(Job, "replace", functools.cache(Job.replace))  # most of the time goes into the same jobs
 
 
 @pytest.mark.parametrize(
@@ -26,7 +32,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gradient_flow", "20 decades against 0.1, seeds 0.3 decades apart, quick"),
         ("gradient_flow", "20 decades against 0.1, control broken, quick"),
         ("parallelism", "both ratios 10, processes 10% apart"),
-        ("parallelism", "both ratios 40, control broken: forms alike, processes 10% apart"),
+        ("parallelism", "both ratios 40, processes 10% apart"),
         ("context_length", "both reach 1,024 tokens, windows 0.001 nats apart"),
         ("context_length", "control broken: no context helps attention, windows 0.001 nats apart"),
         ("compute_scaling", "Chinchilla against Chinchilla, noise 0.003"),
