@@ -192,7 +192,7 @@ def test_the_lstm_speaks_by_the_best_of_its_starts_and_each_is_a_control_of_the_
     finding = planted.finding(path_length, recalled(solved))
     assert finding.verdict == "fails"
     assert "lstm:forget=spread in 5/5 seeds" in finding.reason
-    assert "the LSTM (lstm:forget=spread) in 5/5" in finding.sentence
+    assert "the LSTM (forget=spread) in 5/5" in finding.sentence
 
 
 def test_a_probe_that_solves_it_leaves_it_undecided() -> None:

@@ -17,7 +17,8 @@ VOCAB = 256
 
 
 def row(match: str, verdict: str, mixer: str = "lstm") -> Row:
-    return {"match": match, "match_to": "attention" if mixer == "lstm" else "", "arm": mixer, "verdict": verdict}
+    conditions = {"match": match, "match_to": "attention" if mixer == "lstm" else "", "seed": 0, "measure": "size"}
+    return {"arm": mixer, "verdict": verdict} | conditions
 
 
 def judged(**verdicts: str) -> Finding:
@@ -50,8 +51,8 @@ def test_a_verdict_that_turns_between_matchings_is_undecided(params: str, flops:
     assert found.verdict == verdict
     assert found.sentence == "least 2.0"
     turned = verdict == "undecided" and params != "undecided"
-    said = f"it turns with the matching: {params} with equal parameters, {flops} with equal FLOPs a token"
-    assert found.reason == (said if turned else "its reason")
+    reason = f"it turns. As it is judged first, {params}: its reason; with equal FLOPs a token {flops}: its reason"
+    assert found.reason == (reason if turned else "its reason")
 
 
 def test_the_first_matching_speaks_in_a_fixed_order():
