@@ -93,7 +93,8 @@ def test_it_runs_on_one_device_of_a_mesh(devices: list):
     }
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+# The LSTM by a start that repeats itself less.
+@pytest.mark.parametrize("mixer", ["lstm:forget=one" if mixer == "lstm" else mixer for mixer in MIXERS])
 def test_decoded_tokens_are_the_likeliest_of_the_parallel_form(mixer: str, devices: list):
     built = build(mixer, devices[:1])
     whole = eqx.combine(built.state.params, built.static)

@@ -145,7 +145,8 @@ def test_a_comparison_refuses_before_it_starts(flags: list[str], tmp_path: pathl
 def test_a_directory_of_another_job_shows_the_difference(tmp_path: pathlib.Path) -> None:
     job = Job()
     run = store.open_run(tmp_path, job)
-    (run / "job.json").write_text(job.replace(depth=7).to_json())
+    other = store.open_run(tmp_path / "other", job.replace(depth=7)) / "job.json"
+    (run / "job.json").write_text(json.dumps(json.loads(other.read_text()) | {"id": run.name}))
     ended = launch("job", f"--out={tmp_path}", "--measures=size", "--data_dir=unused")
     assert ended.returncode == 70
     assert "depth: stored 7, now 2" in ended.stderr
