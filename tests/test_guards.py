@@ -59,8 +59,9 @@ def test_a_null_pair_shows_no_difference_in_what_is_learned(devices: list) -> No
     assert 0.1 < solved / (10 * RUNS) < 0.9, "seeds that all do the same would test nothing"
 
 
-def test_a_planted_pair_holds_and_a_broken_control_does_not(devices: list) -> None:
+def test_a_planted_pair_holds_and_a_broken_control_does_not(devices: list, monkeypatch: pytest.MonkeyPatch) -> None:
     """The handicapped arm sees two times three tokens back: enough for the near distance, not for the far one."""
+    monkeypatch.setattr(path_length, "FAR", 16)  # the textbook's distance, at a size for two cores
     blind = f"{ATTENTION}:window=4"
     rows = [
         trained(at(distance, mixer=mixer, seed=seed, steps=300), devices, label)
@@ -68,6 +69,8 @@ def test_a_planted_pair_holds_and_a_broken_control_does_not(devices: list) -> No
             (4, 16), ((ATTENTION, ATTENTION), (blind, LSTM)), range(5)
         )
     ]
+    for label, path in ((ATTENTION, 20), (LSTM, 2000)):  # the handicapped arm stands for one with a long path
+        rows.append(row_of(at(16, mixer=label), "path", phase="path", distance=16, reachable=True, path=path))
     finding = path_length.judge(rows)
     assert finding.verdict == "holds", finding
     # The arm that stands for the LSTM, not trained at the near distance: nothing can be said of the far one.
@@ -77,7 +80,7 @@ def test_a_planted_pair_holds_and_a_broken_control_does_not(devices: list) -> No
     kept = [row for row in rows if not (row["arm"] == LSTM and row["length"] == 8)]
     finding = path_length.judge([*kept, *untrained])
     assert finding.verdict == "undecided", finding
-    assert "a control failed: the LSTM solves the shortest distance" in finding.reason
+    assert "a control failed: the LSTM solves distance 4" in finding.reason
 
 
 def test_a_null_pair_shows_no_difference_in_speed(devices: list, monkeypatch: pytest.MonkeyPatch) -> None:
