@@ -92,7 +92,7 @@ class Job:
         if self.match_to:
             object.__setattr__(self, "match_to", parts.canonical("suite.mixers", self.match_to))
 
-    @property
+    @functools.cached_property
     def arm(self) -> str:
         """The mixer as people write it: only the knobs that differ from their defaults."""
         return parts.short("suite.mixers", self.mixer)

@@ -14,6 +14,7 @@ from suite import claims, parts
 from suite.claims import Finding, context_length, inference_memory
 from suite.claims.inference_memory import SHARED
 from suite.job import Job
+from suite.judging import trials
 from suite.judging.statistics import bootstrap, percentile_interval
 from suite.scale import SCALES
 from suite.sweep.record import Row
@@ -386,7 +387,7 @@ def test_a_model_that_learnt_nothing_leaves_it_undecided(broken: dict[str, Any])
 
 
 def test_other_arms_are_likened_by_their_context_from_three_seeds_on():
-    def likeness(arm: str, context: int, seeds: int = claims.OTHERS, factor: float = 2.0) -> dict[str, str]:
+    def likeness(arm: str, context: int, seeds: int = trials.OTHERS, factor: float = 2.0) -> dict[str, str]:
         rows = [*curve("attention", 2048), *curve(arm, context, seeds=seeds)]
         return dict(judge(rows, curve("lstm", 1024), factor=factor).arms)
 

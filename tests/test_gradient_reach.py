@@ -492,7 +492,7 @@ def test_what_is_undecided_or_missing_after_training_turns_nothing():
 def test_a_reader_may_try_other_thresholds():
     before = [row for row in world() if row["measure"] == "gradient_reach"]
     assert judge(before, threshold=100.0).verdict == "fails"
-    assert judge(before, stable=0.1).verdict == "fails"
+    assert judge(before, stable=0.05).verdict == "fails"
 
 
 def test_a_short_sequence_is_untested_and_its_numbers_are_there():

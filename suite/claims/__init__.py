@@ -144,7 +144,6 @@ class Finding:
 
 ATTENTION, LSTM = "attention", "lstm"  # the judged pair
 LIKE_ATTENTION, LIKE_LSTM, NEITHER = "like attention", "like the LSTM", "neither"
-OTHERS = 3  # seeds of an arm that is not judged: as many as a word on which of the two it is like needs
 
 
 AS_JUDGED = "as judged first"

@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness
 from suite.job import Cell, Job
-from suite.judging import isoflop
+from suite.judging import isoflop, trials
 from suite.judging.isoflop import TRAINING, Curve, Optimum, Prediction
 from suite.judging.statistics import Interval, contrast, difference, fieller
 from suite.scale import INSTALLATION, Changes, Scale, width_unit
@@ -239,7 +239,7 @@ def tell(
     slopes = {
         arm: curve.upper_slope.value
         for arm, curve in curves.items()
-        if len(curve.budgets) > 1 and (arm in (ATTENTION, LSTM) or _seeds(curve) >= OTHERS)
+        if len(curve.budgets) > 1 and (arm in (ATTENTION, LSTM) or _seeds(curve) >= trials.OTHERS)
     }
     finding = dataclasses.replace(
         judged,

@@ -16,7 +16,6 @@ from suite.claims import (
     LIKE_LSTM,
     LSTM,
     NEITHER,
-    OTHERS,
     Control,
     Figure,
     Finding,
@@ -25,7 +24,7 @@ from suite.claims import (
     Table,
 )
 from suite.job import Cell
-from suite.judging import alike
+from suite.judging import alike, factors, trials
 from suite.judging.statistics import Interval, bootstrap, percentile_interval
 from suite.scale import INSTALLATION, Scale
 from suite.sweep.record import Row
@@ -86,9 +85,6 @@ def _effective(loss_RC: np.ndarray, contexts_C: np.ndarray, tolerance: float) ->
     return contexts_C[np.argmax(loss_RC - loss_RC[:, -1:] <= tolerance, axis=1)]
 
 
-LONGER = 4  # times the steps: the other level of the budget
-
-
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """How often every arm is trained on the text of the learning curves."""
@@ -112,8 +108,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     sizes = SIZES[scale.name]
     jobs = [scale.arm(mixer, scale.curves, seed=seed) for mixer in scale.arms for seed in range(sizes.seeds)]
     if not sizes.untested:
-        longer = {name: LONGER * int(scale.curves[name]) for name in ("steps", "validate_every")}
-        curves = {**scale.curves, **longer}
+        curves = factors.for_longer(scale.curves)
         jobs += [scale.arm(mixer, curves, seed=seed) for mixer in (ATTENTION, LSTM) for seed in range(sizes.seeds)]
     return [cell for job in jobs for cell in (Cell(job, "learning"), Cell(job, "truncated_context"))]
 
@@ -281,7 +276,7 @@ def _with_left_out(reason: str, left_out: list[str]) -> str:
 def _likeness(curves: dict[str, Curve], tolerance: float, factor: float) -> Iterator[tuple[str, str]]:
     lstm = curves[LSTM].effective(tolerance).value
     for arm, curve in curves.items():
-        if arm not in (ATTENTION, LSTM) and len(curve.members) >= OTHERS:
+        if arm not in (ATTENTION, LSTM) and len(curve.members) >= trials.OTHERS:
             context = curve.effective(tolerance).value
             yield arm, LIKE_ATTENTION if context >= factor * lstm else LIKE_LSTM if context <= lstm else NEITHER
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from suite import parts
-from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness, path_length
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness, path_length
 from suite.job import Cell
 from suite.judging import alike, trials
 from suite.judging.statistics import Interval, t_interval
@@ -122,7 +122,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
         jobs = [(scale.arm(arm, length=sizes.reach, block=block), MEASURE) for block in blocks]
         if sizes.whole:
             jobs.append((path_length.job(scale, arm, distance), TRAINED))
-        seeds = scale.seeds if arm in judged else min(OTHERS, scale.seeds)
+        seeds = scale.seeds if arm in judged else min(trials.OTHERS, scale.seeds)
         wanted += [Cell(job.replace(seed=seed), measure) for job, measure in jobs for seed in range(seeds)]
     return wanted
 
@@ -290,7 +290,7 @@ def _sizes(profiles: dict[str, Profile]) -> dict[str, float]:
     return {
         arm: abs(statistics.fmean(values))
         for arm, values in decays.items()
-        if arm in (ATTENTION, LSTM) or (parts.split(arm)[0] not in JUDGED and len(values) >= OTHERS)
+        if arm in (ATTENTION, LSTM) or (parts.split(arm)[0] not in JUDGED and len(values) >= trials.OTHERS)
     }
 
 

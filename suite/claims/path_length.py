@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from suite import parts
-from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness, variant
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness, variant
 from suite.job import Cell, Job
-from suite.judging import trials
+from suite.judging import factors, trials
 from suite.judging.statistics import fisher, holm
 from suite.judging.trials import Trials
 from suite.scale import FEW, INSTALLATION, Changes, Scale
@@ -38,8 +38,6 @@ RULE = (
 
 COMMAND = "python -m launch.compare --claims=path_length"
 TASK = "recall"
-TAPS = 4  # the other level of the short convolution
-LONGER = 4  # times the steps: the other level of the budget
 FAR = 999
 EASY = 0.95
 LONG = (LSTM, "gru", "slstm", "mingru")  # mixers whose path is long, each in all its variants
@@ -97,7 +95,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
         for mixer in (ATTENTION, LSTM):
             wanted += trials.cells(job(scale, mixer, distance), scale.seeds, probes=False)
     counts = dict.fromkeys((*trials.variants(ATTENTION), *long), scale.seeds)
-    counts |= dict.fromkeys(others, OTHERS) | dict.fromkeys(shown, SHOWN)
+    counts |= dict.fromkeys(others, trials.OTHERS) | dict.fromkeys(shown, SHOWN)
     if sizes.untested:
         counts = {}
     for arm, seeds in counts.items():
@@ -109,30 +107,23 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
 
 
 def _guards(scale: Scale, rows: list[Row], far: int) -> list[Cell]:
-    """The probes of the rate of those that speak, and their trainings at the other levels of the factors.
-
-    Where not all seeds of the one that speaks solve it, every variant is trained for longer.
-    """
+    """The probes of the rate of those that speak, and their trainings at the other levels of the factors."""
     arms = _by_distance(rows).get(far, {})
     wanted = []
-    for mixer in (ATTENTION, LSTM):
-        speaker = trials.speaker(arms, mixer)
-        if speaker is None or not trials.is_complete(arms, mixer, scale.seeds):
-            continue
+    for speaker, longer in filter(None, (trials.to_guard(arms, mixer, scale.seeds) for mixer in (ATTENTION, LSTM))):
         wanted += trials.cells(job(scale, speaker, far), 1, probes=True)
-        wanted += trials.cells(job(scale, speaker, far, short_conv=TAPS), scale.seeds, probes=False)
-        longer = [speaker] if arms[speaker].all_solved else trials.variants(mixer)
+        wanted += trials.cells(job(scale, speaker, far, short_conv=factors.TAPS), scale.seeds, probes=False)
         for arm in longer:
-            wanted += trials.cells(job(scale, arm, far, times=LONGER), scale.seeds, probes=False)
+            wanted += trials.cells(job(scale, arm, far, longer=True), scale.seeds, probes=False)
     return wanted
 
 
-def job(scale: Scale, mixer: str, distance: int, *, short_conv: int = 0, times: int = 1) -> Job:
-    """The training of an arm on recall of one pair at a distance, for so many times the steps of the scale."""
+def job(scale: Scale, mixer: str, distance: int, *, short_conv: int = 0, longer: bool = False) -> Job:
+    """The training of an arm on recall of one pair at a distance."""
     sizes = SIZES[scale.name].recall
     task = f"{TASK}:pairs=1,vocab=32,distance={distance}"
-    longer = {} if times == 1 else {name: times * int(sizes[name]) for name in ("steps", "validate_every")}
-    return scale.arm(mixer, {**sizes, **longer}, task=task, length=distance + 4, short_conv=short_conv)
+    sizes = factors.for_longer(sizes) if longer else sizes
+    return scale.arm(mixer, sizes, task=task, length=distance + 4, short_conv=short_conv)
 
 
 def _interventions(distance: int, depth: int) -> tuple[str, ...]:
@@ -253,15 +244,10 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
         return dataclasses.replace(finding, sentence="recall was not run with attention and the LSTM")
     far = max(pairs)
     arms, (attention, lstm) = by_distance[far], pairs[far]
-    long = [arm for arm in _long(arms, _paths(rows)) if arms[arm].seeds >= OTHERS]
+    speaking = (attention.arm, lstm.arm)
+    long = [arm for arm in _long(arms, _paths(rows)) if arms[arm].seeds >= trials.OTHERS]
     best = max(long, key=lambda arm: (arms[arm].solved() / arms[arm].seeds, arm), default=LSTM)
     beside = "" if best not in arms or best == lstm.arm else f", and by {best}, whose path is as long, in {arms[best]}"
-    spoken_for = {*trials.variants(ATTENTION), *trials.variants(LSTM)} - {attention.arm, lstm.arm}
-    shares = {
-        arm: of_arm.solved() / of_arm.seeds
-        for arm, of_arm in arms.items()
-        if arm not in spoken_for and of_arm.seeds >= OTHERS
-    }
     return dataclasses.replace(
         finding,
         sentence=(
@@ -273,7 +259,7 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
             f"by the LSTM in {lstm}"
         ),
         speaks_for=_speaks_for(far, arms),
-        arms=tuple(likeness(shares, (attention.arm, lstm.arm))),
+        arms=tuple(likeness(trials.shares(arms, speaking), speaking)),
     )
 
 

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from suite import learning_rates, parts
-from suite.claims import ATTENTION, LSTM, OTHERS, Control, Figure, Finding, Number, Point, Table, likeness, variant
+from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, Table, likeness, variant
 from suite.job import Cell, Job
-from suite.judging import trials
+from suite.judging import factors, trials
 from suite.judging.statistics import fisher, holm, majority
 from suite.judging.trials import Trials
 from suite.scale import FEW, INSTALLATION, Changes, Scale
@@ -41,11 +41,8 @@ RULE = (
 COMMAND = "python -m launch.compare --claims=state_tracking"
 PARITY, WORDS = "parity", "word_problem:group=A5"
 SHORT = 4  # tokens of the control
-ALPHA = 0.05
 BEYOND = 4  # times the trained length
 REMEDIES = ("interpolation", "ntk")  # of rope, each tried at that length; the best counts for attention
-TAPS = 4  # the other level of the short convolution
-LONGER = 4  # times the steps: the other level of the budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +121,9 @@ class TaskTrials:
     def solved_beyond(self, arm: str) -> int:
         return sum(accuracy >= self.bar for accuracy in self.beyond.get(arm, ()))
 
-    def is_solved_beyond(self, arm: str) -> bool:
+    def is_solved_beyond(self, arm: str, alpha: float) -> bool:
         """Whether more than half of the seeds of an arm solve the task beyond the trained length, by a test."""
-        return majority(self.solved_beyond(arm), self.arms[arm].seeds) < ALPHA
+        return majority(self.solved_beyond(arm), self.arms[arm].seeds) < alpha
 
     def p_value(self, *, for_lstm: bool) -> float:
         """Two-sided: that more LSTM seeds solve it at the trained length, or more attention seeds."""
@@ -147,7 +144,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
         if not seeds:
             continue
         for arm in (*judged, *others):
-            count = seeds if arm in judged else min(seeds, OTHERS)
+            count = seeds if arm in judged else min(seeds, trials.OTHERS)
             wanted += _read_beyond([_job(scale, arm, task).replace(seed=seed) for seed in range(count)])
         if not sizes.untested:
             wanted += _guards(scale, rows, task, seeds)
@@ -155,29 +152,22 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
 
 
 def _guards(scale: Scale, rows: list[Row], task: str, seeds: int) -> list[Cell]:
-    """The probes of the rate of those that speak, and their trainings at the other levels of the factors.
-
-    Where not all seeds of the one that speaks solve it, every variant is trained for longer.
-    """
+    """The probes of the rate of those that speak, and their trainings at the other levels of the factors."""
     arms = next((of_task.arms for of_task in _tasks(rows) if of_task.task == task), {})
     wanted = []
-    for mixer in (ATTENTION, LSTM):
-        speaker = trials.speaker(arms, mixer)
-        if speaker is None or not trials.is_complete(arms, mixer, seeds):
-            continue
+    for speaker, longer in filter(None, (trials.to_guard(arms, mixer, seeds) for mixer in (ATTENTION, LSTM))):
         wanted += trials.cells(_job(scale, speaker, task), 1, probes=True)
-        longer = [speaker] if arms[speaker].all_solved else trials.variants(mixer)
-        changed = [_job(scale, arm, task, times=LONGER) for arm in longer]
-        changed.append(_job(scale, speaker, task, short_conv=TAPS))
+        changed = [_job(scale, arm, task, longer=True) for arm in longer]
+        changed.append(_job(scale, speaker, task, short_conv=factors.TAPS))
         wanted += _read_beyond([job.replace(seed=seed) for job in changed for seed in range(seeds)])
     return wanted
 
 
-def _job(scale: Scale, arm: str, task: str, *, short_conv: int = 0, times: int = 1) -> Job:
-    """The training of an arm, for so many times the steps of the scale."""
+def _job(scale: Scale, arm: str, task: str, *, short_conv: int = 0, longer: bool = False) -> Job:
+    """The training of an arm on one of the two tasks."""
     sizes = SIZES[scale.name].parity if task == PARITY else SIZES[scale.name].word_problem
-    longer = {} if times == 1 else {name: times * int(sizes[name]) for name in ("steps", "validate_every")}
-    return scale.arm(arm, {**sizes, **longer}, task=task, short_conv=short_conv)
+    sizes = factors.for_longer(sizes) if longer else sizes
+    return scale.arm(arm, sizes, task=task, short_conv=short_conv)
 
 
 def _read_beyond(jobs: list[Job]) -> list[Cell]:
@@ -211,7 +201,7 @@ def judge(rows: list[Row], *, solved: float = 0.9, alpha: float = 0.05) -> Findi
         return Finding("untested", "measured", reason="the judged pair is not there")
     control = _control(rows, solved)
     ahead, behind = _ahead(tasks, alpha, for_lstm=True), _ahead(tasks, alpha, for_lstm=False)
-    verdict, reason = _verdict(tasks, ahead, behind, control)
+    verdict, reason = _verdict(tasks, ahead, behind, control, alpha)
     return Finding(verdict, "measured", reason=reason, numbers=_numbers(tasks), controls=(control,))
 
 
@@ -227,12 +217,7 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
     ahead, behind = _ahead(tasks, alpha, for_lstm=True), _ahead(tasks, alpha, for_lstm=False)
     task = next(iter(ahead or behind), tasks[0])
     attention, lstm = task.pair
-    spoken_for = {*trials.variants(ATTENTION), *trials.variants(LSTM)} - {attention.arm, lstm.arm}
-    shares = {
-        arm: of_arm.solved() / of_arm.seeds
-        for arm, of_arm in task.arms.items()
-        if arm not in spoken_for and of_arm.seeds >= OTHERS
-    }
+    speaking = (attention.arm, lstm.arm)
     return dataclasses.replace(
         finding,
         sentence=(
@@ -241,12 +226,12 @@ def tell(rows: list[Row], judged: Finding, *, solved: float, alpha: float) -> Fi
         ),
         headline=f"{_within(task)}the LSTM tracked {task.name} in {lstm} seeds against {attention}",
         speaks_for="; ".join(map(_speaks_for, tasks)),
-        arms=tuple(likeness(shares, (attention.arm, lstm.arm))),
+        arms=tuple(likeness(trials.shares(task.arms, speaking), speaking)),
     )
 
 
 def _verdict(
-    tasks: list[TaskTrials], ahead: list[TaskTrials], behind: list[TaskTrials], control: Control
+    tasks: list[TaskTrials], ahead: list[TaskTrials], behind: list[TaskTrials], control: Control, alpha: float
 ) -> tuple[str, str]:
     if not control.met:
         return "undecided", f"the control failed: {control.measured}"
@@ -261,13 +246,13 @@ def _verdict(
     solvable = [task for task in tasks if any(arm.solved() for arm in task.pair)]
     if not solvable:
         return "undecided", "no seed of either solves a task within this budget"
-    solved = [task for task in solvable if majority(task.pair[0].solved(), task.pair[0].seeds) < ALPHA]
-    if solved == solvable and all(task.is_solved_beyond(task.pair[0].arm) for task in solvable):
+    solved = [task for task in solvable if majority(task.pair[0].solved(), task.pair[0].seeds) < alpha]
+    if solved == solvable and all(task.is_solved_beyond(task.pair[0].arm, alpha) for task in solvable):
         return "fails", f"attention solves {_listed(solvable)}, and at {BEYOND} times the length too"
     beyond = [
         task
         for task in tasks
-        if task.is_solved_beyond(task.pair[1].arm) and not task.is_solved_beyond(task.pair[0].arm)
+        if task.is_solved_beyond(task.pair[1].arm, alpha) and not task.is_solved_beyond(task.pair[0].arm, alpha)
     ]
     if beyond:
         return "undecided", f"extrapolation: on {_listed(beyond)} the LSTM is ahead beyond the trained length only"

@@ -6,7 +6,7 @@ a level of that factor; all others are left out and named. Nothing is pooled tha
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from suite.judging import alike
@@ -14,6 +14,7 @@ from suite.sweep.record import Row
 
 RECORDING = ("record_every", "validate_every", "validation_examples", "test_examples", "microbatch", "remat")
 FIELDS = tuple(name for name in alike.CONDITIONS if name not in RECORDING)
+LONGER, TAPS = 4, 4  # the other level of the budget, times the steps, and that of the short convolution
 NAMES = {"steps": "the budget", "short_conv": "the short convolution", "block": "the block"}
 
 Setting = tuple  # the values of FIELDS
@@ -33,6 +34,11 @@ class Split(NamedTuple):
     base: list[Row]
     levels: list[Level]
     left_out: list[str]
+
+
+def for_longer(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a training of LONGER times the steps."""
+    return {**sizes, **{name: LONGER * int(sizes[name]) for name in ("steps", "validate_every")}}
 
 
 def settings(rows: Iterable[Row]) -> dict[Setting, list[Row]]:

@@ -5,7 +5,7 @@ import functools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from suite import learning_rates, parts
 from suite.job import Cell, Job
@@ -15,6 +15,7 @@ from suite.sweep.record import Row
 
 SOLVED = 0.9  # accuracy at the final position
 SHOWN = (0.5, 0.9, 0.99)
+OTHERS = 3  # seeds of an arm: as many as a word on which of the judged it is like needs
 PROBES = (1 / 3, 3.0)  # of the rate
 COLUMNS = (
     "learning rate",
@@ -123,6 +124,27 @@ def variants(mixer: str) -> tuple[str, ...]:
 def speaker(arms: Mapping[str, "Trials"], mixer: str) -> str | None:
     """The variant of a mixer that speaks for it: the best on validation, of equals the first; None without any."""
     return max((arm for arm in variants(mixer) if arm in arms), key=lambda arm: arms[arm].validated, default=None)
+
+
+def to_guard(arms: Mapping[str, "Trials"], mixer: str, seeds: int) -> tuple[str, tuple[str, ...]] | None:
+    """The variant that speaks for a mixer, and those that are trained for longer; None until it is known who speaks.
+
+    Where all seeds of the one that speaks solve the task it is trained for longer alone, else every variant is.
+    """
+    speaks = speaker(arms, mixer)
+    if speaks is None or not is_complete(arms, mixer, seeds):
+        return None
+    return speaks, (speaks,) if arms[speaks].all_solved else variants(mixer)
+
+
+def shares(arms: Mapping[str, "Trials"], judged: Collection[str]) -> dict[str, float]:
+    """The shares of seeds that solve a task, of the arms that speak and of all others that have enough for a word."""
+    spoken_for = {name for arm in judged for name in variants(parts.split(arm)[0])} - {*judged}
+    return {
+        arm: of_arm.solved() / of_arm.seeds
+        for arm, of_arm in arms.items()
+        if arm not in spoken_for and of_arm.seeds >= OTHERS
+    }
 
 
 def is_complete(arms: Mapping[str, "Trials"], mixer: str, seeds: int) -> bool:

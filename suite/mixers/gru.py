@@ -14,8 +14,8 @@ from suite.ops import implementations, initial, recurrent
 NAME = "the GRU"
 FAMILY = "gru"
 STATE = "nonlinear"
-# At scale quick spread and one solve recall 48 tokens back in 5 of 5 seeds with 200 steps, spread a little better, and
-# chrono in 4.
+# At scale quick, on two machines, of 10 seeds one and spread solve recall 48 tokens back with 200 steps in 10, spread
+# with the higher accuracy, and chrono in 8: spread is the default.
 VARIANTS = {"forget": ("one", "spread", "chrono")}
 
 
