@@ -106,7 +106,8 @@ class Model(eqx.Module):
 
         arrays, static = eqx.partition(self.pattern, eqx.is_array)
         if self.pattern:
-            x_BTD, _ = jax.lax.scan(repeat, x_BTD, arrays)
+            with jax.named_scope("blocks"):  # profiles and suite/counting/collectives.py tell loops apart by it
+                x_BTD, _ = jax.lax.scan(repeat, x_BTD, arrays)
         for block in self.rest:
             x_BTD = run(block, x_BTD)
         return x_BTD

@@ -160,7 +160,8 @@ def _add_up(
         return jax.tree.map(jnp.add, sums, differentiate(params, piece)), None
 
     zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), jnp.float32), params))
-    return jax.lax.scan(add, zeros, pieces)[0]
+    with jax.named_scope("microbatches"):
+        return jax.lax.scan(add, zeros, pieces)[0]
 
 
 def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:

@@ -1,0 +1,290 @@
+"""Collectives of a compiled program: what a device sends, over which axes of the mesh, and inside which loops.
+
+Read from the program's HLO, as XLA prints it for CPU, GPU and TPU: exact, and nothing runs. JAX's own tools count a
+loop's body once; here every collective knows the loops around it, their lengths and whether they go over time.
+
+Bytes are those that one device sends in one call, by the cost of a ring, without the padding of a layout. Of n devices
+and an operand of b bytes on each:
+
+    all-gather             (n - 1) b         each passes on all parts of the result but one
+    reduce-scatter         (n - 1) / n b
+    all-reduce             2 (n - 1) / n b   a reduce-scatter and an all-gather
+    all-to-all             (n - 1) / n b
+    collective-permute     b                 where a device sends to itself alone: nothing
+
+A pair of -start and -done is one collective. Groups of one device send nothing and are left out.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+# Scopes (jax.named_scope) of the training step's loops that do not go over time; every other loop of a program does.
+BLOCKS, MICROBATCHES, RING = "blocks", "microbatches", "ring"
+NOT_OVER_TIME = {BLOCKS, MICROBATCHES, RING}
+
+SENT: dict[str, Callable[[int, int], int]] = {  # by the operand's bytes and the number of devices in a group
+    "all-gather": lambda size, n: (n - 1) * size,
+    "reduce-scatter": lambda size, n: (n - 1) * size // n,
+    "all-reduce": lambda size, n: 2 * (n - 1) * size // n,
+    "all-to-all": lambda size, n: (n - 1) * size // n,
+    "collective-permute": lambda size, n: size,
+}
+UNKNOWN = ("ragged-all-to-all", "collective-broadcast")  # XLA makes none of them from this suite
+COLLECTIVE = re.compile(rf"({'|'.join((*UNKNOWN, *SENT))})(?:-start)?")
+# TPU's compiler writes a reduce-scatter as a fusion of an all-reduce and a slice.
+REDUCE_SCATTER_OF_TPU = "all-reduce-scatter"
+
+COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
+ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,<=]*)\]")
+BITS = {"pred": 8, "token": 0, "opaque": 0}
+CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
+BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+OF_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\((.*?)\))? ?\{([^}]*)\}")
+OP_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+class Loop(NamedTuple):
+    """A loop of a compiled program: its op_name, how often its body runs (None: not written there), what it is over."""
+
+    name: str
+    trips: int | None
+    over_time: bool
+
+
+class Collective(NamedTuple):
+    """A collective of a compiled program: the bytes that a device sends in one call, and the loops around it."""
+
+    operation: str
+    axes: tuple[str, ...]
+    sent: int
+    loops: tuple[Loop, ...]  # the outermost first
+    operands: str  # their types on one device
+    name: str  # op_name
+
+    @property
+    def calls(self) -> int | None:
+        """How often it runs in one call of the program; None where the length of a loop around it is not known."""
+        trips = [loop.trips for loop in self.loops]
+        return None if None in trips else math.prod(filter(None, trips))
+
+    @property
+    def in_time(self) -> bool:
+        """Whether a loop over time is around it."""
+        return any(loop.over_time for loop in self.loops)
+
+
+class Instruction(NamedTuple):
+    """A line of a computation."""
+
+    name: str
+    type: str
+    opcode: str
+    operands: str
+    attributes: str
+
+
+Computations = dict[str, list[Instruction]]
+
+
+def of_program(compiled: jax.stages.Compiled, mesh: Mesh) -> list[Collective]:
+    """The collectives of a program that was compiled for a mesh, those of loops with their loops around them."""
+    text = compiled.as_text()
+    assert text is not None, "the backend gives no text of a compiled program"
+    return of_text(text, mesh)
+
+
+def of_text(text: str, mesh: Mesh) -> list[Collective]:
+    """The same from a program's HLO. ValueError where it holds what this reading does not know."""
+    entry, computations = _parse(text)
+    return list(_of_computation(entry, computations, mesh, ()))
+
+
+def is_over_time(name: str) -> bool:
+    """Whether a loop goes over time, by its op_name, as in `jit(step)/transpose(jvp(blocks))/while`.
+
+    Trip counts do not tell: a loop may be unrolled, or as long as the model is deep. The scopes of the few loops that
+    do not go over time are written where these are written, and every loop of a mixer, a user's own too, goes without.
+    A loop without a name is taken for one over time; those that XLA makes of one operation have that operation's.
+    """
+    *before, last = ["", *name.split("/")]
+    scope = re.search(r"(\w*)\)*$", before[-1] if before else "")
+    return not name or (last == "while" and (scope is None or scope[1] not in NOT_OVER_TIME))
+
+
+def _of_computation(name: str, computations: Computations, mesh: Mesh, loops: tuple[Loop, ...]) -> Iterator[Collective]:
+    """Those of a computation and of all that it calls."""
+    types = {instruction.name: instruction.type for instruction in computations[name]}
+    for instruction in computations[name]:
+        match = COLLECTIVE.fullmatch(instruction.opcode)
+        if match:
+            operation = "reduce-scatter" if REDUCE_SCATTER_OF_TPU in name else match[1]
+            yield from _collective(operation, instruction, types, mesh, loops)
+        elif instruction.opcode == "conditional":
+            branches = [list(_of_computation(branch, computations, mesh, loops)) for branch in _called(instruction)]
+            yield from max(branches, key=_total, default=[])
+        elif not instruction.opcode.endswith(("-update", "-done")):  # they name the computation of their -start
+            inner = (*loops, _loop(instruction, computations)) if instruction.opcode == "while" else loops
+            for called in _called(instruction):
+                yield from _of_computation(called, computations, mesh, inner)
+
+
+def _collective(
+    operation: str, instruction: Instruction, types: dict[str, str], mesh: Mesh, loops: tuple[Loop, ...]
+) -> Iterator[Collective]:
+    """One, or none where no device sends to another."""
+    if operation in UNKNOWN:
+        raise ValueError(f"no cost is known of a {operation}; give it one in suite/counting/collectives.py")
+    groups = _pairs(instruction) if operation == "collective-permute" else _groups(instruction, mesh.size)
+    groups = [group for group in groups if len(set(group)) > 1]
+    if not groups:
+        return
+    operands = ", ".join(types[operand] for operand in re.findall(r"%([\w.\-]+)", instruction.operands))
+    sent = SENT[operation](_bytes(operands), max(map(len, groups)))
+    yield Collective(operation, _axes(groups, mesh), sent, loops, operands, _op_name(instruction))
+
+
+def _total(collectives: list[Collective]) -> int:
+    return sum(one.sent * (one.calls or 1) for one in collectives)
+
+
+def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
+    """The axes of the mesh along which devices of one group differ. Device k of a program is the k-th of the mesh."""
+    varying = set()
+    for group in groups:
+        places = zip(*np.unravel_index(group, mesh.devices.shape), strict=True)
+        for axis, at in zip(mesh.axis_names, zip(*places, strict=True), strict=True):
+            if len(set(at)) > 1:
+                varying.add(axis)
+    return tuple(axis for axis in mesh.axis_names if axis in varying)
+
+
+def _groups(instruction: Instruction, n_devices: int) -> list[list[int]]:
+    """The devices of each group: {{0,1},{2,3}}, [2,2]<=[4], or mesh['a'=2,'b'=2] {'b'}; {} stands for all."""
+    attributes = instruction.attributes
+    if iota := IOTA.search(attributes):
+        return _iota(iota[2], iota[3]).reshape(_numbers(iota[1])).tolist()
+    if of_mesh := OF_MESH.search(attributes):
+        return _of_mesh(*of_mesh.groups())
+    listed = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", attributes)
+    if listed is None:
+        raise ValueError(f"cannot read the replica_groups of {instruction.opcode}: {attributes}")
+    groups = [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", listed[1])]
+    # With a channel, ids count programs that differ in nothing unless they are said to be those of devices.
+    of_programs = "channel_id=" in attributes and "use_global_device_ids=true" not in attributes
+    everywhere = not groups or (of_programs and groups == [[0]])
+    return [list(range(n_devices))] if everywhere else groups
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """Counts from 0 in this shape, with its axes in another order: `2,4` and `1,0`."""
+    ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return ids.transpose(_numbers(order)) if order else ids
+
+
+def _of_mesh(sizes: str, ids: str | None, over: str) -> list[list[int]]:
+    """Groups along axes of XLA's own mesh; `'a':(2)4` is the part of size 4 of axis a, below its first part of 2."""
+    axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
+    iota = re.fullmatch(r"\[[\d,]+\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", ids or "")
+    devices = _iota(iota[1], iota[2]).flatten().tolist() if iota else _numbers(ids or "")
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number in range(math.prod(axes.values())):
+        place = dict(zip(axes, map(int, np.unravel_index(number, tuple(axes.values()))), strict=True))
+        for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", over):
+            below = axes[name] // (int(before) * int(size)) if size else 1
+            place[name] -= place[name] // below % int(size or axes[name]) * below
+        groups.setdefault(tuple(place.values()), []).append(devices[number] if devices else number)
+    return list(groups.values())
+
+
+def _pairs(instruction: Instruction) -> list[list[int]]:
+    match = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", instruction.attributes)
+    if match is None:
+        raise ValueError(f"cannot read the source_target_pairs of {instruction.opcode}: {instruction.attributes}")
+    return [_numbers(pair) for pair in re.findall(r"\{([\d,]*)\}", match[1])]
+
+
+def _loop(instruction: Instruction, computations: Computations) -> Loop:
+    trips = TRIPS.search(instruction.attributes)
+    name = _op_name(instruction)
+    return Loop(name, int(trips[1]) if trips else _trips(instruction, computations), is_over_time(name))
+
+
+def _trips(instruction: Instruction, computations: Computations) -> int | None:
+    """The length of a loop that counts up from 0 to a constant of its condition; None where it is another loop."""
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", instruction.attributes)
+    assert condition is not None, f"a while without a condition: {instruction}"
+    inside = _within(condition[1], computations)
+    limits = [one.operands for one in inside if one.opcode == "constant" and re.match(r"[su]\d+\[\]", one.type)]
+    counts_up = [one for one in inside if one.opcode == "compare" and "direction=LT" in one.attributes]
+    return int(limits[0]) if len(limits) == len(counts_up) == 1 else None
+
+
+def _within(name: str, computations: Computations) -> list[Instruction]:
+    """The instructions of a computation and of all that it calls."""
+    here = computations[name]
+    return [*here, *(inner for one in here for called in _called(one) for inner in _within(called, computations))]
+
+
+def _called(instruction: Instruction) -> list[str]:
+    branches = BRANCHES.search(instruction.attributes)
+    listed = re.findall(r"[\w.\-]+", branches[1]) if branches else []
+    return [*listed, *CALLED.findall(instruction.attributes)]
+
+
+def _parse(text: str) -> tuple[str, Computations]:
+    """The name of the entry computation, and the instructions of each computation."""
+    entry, computations = "", {}
+    here: list[Instruction] = []
+    for line in text.splitlines():
+        if line.startswith(("%", "ENTRY ")) and (match := COMPUTATION.match(line)):
+            here = computations[match[1]] = []
+            entry = match[1] if line.startswith("ENTRY ") else entry
+        elif match := INSTRUCTION.match(line):
+            here.append(_instruction(match[1], match[2]))
+    if not entry:
+        raise ValueError(f"no program in HLO: it begins with {text[:60]!r}")
+    return entry, computations
+
+
+def _instruction(name: str, text: str) -> Instruction:
+    """Takes `f32[4] all-gather(%x), dimensions={0}` apart; types and operands may hold brackets and spaces."""
+    end = _end(text) if text.startswith("(") else text.index(" ")
+    opcode, _, rest = text[end:].strip().partition("(")
+    close = _end("(" + rest) - 1
+    return Instruction(name, text[:end], opcode, rest[: close - 1], rest[close:])
+
+
+def _end(text: str) -> int:
+    """Where the bracket closes that a text begins with."""
+    depth = 0
+    for match in re.finditer(r"[()]", text):
+        depth += 1 if match[0] == "(" else -1
+        if depth == 0:
+            return match.end()
+    raise ValueError(f"a bracket does not close: {text[:60]}")
+
+
+def _bytes(types: str) -> int:
+    bits = 0
+    for element, width, shape in ARRAY.findall(types):
+        size = int(width) if width else BITS[element]
+        bits += size * math.prod(int(axis.removeprefix("<=")) for axis in filter(None, shape.split(",")))
+    return math.ceil(bits / 8)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _op_name(instruction: Instruction) -> str:
+    name = OP_NAME.search(instruction.attributes)
+    return name[1] if name else ""
