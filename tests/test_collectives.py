@@ -143,6 +143,128 @@ HEAD = """HloModule jit_step, is_scheduled=true, num_partitions=8
   ROOT %add.1 = f32[]{:T(128)} add(%a.1, %b.1)
 }
 """
+# As libtpu 0.0.42 wrote it for eight chips: a loop over blocks whose length stands in its condition, a reduce-scatter
+# that is a fusion, and an all-gather whose three parts lie in fusions, each with a copy of it.
+OF_TPU = (
+    HEAD
+    + """
+%start (p.1: bf16[512,256]) -> (bf16[512,256], bf16[1024,256], u32[]) {
+  %p.1 = bf16[512,256]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-gather.1 = bf16[1024,256]{1,0:T(8,128)(2,1)} all-gather(%p.1), channel_id=11, \
+replica_groups={{0,2},{1,3},{4,6},{5,7}}, dimensions={0}, use_global_device_ids=true, \
+frontend_attributes={chain_id="0"}, metadata={op_name="jit(step)/jvp(blocks)/while/body/closed_call/all_gather"}
+  ROOT %custom-call.1 = (bf16[512,256]{1,0:T(8,128)(2,1)S(1)}, bf16[1024,256]{1,0:T(8,128)(2,1)S(1)}, \
+/*index=2*/u32[]{:S(2)}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (p.2: bf16[512,256], q.2: bf16[8,512]) -> bf16[8,512] {
+  %p.2 = bf16[512,256]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %q.2 = bf16[8,512]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %all-gather.2 = bf16[1024,256]{1,0:T(8,128)(2,1)S(1)} all-gather(%p.2), channel_id=11, \
+replica_groups={{0,2},{1,3},{4,6},{5,7}}, dimensions={0}, use_global_device_ids=true, \
+frontend_attributes={chain_id="0"}, metadata={op_name="jit(step)/jvp(blocks)/while/body/closed_call/all_gather"}
+  ROOT %exponential.2 = bf16[8,512]{1,0:T(8,128)(2,1)S(1)} exponential(%q.2)
+}
+
+%all-reduce-scatter.clone.1 (input.3: bf16[1024,1024]) -> bf16[256,1024] {
+  %input.3 = bf16[1024,1024]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-reduce.3 = bf16[1024,1024]{1,0:T(8,128)(2,1)} all-reduce(%input.3), channel_id=5, \
+replica_groups={{0,1,2,3},{4,5,6,7}}, use_global_device_ids=true, to_apply=%sum
+  %zero.3 = s32[]{:T(128)} constant(0)
+  ROOT %slice.3 = bf16[256,1024]{1,0:T(8,128)(2,1)S(1)} dynamic-slice(%all-reduce.3, %zero.3, %zero.3), \
+dynamic_slice_sizes={256,1024}
+}
+
+%body (carry.4: (s32[]{:T(128)}, bf16[512,256], bf16[8,512], bf16[1024,1024])) -> (s32[], bf16[512,256]) {
+  %carry.4 = (s32[]{:T(128)}, bf16[512,256]{1,0:T(8,128)(2,1)S(1)}, bf16[8,512]{1,0}, bf16[1024,1024]) parameter(0)
+  %w.4 = bf16[512,256]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%carry.4), index=1
+  %x.4 = bf16[8,512]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%carry.4), index=2
+  %g.4 = bf16[1024,1024]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%carry.4), index=3
+  %async-collective-start = (bf16[512,256]{1,0}, bf16[1024,256]{1,0}, u32[]{:S(2)}) fusion(%w.4), kind=kCustom, \
+calls=%start
+  %fusion.4 = bf16[8,512]{1,0:T(8,128)(2,1)S(1)} fusion(%w.4, %x.4), kind=kOutput, calls=%async_collective_fusion.1
+  %fusion.5 = bf16[256,1024]{1,0:T(8,128)(2,1)S(1)} fusion(%g.4), kind=kCustom, calls=%all-reduce-scatter.clone.1
+  %all-reduce.7 = bf16[1,256,1024]{2,1,0:T(8,128)(2,1)S(1)} all-reduce(%fusion.5), channel_id=6, \
+replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_2'}, \
+use_global_device_ids=true, to_apply=%sum, metadata={op_name="jit(step)/transpose(jvp(blocks))/while/body/dot_general"}
+  ROOT %tuple.4 = (s32[]{:T(128)}, bf16[512,256]{1,0:T(8,128)(2,1)S(1)}) tuple(%x.4, %w.4)
+}
+
+%condition (carry.5: (s32[], bf16[512,256])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(24)
+  %carry.5 = (s32[]{:T(128)}, bf16[512,256]{1,0:T(8,128)(2,1)S(1)}) parameter(0)
+  %number.5 = s32[]{:T(128)} get-tuple-element(%carry.5), index=0
+  ROOT %lt.5 = pred[]{:T(512)} compare(%number.5, %limit), direction=LT
+}
+
+ENTRY %main.1_spmd (x.6: f32[]) -> f32[] {
+  %x.6 = f32[]{:T(128)} parameter(0)
+  %while.6 = (s32[]{:T(128)}, bf16[512,256]{1,0:T(8,128)(2,1)S(1)}) while(%x.6), condition=%condition, body=%body, \
+metadata={op_name="jit(step)/transpose(jvp(blocks))/while"}
+  ROOT %all-reduce.6 = f32[]{:T(128)} all-reduce(%x.6), channel_id=3, \
+replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0','axis_1'}, use_global_device_ids=true, to_apply=%sum
+}
+"""
+)
+
+
+def test_what_the_compiler_of_a_tpu_writes_is_read(devices: list) -> None:
+    mesh = jax.make_mesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    found = [(one.operation, one.axes, one.sent, one.calls, one.in_time) for one in collectives.of_text(OF_TPU, mesh)]
+    assert found == [
+        ("all-gather", ("fsdp",), 512 * 256 * 2, 24, False),  # once, in the first of its parts
+        ("reduce-scatter", ("fsdp", "model"), 3 * 1024 * 1024 * 2 // 4, 24, False),
+        ("all-reduce", ("data",), 256 * 1024 * 2, 24, False),
+        ("all-reduce", AXES, 2 * 7 * 4 // 8, 1, False),
+    ]
+
+
+# As XLA writes it for GPUs: pairs of -start and -done, some around a computation of their own.
+OF_GPU = (
+    HEAD
+    + """
+%async_computation (p.1: f32[64,128]) -> f32[64,128] {
+  %p.1 = f32[64,128]{1,0} parameter(0)
+  ROOT %all-to-all.1 = f32[64,128]{1,0} all-to-all(%p.1), channel_id=4, replica_groups={{0,4},{1,5},{2,6},{3,7}}, \
+dimensions={0}
+}
+
+%command_buffer (p.2: f32[64,128]) -> f32[512,128] {
+  %p.2 = f32[64,128]{1,0} parameter(0)
+  %all-gather-start = (f32[64,128]{1,0}, f32[512,128]{1,0}) all-gather-start(%p.2), channel_id=1, \
+replica_groups=[1,8]<=[8], dimensions={0}, use_global_device_ids=true, \
+backend_config={"collective_backend_config":{"is_sync":true}}
+  ROOT %all-gather-done = f32[512,128]{1,0} all-gather-done(%all-gather-start)
+}
+
+ENTRY %main (x.3: f32[64,128]) -> f32[32,128] {
+  %x.3 = f32[64,128]{1,0} parameter(0)
+  %call.3 = f32[512,128]{1,0} call(%x.3), to_apply=%command_buffer
+  %all-reduce-start = f32[64,128]{1,0} all-reduce-start(%x.3), channel_id=2, \
+replica_groups=[4,2]<=[2,2,2]T(0,2,1), use_global_device_ids=true, to_apply=%sum
+  %all-to-all-start = ((f32[64,128]{1,0}), f32[64,128]{1,0}) async-start(%x.3), calls=%async_computation
+  %permute-start = (f32[64,128]{1,0}, f32[64,128]{1,0}) collective-permute-start(%x.3), channel_id=5, \
+source_target_pairs={{0,1},{1,0},{2,3},{3,2},{4,4}}
+  %reduce-scatter-start = ((f32[64,128]{1,0}), f32[32,128]{1,0}) reduce-scatter-start(%x.3), channel_id=3, \
+replica_groups=[4,2]<=[8], dimensions={0}, to_apply=%sum, use_global_device_ids=true
+  %all-reduce-done = f32[64,128]{1,0} all-reduce-done(%all-reduce-start)
+  %all-to-all-done = f32[64,128]{1,0} async-done(%all-to-all-start), calls=%async_computation
+  %permute-done = f32[64,128]{1,0} collective-permute-done(%permute-start)
+  ROOT %reduce-scatter-done = f32[32,128]{1,0} reduce-scatter-done(%reduce-scatter-start)
+}
+"""
+)
+
+
+def test_pairs_of_start_and_done_are_one_collective(mesh: Mesh) -> None:
+    size = 64 * 128 * 4
+    assert [(one.operation, one.axes, one.sent) for one in collectives.of_text(OF_GPU, mesh)] == [
+        ("all-gather", AXES, 7 * size),
+        ("all-reduce", ("fsdp",), size),
+        ("all-to-all", ("data",), size // 2),
+        ("collective-permute", ("model",), size),
+        ("reduce-scatter", ("model",), size // 2),
+    ]
 
 
 def test_an_unknown_spelling_is_refused_rather_than_counted_as_nothing(mesh: Mesh) -> None:

@@ -40,6 +40,9 @@ COLLECTIVE = re.compile(rf"({'|'.join((*UNKNOWN, *SENT))})(?:-start)?")
 # TPU's compiler writes a reduce-scatter as a fusion of an all-reduce and a slice.
 REDUCE_SCATTER_OF_TPU = "all-reduce-scatter"
 
+# It also spreads an asynchronous collective over several fusions, which compute meanwhile: each has a copy of it.
+CHAIN = re.compile(r'\bchannel_id=(\d+).*\bchain_id="(\w+)"')
+
 COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
 ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,<=]*)\]")
@@ -92,7 +95,12 @@ class Instruction(NamedTuple):
     attributes: str
 
 
-Computations = dict[str, list[Instruction]]
+class Program(NamedTuple):
+    """The computations of a program, and the mesh that it is for."""
+
+    computations: dict[str, list[Instruction]]
+    mesh: Mesh
+    chains: set[tuple[str, ...]]  # that were counted
 
 
 def of_program(compiled: jax.stages.Compiled, mesh: Mesh) -> list[Collective]:
@@ -105,7 +113,7 @@ def of_program(compiled: jax.stages.Compiled, mesh: Mesh) -> list[Collective]:
 def of_text(text: str, mesh: Mesh) -> list[Collective]:
     """The same from a program's HLO. ValueError where it holds what this reading does not know."""
     entry, computations = _parse(text)
-    return list(_of_computation(entry, computations, mesh, ()))
+    return list(_of_computation(entry, Program(computations, mesh, set()), ()))
 
 
 def is_over_time(name: str) -> bool:
@@ -120,36 +128,40 @@ def is_over_time(name: str) -> bool:
     return not name or (last == "while" and (scope is None or scope[1] not in NOT_OVER_TIME))
 
 
-def _of_computation(name: str, computations: Computations, mesh: Mesh, loops: tuple[Loop, ...]) -> Iterator[Collective]:
+def _of_computation(name: str, program: Program, loops: tuple[Loop, ...]) -> Iterator[Collective]:
     """Those of a computation and of all that it calls."""
-    types = {instruction.name: instruction.type for instruction in computations[name]}
-    for instruction in computations[name]:
+    instructions = program.computations[name]
+    types = {instruction.name: instruction.type for instruction in instructions}
+    for instruction in instructions:
         match = COLLECTIVE.fullmatch(instruction.opcode)
         if match:
             operation = "reduce-scatter" if REDUCE_SCATTER_OF_TPU in name else match[1]
-            yield from _collective(operation, instruction, types, mesh, loops)
+            yield from _collective(operation, instruction, types, program, loops)
         elif instruction.opcode == "conditional":
-            branches = [list(_of_computation(branch, computations, mesh, loops)) for branch in _called(instruction)]
+            branches = [list(_of_computation(branch, program, loops)) for branch in _called(instruction)]
             yield from max(branches, key=_total, default=[])
         elif not instruction.opcode.endswith(("-update", "-done")):  # they name the computation of their -start
-            inner = (*loops, _loop(instruction, computations)) if instruction.opcode == "while" else loops
+            inner = (*loops, _loop(instruction, program.computations)) if instruction.opcode == "while" else loops
             for called in _called(instruction):
-                yield from _of_computation(called, computations, mesh, inner)
+                yield from _of_computation(called, program, inner)
 
 
 def _collective(
-    operation: str, instruction: Instruction, types: dict[str, str], mesh: Mesh, loops: tuple[Loop, ...]
+    operation: str, instruction: Instruction, types: dict[str, str], program: Program, loops: tuple[Loop, ...]
 ) -> Iterator[Collective]:
-    """One, or none where no device sends to another."""
+    """One; none where no device sends to another, or where another link of its chain was counted."""
     if operation in UNKNOWN:
         raise ValueError(f"no cost is known of a {operation}; give it one in suite/counting/collectives.py")
+    mesh = program.mesh
     groups = _pairs(instruction) if operation == "collective-permute" else _groups(instruction, mesh.size)
     groups = [group for group in groups if len(set(group)) > 1]
-    if not groups:
-        return
-    operands = ", ".join(types[operand] for operand in re.findall(r"%([\w.\-]+)", instruction.operands))
-    sent = SENT[operation](_bytes(operands), max(map(len, groups)))
-    yield Collective(operation, _axes(groups, mesh), sent, loops, operands, _op_name(instruction))
+    if chain := CHAIN.search(instruction.attributes):
+        groups = [] if chain.groups() in program.chains else groups
+        program.chains.add(chain.groups())
+    if groups:
+        operands = ", ".join(types[operand] for operand in re.findall(r"%([\w.\-]+)", instruction.operands))
+        sent = SENT[operation](_bytes(operands), max(map(len, groups)))
+        yield Collective(operation, _axes(groups, mesh), sent, loops, operands, _op_name(instruction))
 
 
 def _total(collectives: list[Collective]) -> int:
@@ -193,7 +205,7 @@ def _iota(shape: str, order: str | None) -> np.ndarray:
 def _of_mesh(sizes: str, ids: str | None, over: str) -> list[list[int]]:
     """Groups along axes of XLA's own mesh; `'a':(2)4` is the part of size 4 of axis a, below its first part of 2."""
     axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
-    iota = re.fullmatch(r"\[[\d,]+\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", ids or "")
+    iota = re.fullmatch(r"\[([\d,]+)\]T\(([\d,]+)\)", ids or "")
     devices = _iota(iota[1], iota[2]).flatten().tolist() if iota else _numbers(ids or "")
     groups: dict[tuple[int, ...], list[int]] = {}
     for number in range(math.prod(axes.values())):
@@ -212,13 +224,13 @@ def _pairs(instruction: Instruction) -> list[list[int]]:
     return [_numbers(pair) for pair in re.findall(r"\{([\d,]*)\}", match[1])]
 
 
-def _loop(instruction: Instruction, computations: Computations) -> Loop:
+def _loop(instruction: Instruction, computations: dict[str, list[Instruction]]) -> Loop:
     trips = TRIPS.search(instruction.attributes)
     name = _op_name(instruction)
     return Loop(name, int(trips[1]) if trips else _trips(instruction, computations), is_over_time(name))
 
 
-def _trips(instruction: Instruction, computations: Computations) -> int | None:
+def _trips(instruction: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
     """The length of a loop that counts up from 0 to a constant of its condition; None where it is another loop."""
     condition = re.search(r"\bcondition=%?([\w.\-]+)", instruction.attributes)
     assert condition is not None, f"a while without a condition: {instruction}"
@@ -228,7 +240,7 @@ def _trips(instruction: Instruction, computations: Computations) -> int | None:
     return int(limits[0]) if len(limits) == len(counts_up) == 1 else None
 
 
-def _within(name: str, computations: Computations) -> list[Instruction]:
+def _within(name: str, computations: dict[str, list[Instruction]]) -> list[Instruction]:
     """The instructions of a computation and of all that it calls."""
     here = computations[name]
     return [*here, *(inner for one in here for called in _called(one) for inner in _within(called, computations))]
@@ -240,7 +252,7 @@ def _called(instruction: Instruction) -> list[str]:
     return [*listed, *CALLED.findall(instruction.attributes)]
 
 
-def _parse(text: str) -> tuple[str, Computations]:
+def _parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:
     """The name of the entry computation, and the instructions of each computation."""
     entry, computations = "", {}
     here: list[Instruction] = []
