@@ -87,6 +87,7 @@ class Comparison:
     jobs: dict[str, Job]
     rows: list[Row]  # under the first of the matchings
     more: dict[str, list[Row]]  # under each other matching
+    over_devices: list[Row]  # of the measure `collectives`, from every place: no clock is in them
     judged: tuple[Judged, ...]
     problems: tuple[Problem, ...]
     environment: Row  # of the newest run here; empty before it
@@ -184,11 +185,17 @@ def _read_rows(out: epath.Path, settings: Row, loaded: list[Claim], problems: li
         jobs=jobs,
         rows=claims.of_match(rows, first),
         more={match: claims.of_match(rows, match) for match in others},
+        over_devices=[row for row in claims.of_match(every, first) if _is_of(row, "collectives")],
         judged=tuple(_judge(claim, rows, no_evidence) for claim in loaded),
         problems=tuple(problems),
         environment=environment,
         flags=flags.read_bytes().decode(errors="replace") if flags.is_file() else {"flags": "", **environment}["flags"],
     )
+
+
+def _is_of(row: Row, measure: str) -> bool:
+    """Whether a row holds numbers of a measure, at any values of its knobs."""
+    return parts.split(row["measure"])[0] == measure and row["outcome"] == "ok"
 
 
 def _settings(out: epath.Path) -> tuple[Row, list[Problem]]:

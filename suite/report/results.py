@@ -18,7 +18,8 @@ COLUMNS = (
     *("tokens", "train_length", "eval_length", "batch", "n_devices", "device_kind", "dtype", "implementation"),
     *("metric", "value", "n", "outcome"),
 )
-SHOWN = ("learning", "size", "peak", "step_time")  # by sections of the report; others by the claims that ask for them
+# By sections of the report; others by the claims that ask for them.
+SHOWN = ("learning", "size", "peak", "step_time", "collectives", "weak_scaling")
 MOST = 200  # lines of a plain table
 FAILURE_COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")
 LONGEST_REASON = 160  # characters: the first lines of a runtime's message name the cause

@@ -173,6 +173,16 @@ def agree(value: Any, seconds: float = AGREEING_SECONDS) -> Any:
     return json.loads(_read(key, seconds))
 
 
+def collect(value: Any, seconds: float = AGREEING_SECONDS) -> list[Any]:
+    """What every process gives, in the order of their ranks, in every process: JSON."""
+    joined = distributed.global_state
+    if joined.num_processes == 1:
+        return [value]
+    key = f"crossover/{next(_numbers)}"
+    _service().key_value_set(f"{key}/{joined.process_id}", json.dumps(value))
+    return [json.loads(_read(f"{key}/{rank}", seconds)) for rank in range(joined.num_processes)]
+
+
 def barrier(name: str, seconds: float) -> None:
     """Waits until every process is here; raises PeerLate, which names who is missing."""
     if jax.process_count() == 1:
