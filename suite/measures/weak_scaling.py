@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from suite import mesh as meshes
@@ -34,6 +34,7 @@ def measure(rig: Rig, *, rounds: int = 10, warmup: int = 3) -> Iterator[Row]:
     calls, bursts = {}, {}
     rigs = {n_devices: on_devices(rig, n_devices) for n_devices in numbers_of_devices(rig)}
     for n_devices, part in rigs.items():
+        rig.watchdog.feed(long=True)
         calls[n_devices] = _stepping(part)
         warm = clock.time_calls(calls[n_devices], warmup=warmup, repeats=2)
         bursts[n_devices] = processes.agree(min(LONGEST_BURST, max(1, math.ceil(BLOCK_SECONDS / min(warm)))))
@@ -64,23 +65,25 @@ def numbers_of_devices(rig: Rig) -> list[int]:
 
 
 def on_devices(rig: Rig, n_devices: int) -> Rig:
-    """The job on the first devices of the mesh that are this process's own, with their share of the batch.
-
-    They fill the mesh's last axes first, and split the batch where these are as large as on the whole mesh.
-    """
+    """The job on the first devices of the mesh that are this process's own, with their share of the batch."""
     every = rig.mesh.size
     if n_devices == every:
         return rig
-    sizes, left = {}, n_devices
-    for axis, size in reversed(rig.mesh.shape.items()):
-        sizes[axis] = left if axis == "data" else math.gcd(size, left)
-        left //= sizes[axis]
-    spec = ",".join(f"{axis}:{sizes[axis]}" for axis in rig.mesh.shape)
+    spec = ",".join(f"{axis}:{size}" for axis, size in axes_of(rig.mesh.shape, n_devices).items())
     mesh = meshes.make(spec, rig.mesh.local_devices[:n_devices])
     share = {name: getattr(rig.job, name) * n_devices // every for name in ("batch", "microbatch")}
     job = rig.programs.job.replace(**share)
     made = programs.of_job(job, mesh, rig.programs.vocab)
     return dataclasses.replace(rig, job=rig.job.replace(**share), mesh=mesh, programs=made)
+
+
+def axes_of(axes: Mapping[str, int], n_devices: int) -> dict[str, int]:
+    """The mesh of so many devices: they fill the last axes of the whole one first, and `data` takes what is left."""
+    sizes, left = {}, n_devices
+    for axis, size in reversed(axes.items()):
+        sizes[axis] = left if axis == "data" else math.gcd(size, left)
+        left //= sizes[axis]
+    return {axis: sizes[axis] for axis in axes}
 
 
 def _stepping(rig: Rig) -> Callable[[], Any]:

@@ -58,9 +58,9 @@ def over_devices(comparison: Comparison) -> Iterator[Block]:
 
 
 def _cells(comparison: Comparison) -> list[Cell]:
-    """By arm, length, devices and mesh; of any place, as no clock is in them."""
+    """By arm, length, devices and mesh; of any place, as no clock is in them, and once, as a repeat is no different."""
     by_cell: dict[tuple, list[Row]] = defaultdict(list)
-    for row in comparison.over_devices:
+    for row in (row for row in comparison.over_devices if row["repeat"] == 0):
         by_cell[row["run_id"], row["place"]].append(row)
     cells = [
         Cell(total, [row for row in rows if row["operation"] != ALL])
