@@ -1,7 +1,5 @@
 """Programs compiled ahead of time, for a mesh of devices that are not there."""
 
-import math
-import re
 from typing import Any
 
 import equinox as eqx
@@ -40,27 +38,6 @@ def text_of(compiled: jax.stages.Compiled) -> str:
     text = compiled.as_text()
     assert text is not None
     return text
-
-
-COLLECTIVES = (
-    "all-reduce|all-gather|ragged-all-to-all|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
-)
-
-
-def exchanged(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes that a device gets from others in one call, by the kind of exchange; "in a loop" those of one turn."""
-    found: dict[str, int] = {}
-    in_loop = True
-    for line in text_of(compiled).splitlines():
-        if line and not line[0].isspace():  # where a computation begins or ends
-            in_loop = not line.startswith("ENTRY")
-        match = re.search(rf"= (.+?) ({COLLECTIVES})(-start)?\(", line)
-        if match:
-            kind = f"{match[2]} in a loop" if in_loop else match[2]
-            arrays = re.findall(r"([a-z]+)(\d+)\[([\d,]*)\]", match[1])
-            sizes = [int(bits) // 8 * math.prod(map(int, filter(None, axes.split(",")))) for _, bits, axes in arrays]
-            found[kind] = found.get(kind, 0) + sum(sizes)
-    return found
 
 
 def parameter_bytes(job: Job) -> int:

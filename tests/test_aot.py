@@ -8,12 +8,13 @@ import importlib.util
 
 import jax
 import pytest
-from ahead import VOCAB, compiled_gradient, exchanged, parameter_bytes, text_of
+from ahead import VOCAB, compiled_gradient, parameter_bytes, text_of
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from suite import mesh as meshes
 from suite import parts
+from suite.counting import collectives
 from suite.job import Job
 from suite.training import conditions
 from suite.training.programs import Programs
@@ -82,14 +83,15 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str, top
     assert memory.argument_size_in_bytes > 0
     assert memory.peak_memory_in_bytes > 0
     assert ("tpu_custom_call" in text_of(compiled)) == (conditions.implementation(job, mesh) in KERNELS)
-    assert_only_gradients_are_exchanged(compiled, job)
+    assert_only_gradients_are_exchanged(compiled, mesh, job)
 
 
-def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, job: Job) -> None:
-    """Each gradient once, in whole tiles of 8 by 128, and a few numbers."""
-    found = exchanged(compiled)
-    assert set(found) == {"all-reduce"}
-    assert parameter_bytes(job) < found["all-reduce"] < 1.1 * parameter_bytes(job)
+def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, mesh: Mesh, job: Job) -> None:
+    """Each gradient once and outside of loops, and a few numbers."""
+    sums = collectives.of_program(compiled, mesh)
+    assert {(one.operation, one.axes, one.loops) for one in sums} == {("all-reduce", ("data",), ())}
+    gradients = collectives.SENT["all-reduce"](parameter_bytes(job), mesh.size)
+    assert gradients < sum(one.sent for one in sums) < 1.1 * gradients
 
 
 # A loop over time and one over chunks: it takes minutes, and whole steps of all arms on 8 chips stand above.
@@ -98,8 +100,9 @@ def test_a_chip_holds_and_exchanges_the_same_on_eight_as_on_sixty_four(name: str
     programs = []
     for topology, n_devices in (("v5e:2x4", 8), ("v5e:8x8", 64)):
         job = Job(mixer=name, width=512, depth=2, length=2048, batch=8 * n_devices, dtype="bfloat16")
-        programs.append(Programs(job, mesh_of(topology, n_devices), VOCAB).lowered_step.compile())
-        assert_only_gradients_are_exchanged(programs[-1], job)
+        mesh = mesh_of(topology, n_devices)
+        programs.append(Programs(job, mesh, VOCAB).lowered_step.compile())
+        assert_only_gradients_are_exchanged(programs[-1], mesh, job)
     few, many = (program.memory_analysis() for program in programs)
     assert few is not None
     assert many is not None

@@ -12,6 +12,7 @@ from suite import report
 from suite.job import Job
 from suite.measures import collectives, weak_scaling
 from suite.report import over_devices, records
+from suite.report.page import Chart
 from suite.sweep.record import Row
 from suite.training import rig
 
@@ -101,7 +102,7 @@ def test_the_report_draws_bytes_of_every_mesh_and_scaling_of_this_place(tmp_path
         put_sent(tmp_path, JOB.replace(batch=2 * n_devices), f"data:{n_devices}", sent)
     put_scaling(tmp_path, JOB, {1: 1.0, 2: 0.9, 4: 0.5})
     comparison = records.read(tmp_path)
-    sent, scaling = [block for block in over_devices.over_devices(comparison) if hasattr(block, "spec")]
+    sent, scaling = [block for block in over_devices.over_devices(comparison) if isinstance(block, Chart)]
     assert sent.alternative == "bytes sent a token against devices. lstm: 62.5 at 4."
     assert scaling.alternative == "fraction kept against devices. lstm: 0.495 at 4."
     report.write(tmp_path)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ahead import VOCAB, exchanged, parameter_bytes
+from ahead import VOCAB, parameter_bytes
 
 from suite import mesh as meshes
 from suite import parts
+from suite.counting import collectives
 from suite.job import Job
 from suite.model import backbone
 from suite.tasks import Batch
@@ -62,10 +63,13 @@ def test_devices_exchange_nothing_but_sums_of_gradients_and_metrics(fields: dict
     for n_devices in (2, 8):
         job = JOB.replace(batch=4 * n_devices, **fields)
         job = job.replace(microbatch=job.microbatch * n_devices // 8)
-        compiled = Programs(job, meshes.make(devices=devices[:n_devices]), VOCAB).lowered_step.compile()
-        found = exchanged(compiled)
-        assert set(found) == {"all-reduce"}
-        assert 0 < found["all-reduce"] - parameter_bytes(job) < 64  # each gradient once, and a few numbers
+        mesh = meshes.make(devices=devices[:n_devices])
+        compiled = Programs(job, mesh, VOCAB).lowered_step.compile()
+        sums = collectives.of_program(compiled, mesh)
+        assert {(one.operation, one.axes, one.loops) for one in sums} == {("all-reduce", ("data",), ())}
+        # Each gradient once, and a few numbers.
+        gradients = collectives.SENT["all-reduce"](parameter_bytes(job), n_devices)
+        assert 0 < sum(one.sent for one in sums) - gradients < 128
         memory = compiled.memory_analysis()
         assert memory is not None
         temporaries.append(memory.temp_size_in_bytes)
@@ -74,11 +78,15 @@ def test_devices_exchange_nothing_but_sums_of_gradients_and_metrics(fields: dict
 
 def test_evaluating_devices_exchange_nothing_but_what_is_asked(devices: list) -> None:
     job = JOB.replace(mixer="lstm+gla", depth=2)
-    programs = Programs(job, meshes.make(devices=devices), VOCAB)
+    mesh = meshes.make(devices=devices)
+    programs = Programs(job, mesh, VOCAB)
     arguments = (backbone.shapes(job, VOCAB), batch_shapes(job.batch, job.length))
-    assert exchanged(programs.evaluate.lower(*arguments).compile()) == {"all-reduce": 6 * 4}
+    sums = collectives.of_program(programs.evaluate.lower(*arguments).compile(), mesh)
+    assert [(one.operation, one.sent) for one in sums] == [("all-reduce", 2 * 7 * 6 * 4 // 8)]
     # The answers to all targets, whole on every device: nats and correctness.
-    assert exchanged(programs.answers.lower(*arguments).compile()) == {"all-gather": 2 * 4 * job.batch * job.length}
+    gathered = collectives.of_program(programs.answers.lower(*arguments).compile(), mesh)
+    assert {one.operation for one in gathered} == {"all-gather"}
+    assert sum(one.sent for one in gathered) == 7 * 2 * 4 * job.batch * job.length // 8
 
 
 @pytest.mark.parametrize("n_devices", [1, 8])
