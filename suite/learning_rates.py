@@ -27,6 +27,7 @@ SEEDS = (1000, 1001)  # of task and initialisation; comparisons take theirs from
 OTHERWISE = 3e-3  # for an arm or a task that is not in the table
 SIZES = ("length", "width", "batch", "steps")  # of a training for which a rate is chosen
 WITHIN = 2  # times a size, within which a rate that was chosen is taken as chosen for it
+LENGTHS = {"recall": "distance"}  # knobs that are a size too: tokens between what is shown and where it is asked for
 NEAR = {"final_accuracy": 0.05, "loss": 0.02}  # of the best score: as far as the window of good rates reaches
 
 
@@ -71,7 +72,7 @@ def covering(job: Job, choices: Iterable[Choice] = ()) -> Choice | None:
     """The choice that was made for this very training; None where none was.
 
     It is of the same arm, task, block and short convolution, and its length, width, batch and steps are each within a
-    factor of WITHIN of the job's.
+    factor of WITHIN of the job's; so is the distance of recall, which is a length.
     """
     line = nearest(job, (*choices, *table()))
     return line if line is not None and _covers(line, job) else None
@@ -86,8 +87,29 @@ def is_tuned(job: Job, choices: Iterable[Choice] = ()) -> bool:
 def _covers(line: Choice | Job, job: Job) -> bool:
     """Whether a rate that was chosen for one is taken as chosen for the other."""
     same = (line.arm, line.block, line.short_conv) == (job.arm, job.block, job.short_conv)
-    tasks = (parts.short("suite.tasks", spec) for spec in (line.task, job.task))
-    return same and len(set(tasks)) == 1 and all(_octaves(line, job, name) <= math.log2(WITHIN) for name in SIZES)
+    return (
+        same
+        and _is_same_task(parts.short("suite.tasks", line.task), parts.short("suite.tasks", job.task))
+        and all(_octaves(line, job, name) <= math.log2(WITHIN) for name in SIZES)
+    )
+
+
+@functools.cache
+def _is_same_task(one: str, other: str) -> bool:
+    """Whether two specs are equal but for a knob that is a length, and this within a factor of WITHIN.
+
+    A distance of 0 stands for distances that vary, and is like no other.
+    """
+    if one == other:
+        return True
+    [name, *others] = {parts.split(spec)[0] for spec in (one, other)}
+    if others or name not in LENGTHS:
+        return False
+    knobs, other_knobs = (dict(parts.knobs("suite.tasks", spec)) for spec in (one, other))
+    length, other_length = (float(of_spec.pop(LENGTHS[name])) for of_spec in (knobs, other_knobs))
+    if knobs != other_knobs or min(length, other_length) == 0:
+        return False
+    return abs(math.log2(length / other_length)) <= math.log2(WITHIN)
 
 
 def _octaves(line: Choice | Job, job: Job, name: str) -> float:

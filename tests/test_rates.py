@@ -111,6 +111,34 @@ def test_as_few_trainings_are_tuned_as_cover_all() -> None:
     assert not learning_rates.covers_any(tuned, JOB.replace(batch=4))
 
 
+RECALL = JOB.replace(task="recall:pairs=1,vocab=32,distance=48", length=52, batch=16, steps=200)
+
+
+@pytest.mark.parametrize(
+    ("task", "length", "covered"),
+    [
+        ("recall:pairs=1,vocab=32,distance=96", 100, True),
+        ("recall:pairs=1,vocab=32,distance=24", 28, True),
+        ("recall:pairs=1,vocab=32,distance=48,density=0.0", 52, True),
+        ("recall:pairs=1,vocab=32,distance=97", 101, False),
+        ("recall:pairs=1,vocab=32,distance=96", 128, False),  # the length is a size of its own
+        ("recall:pairs=1,vocab=32,distance=20", 52, False),
+        ("recall:pairs=1,vocab=32", 52, False),  # distances that vary
+        ("recall:pairs=2,vocab=32,distance=48", 52, False),
+        ("recall:pairs=1,vocab=64,distance=96", 100, False),
+        ("copy", 52, False),
+    ],
+)
+def test_a_distance_of_recall_is_a_length(task: str, length: int, covered: bool) -> None:
+    assert learning_rates.covers_any([RECALL], RECALL.replace(task=task, length=length)) == covered
+    assert learning_rates.covers_any([RECALL.replace(task=task, length=length)], RECALL) == covered
+
+
+def test_no_other_knob_of_a_task_is_a_length() -> None:
+    words = RECALL.replace(task="word_problem:group=A5")
+    assert not learning_rates.covers_any([words], words.replace(task="word_problem:group=Z60"))
+
+
 def test_the_window_of_good_rates_is_given_in_octaves() -> None:
     scores = {
         3e-4: (0.5, 0.7),

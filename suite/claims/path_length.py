@@ -72,7 +72,7 @@ _GPU = Sizes(
 SIZES = {
     "smoke": Sizes(FEW, distances=(4,), reach=64, untested=INSTALLATION),
     "quick": _QUICK,
-    "laptop": Sizes({**_QUICK.recall, "steps": 300, "validate_every": 300}, distances=(8, 32, 128)),
+    "laptop": Sizes({**_QUICK.recall, "steps": 300, "validate_every": 300}, distances=(8, 32, 96)),
     "gpu": _GPU,
     "pod": Sizes(
         {**_GPU.recall, "width": 256, "batch": 16, "steps": 20_000, "validate_every": 2000, "test_examples": 4096},
