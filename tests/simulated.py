@@ -26,6 +26,7 @@ import planted
 from suite import claims, learning_rates, parts
 from suite.claims import ATTENTION, LSTM, compute_scaling, gradient_flow, parallelism
 from suite.job import Cell, Job
+from suite.judging import trials
 from suite.judging.isoflop import Curve, Training
 from suite.scale import PAIR, SCALES, Scale, claim_cells
 from suite.sweep.record import Row
@@ -280,17 +281,23 @@ SCALING = (
 
 
 def scaling(attention: Law, lstm: Law, noise: tuple[float, float]) -> Draw:
-    """Trainings at every budget and size, with the seeds that scale gpu repeats and noise that falls with compute."""
+    """Trainings at every budget and size, with the seeds that scale gpu repeats and noise that falls with compute.
+
+    A probe of the rate is as good as the rate, so that chance alone makes one win.
+    """
     thresholds: dict[str, Any] = parts.knobs("suite.claims", "compute_scaling")
 
     def curve(arm: str, law: Law, rng: np.random.Generator) -> Curve:
-        trainings = []
+        trainings, probed = [], []
         for index, (budget, repeats) in enumerate(zip(BUDGETS, REPEATS, strict=True)):
             spread = noise[0] * (noise[1] / noise[0]) ** (index / (len(BUDGETS) - 1))
             for params in PARAMS:
                 losses = law(params, budget) + spread * rng.standard_normal(repeats)
                 trainings += [Training(params, budget, budget, float(loss), {}) for loss in losses]
-        return Curve(arm, tuple(trainings))
+            best = min(PARAMS, key=lambda params, budget=budget: law(params, budget))
+            losses = law(best, budget) + spread * rng.standard_normal(len(trials.PROBES))
+            probed += [Training(best, budget, budget, float(loss), {"learning_rate": 0.0}) for loss in losses]
+        return Curve(arm, tuple(trainings), tuple(probed))
 
     def draw(rng: np.random.Generator) -> str:
         pair = curve(ATTENTION, attention, rng), curve(LSTM, lstm, rng)

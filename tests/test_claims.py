@@ -208,6 +208,14 @@ CLAIM = "suite/claims/path_length.py"
         ("suite/judging/trials.py", "PROBES = (1 / 3, 3.0)", "PROBES = ()", True),
         ("suite/judging/trials.py", "return 2 * self.solved() > self.seeds", "return self.solved() > 0", True),
         ("suite/learning_rates.py", "SEEDS = (1000, 1001)", "SEEDS = (1000,)", True),
+        ("suite/mixers/gru.py", '("one", "spread", "chrono")', '("one", "spread")', True),  # who may speak
+        (
+            "suite/mixers/elman.py",
+            '("orthogonal", "identity")',
+            '("orthogonal",)',
+            False,
+        ),  # which this claim never names
+        ("suite/mixers/gru.py", 'FAMILY = "gru"', 'FAMILY = "lstm"', False),  # what a mixer computes is no rule
         (CLAIM, 'title="Recall of one pair, every seed a dot"', 'title="Recall"', False),  # a figure
         (
             CLAIM,

@@ -25,7 +25,7 @@ from suite.judging.statistics import (
     newcombe,
     t_quantile,
 )
-from suite.scale import SCALES
+from suite.scale import PAIR, SCALES
 from suite.sweep.record import Row
 from suite.sweep.store import job_of
 
@@ -457,6 +457,58 @@ def power(exponent: float, curvature: float = 0.0, floor: float = 0.0, best: int
 def test_compute_scaling_is_judged(rows: list[Row], verdict: str, said: str) -> None:
     finding = compute_scaling.judge(rows)
     assert (finding.verdict, said in finding.reason) == (verdict, True), finding.reason
+
+
+def probe(rows: list[Row], mixer: str, budget: float, loss: float) -> Row:
+    """A test of seed 0 at three times the rate, at the best width of a budget, its loss that many s.d. of seeds off."""
+    [best] = [
+        row
+        for row in rows
+        if row.get("phase") == "test" and (row["arm"], row["width"], row["seed"]) == (mixer, 32, 0)
+        if abs(math.log(6.0 * row["params"] * row["tokens"] / budget)) < 0.1
+    ]
+    mean = best["loss"] * math.exp(1e-4)  # seed 0 of three lies that much below it
+    job = job_of(best).replace(learning_rate=3 * best["learning_rate"])
+    return trial(job, 0.3, loss=mean * (1 + 1e-4 * loss), tokens=best["tokens"], params=best["params"])
+
+
+@pytest.mark.parametrize(
+    ("mixer", "budget", "loss", "verdict", "said"),
+    [
+        (ATTENTION, 3.2e12, -10, "undecided", "rate: attention at 3.2e+12 FLOPs comes to 2.2"),
+        (LSTM, 6.4e11, -10, "undecided", "rate: lstm at 6.4e+11 FLOPs comes to "),
+        (LSTM, 3.2e12, -1, "holds", "attention's loss is predicted"),  # within the noise of seeds
+        (LSTM, 3.2e12, 1000, "holds", "attention's loss is predicted"),
+        (LSTM, 1e10, -1000, "holds", "attention's loss is predicted"),  # not where the rate is probed
+    ],
+)
+def test_scaling_is_undecided_where_another_rate_does_better_at_the_largest_budgets(
+    mixer: str, budget: float, loss: float, verdict: str, said: str
+) -> None:
+    rows = scaled(power(0.05), power(0.05, 0.004))
+    found = compute_scaling.judge([*rows, probe(rows, mixer, budget, loss)])
+    assert (found.verdict, said in found.reason) == (verdict, True), found.reason
+    assert found.verdict == "holds" or "with the rates as they are, holds" in found.reason
+    assert found.numbers == compute_scaling.judge(rows).numbers  # a probe is no seed of its size
+
+
+def test_the_rate_is_probed_at_the_best_width_of_the_largest_budgets_once_all_has_ended() -> None:
+    laptop = dataclasses.replace(SCALES["laptop"], arms=PAIR)
+    rows: list[Row] = []
+    for _ in range(2):  # sizes, then trainings
+        cells = compute_scaling.cells(laptop, rows)
+        rows = [scaling_row(cell.job, cell.measure, best=32) for cell in cells]
+    longest = max(row["tokens"] for row in rows if row.get("phase") == "test")
+    under_way = [row for row in rows if row.get("tokens") != longest]
+    assert len(compute_scaling.cells(laptop, under_way)) == len(cells) + 2 * 3  # of either the budget before is over
+    probes = [cell.job for cell in compute_scaling.cells(laptop, rows) if cell not in cells]
+    rate = next(cell.job.learning_rate for cell in cells)
+    assert {(job.arm, job.width, job.seed) for job in probes} == {(ATTENTION, 32, 0), (LSTM, 32, 0)}
+    assert len(probes) == 2 * 2 * compute_scaling.PROBED
+    spent = {6 * job.steps * job.batch * job.length for job in probes}
+    for budget in compute_scaling.SIZES["laptop"].budgets[-2:]:
+        assert min(abs(math.log(of_probe / budget)) for of_probe in spent) < 0.05
+    assert {round(job.learning_rate / rate, 1) for job in probes if job.arm == ATTENTION} == {0.3, 3.0}
 
 
 def test_the_optimum_of_chinchillas_law_is_met_between_the_sizes_that_were_tried() -> None:

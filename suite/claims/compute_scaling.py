@@ -36,14 +36,17 @@ RULE = (
     "half the predicted gain to either side, the interval of b_lstm / b_attention lies below 1, and the LSTM's slope "
     "falls, more than attention's: the intervals of its share kept, and of that less attention's, lie below 1 and 0. "
     "Fails: an e lies outside its interval at 99 %, or that of b_lstm / b_attention lies at or above 1. Otherwise "
-    "undecided, and so where an optimum of either lies at the edge of the widths. Untested below 2.5 decades or five "
-    "budgets: curves only. Intervals are Student's at 95 %, of ratios Fieller's. G is loss(4T) - loss(T) at equal "
-    "tokens. Control: loss falls from the least to the top budget for both."
+    "undecided, and so where an optimum of either lies at the edge of the widths, and where a probe of the rate (a "
+    "third, three times), one seed at the best width of either arm at the two largest budgets, comes to a loss below "
+    "the mean at the rate by more than twice the noise of seeds: rates are not tuned at each width and budget. "
+    "Untested below 2.5 decades or five budgets: curves only. Intervals are Student's at 95 %, of ratios Fieller's. G "
+    "is loss(4T) - loss(T) at equal tokens. Control: loss falls from the least to the top budget for both."
 )
 
 COMMAND = "python -m launch.compare --claims=compute_scaling"
 LONGER = 4
 BELOW = (2, 4, 8)  # times below the top budget, from where it is predicted
+PROBED = 2  # of the largest budgets, on which the verdict rests most
 CLEARLY = 5  # times less than the share of chance that an error is given to be predicted: 99 % against 95 %
 
 
@@ -108,11 +111,15 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     model = functools.cache(functools.partial(_model, scale))
     models: dict[Job, None] = {}
     trainings: list[Job] = []
+    probed = () if sizes.untested else sizes.budgets[-PROBED:]
     for mixer in scale.arms:
         for budget, seeds in zip(sizes.budgets, sizes.seeds, strict=True):
             tried = _tried(scale, mixer, budget, seeds, over, model)
             models.update(dict.fromkeys(model(mixer, width) for width in tried))
             trainings += [job for jobs in tried.values() for job in jobs]
+            is_known = all(model(mixer, width).id in over.flops for width in tried)
+            if mixer in (ATTENTION, LSTM) and budget in probed and is_known:
+                trainings += _probes(tried, over)
     # At equal tokens, sequences four times as long: the middle width and budget.
     for mixer in scale.arms:
         job = model(mixer, sizes.widths[len(sizes.widths) // 2])
@@ -166,6 +173,16 @@ def _tried(
         if any(_spent(job, over.flops[model(mixer, width).id]) > isoflop.NEAR * budget for job in tried[width][:1]):
             tried[width] = []  # a step of so wide a model costs more than the budget
     return tried
+
+
+def _probes(tried: dict[int, list[Job]], over: Over) -> list[Job]:
+    """The probes of the rate at the best width of a budget; none before all its trainings have ended."""
+    by_width = [jobs for jobs in tried.values() if jobs]
+    if not over.ended.issuperset(job.id for jobs in by_width for job in jobs):
+        return []
+    losses = {jobs[0]: [over.losses[job.id] for job in jobs if job.id in over.losses] for jobs in by_width}
+    means = {job: statistics.fmean(of_width) for job, of_width in losses.items() if of_width}
+    return [cell.job for cell in trials.cells(min(means, key=lambda job: means[job]), 1, probes=True)] if means else []
 
 
 def _spent(job: Job, flops_per_token: float) -> float:
@@ -227,7 +244,21 @@ def judge_curves(
         return "untested", f"{len(attention.budgets)} budgets over {reached:.1f} decades; {wanted}"
     if not control.met:
         return "undecided", f"the control failed: {control.measured}"
-    return _verdict(attention, lstm, confidence, precision)
+    verdict, reason = _verdict(attention, lstm, confidence, precision)
+    better = [line for curve in (attention, lstm) for line in _better_probes(curve)]
+    if verdict in ("holds", "fails") and better:
+        return "undecided", f"rate: {'; '.join(better)}; with the rates as they are, {verdict}: {reason}"
+    return verdict, reason
+
+
+def _better_probes(curve: Curve) -> list[str]:
+    """The probes of the rate at the largest budgets whose loss lies clearly below the mean at the rate, in words."""
+    return [
+        f"{curve.arm} at {training.budget:.2g} FLOPs comes to {training.loss:.4g} nats at a rate of "
+        f"{training.row['learning_rate']:g}, against {mean:.4g}, with a noise of {noise:.2g}"
+        for training, mean, noise in curve.probes
+        if training.budget in curve.budgets[-PROBED:] and mean - training.loss > 2 * noise
+    ]
 
 
 def tell(

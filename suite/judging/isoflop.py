@@ -8,13 +8,13 @@ import functools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from suite import learning_rates, parts
-from suite.judging import alike
+from suite.judging import alike, trials
 from suite.judging.statistics import Estimate, Interval, contrast, t_quantile
 from suite.sweep.record import Row
 
@@ -55,20 +55,44 @@ class Prediction(NamedTuple):
     gain: float  # nats, from the nearest of those budgets
 
 
+class Probe(NamedTuple):
+    """A training at another rate than its size's, the mean loss at that rate, and the s.d. of a seed's difference."""
+
+    training: Training
+    mean: float  # nats
+    noise: float  # nats
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The optima of one arm over the budgets."""
+    """The optima of one arm over the budgets. What was trained at another rate than most seeds is a probe of it."""
 
     arm: str
     trainings: tuple[Training, ...]
+    probed: tuple[Training, ...] = ()
+
+    @functools.cached_property
+    def losses(self) -> dict[float, dict[int, list[float]]]:
+        """Of all seeds, by budget, from the least, and parameters."""
+        by_budget: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for training in self.trainings:
+            by_budget[training.budget][training.params].append(training.loss)
+        return {budget: by_budget[budget] for budget in sorted(by_budget)}
 
     @functools.cached_property
     def optima(self) -> tuple[Optimum, ...]:
         """One a budget, from the least."""
-        by_budget: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for training in self.trainings:
-            by_budget[training.budget][training.params].append(training.loss)
-        return tuple(optimum(budget, by_budget[budget]) for budget in sorted(by_budget))
+        return tuple(optimum(budget, losses) for budget, losses in self.losses.items())
+
+    @property
+    def probes(self) -> list[Probe]:
+        """The probes of the rate, each beside the seeds of its size and budget."""
+        probes = []
+        for training in self.probed:
+            seeds = self.losses[training.budget][training.params]
+            variance = seed_noise(self.losses[training.budget])[0] * (1 + 1 / len(seeds))
+            probes.append(Probe(training, statistics.fmean(seeds), math.sqrt(variance)))
+        return probes
 
     @property
     def budgets(self) -> list[float]:
@@ -82,7 +106,11 @@ class Curve:
     def at(self, budgets: Iterable[float]) -> "Curve":
         """The curve at those of its budgets that are among these."""
         wanted = set(budgets)
-        return Curve(self.arm, tuple(training for training in self.trainings if training.budget in wanted))
+        trainings, probed = (
+            tuple(training for training in of_rate if training.budget in wanted)
+            for of_rate in (self.trainings, self.probed)
+        )
+        return Curve(self.arm, trainings, probed)
 
     def below(self, times: float) -> list[Optimum]:
         """The optima of the budgets at least `times` smaller than the top one; budgets are known to two digits."""
@@ -136,10 +164,8 @@ def optimum(budget: float, losses: dict[int, list[float]]) -> Optimum:
     """
     sizes = sorted(losses)
     means = [statistics.fmean(losses[size]) for size in sizes]
-    dof = sum(len(of_size) - 1 for of_size in losses.values())
-    squares = sum(statistics.variance(of_size) * (len(of_size) - 1) for of_size in losses.values() if len(of_size) > 1)
     best = min(range(len(sizes)), key=lambda index: means[index])
-    noise = max(squares / max(1, dof), (ROUNDING * means[best]) ** 2)
+    noise, dof = seed_noise(losses)
     if best in (0, len(sizes) - 1):
         edge = SMALLEST if best == 0 else LARGEST
         return Optimum(budget, means[best], noise / len(losses[sizes[best]]), dof, edge)
@@ -149,6 +175,14 @@ def optimum(budget: float, losses: dict[int, list[float]]) -> Optimum:
     counts = np.asarray([len(losses[sizes[index]]) for index in near])
     variance = noise * float((weights**2 / counts).sum())
     return Optimum(budget, float(weights @ np.asarray(means)[near]), variance, dof, "")
+
+
+def seed_noise(losses: Mapping[int, list[float]]) -> tuple[float, int]:
+    """The variance of a seed's loss, pooled over the sizes of a budget, and its degrees of freedom."""
+    dof = sum(len(of_size) - 1 for of_size in losses.values())
+    squares = sum(statistics.variance(of_size) * (len(of_size) - 1) for of_size in losses.values() if len(of_size) > 1)
+    least = min(statistics.fmean(of_size) for of_size in losses.values())
+    return max(squares / max(1, dof), (ROUNDING * least) ** 2), dof
 
 
 def _weights_at_minimum(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -236,12 +270,18 @@ def gather(rows: list[Row]) -> dict[str, Curve]:
 
 
 def _curve(arm: str, tests: list[Row], spent: dict[str, float], budgets: list[float]) -> Curve:
-    trainings = []
+    by_setting: dict[tuple, list[Row]] = defaultdict(list)
     for row in tests:
-        compute = spent[row["run_id"]]
-        budget = min(budgets, key=lambda at, compute=compute: abs(math.log(at / compute)))
-        trainings.append(Training(row["params"], compute, budget, row["loss"], row))
-    return Curve(arm, tuple(trainings))
+        by_setting[alike.of_row(row, (*alike.ARM, *alike.CONDITIONS))].append(row)
+    trainings, probed = [], []
+    for of_setting in by_setting.values():
+        rate = trials.rate_of_most_seeds(of_setting)
+        for row in of_setting:
+            compute = spent[row["run_id"]]
+            budget = min(budgets, key=lambda at, compute=compute: abs(math.log(at / compute)))
+            training = Training(row["params"], compute, budget, row["loss"], row)
+            (trainings if row["learning_rate"] == rate else probed).append(training)
+    return Curve(arm, tuple(trainings), tuple(probed))
 
 
 def _clusters(spent: Iterable[float]) -> list[float]:

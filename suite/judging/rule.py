@@ -1,8 +1,9 @@
 """The hash of a claim's rule: it covers everything that decides, wherever that stands, and nothing else.
 
 From `cells`, `judge` and SIZES of the claim's file every name at the top of a file is followed, into suite/judging,
-suite/claims and the files beside a user's own. Docstrings, comments, annotations and layout are not hashed; a change of
-what `tell` alone reaches, as a title, leaves the hash.
+suite/claims and the files beside a user's own. Where a rule asks for a mixer's VARIANTS, those of the mixers that it
+names are part of it. Docstrings, comments, annotations and layout are not hashed; a change of what `tell` alone
+reaches, as a title, leaves the hash.
 """
 
 import ast
@@ -11,11 +12,13 @@ import functools
 import hashlib
 import pathlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 ROOTS = ("SIZES", "cells", "judge")
 SUITE = pathlib.Path(__file__).resolve().parent.parent
 FOLLOWED = (SUITE / "judging", SUITE / "claims", SUITE / "learning_rates.py")
+MIXERS = SUITE / "mixers"
+VARIANTS = "VARIANTS"  # the name in a mixer's file under which the starts or positions stand that speak for it
 
 Definition = tuple[pathlib.Path, str]  # a name at the top of a file
 
@@ -23,9 +26,10 @@ Definition = tuple[pathlib.Path, str]  # a name at the top of a file
 def rule_hash(claim: pathlib.Path) -> str:
     """Hash of all definitions that a claim's rule reaches."""
     claim = claim.resolve()
+    definitions = reached(claim)
     lines = [
         repr((path.stem if path != claim else "", name, [_normal(node) for node in _defined(path)[name]]))
-        for path, name in reached(claim)
+        for path, name in definitions | variants(definitions)
     ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
 
@@ -43,6 +47,16 @@ def reached(claim: pathlib.Path) -> set[Definition]:
         for node in _defined(path)[name]:
             left += filter(None, (_resolve(path, chain) for chain in _chains(_without_annotations(node))))
     return definitions
+
+
+def variants(definitions: Collection[Definition]) -> set[Definition]:
+    """VARIANTS of every mixer that definitions name in a string, where they ask for VARIANTS at all."""
+    nodes = [node for path, name in definitions for node in _defined(path)[name]]
+    strings = {inner.value for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Constant)}
+    if VARIANTS not in strings:
+        return set()
+    mixers = {path for path in MIXERS.glob("*.py") if path.stem in strings}
+    return {(path, VARIANTS) for path in mixers if VARIANTS in _defined(path)}
 
 
 def _resolve(path: pathlib.Path, chain: list[str]) -> Definition | None:
