@@ -111,14 +111,14 @@ class Reach(NamedTuple):
 
 
 def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
-    """Before training, of the judged both blocks; after it the trainings of path_length at its farthest distance."""
+    """Before training, of attention in both blocks; after it the trainings of path_length at its farthest distance."""
     del rows  # no cell depends on another
     sizes = SIZES[scale.name]
     judged = [arm for mixer in JUDGED for arm in (trials.variants(mixer) if sizes.whole else (mixer,))]
     distance = path_length.SIZES[scale.name].distances[-1]
     wanted = []
     for arm in dict.fromkeys((*judged, *scale.arms)):
-        blocks = (RESIDUAL, PLAIN) if arm in JUDGED else (RESIDUAL,)  # the cause is asked of attention
+        blocks = (RESIDUAL, PLAIN) if arm == ATTENTION else (RESIDUAL,)  # the cause is asked of attention alone
         jobs = [(scale.arm(arm, length=sizes.reach, block=block), MEASURE) for block in blocks]
         if sizes.whole:
             jobs.append((path_length.job(scale, arm, distance), TRAINED))

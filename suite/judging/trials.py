@@ -126,15 +126,23 @@ def speaker(arms: Mapping[str, "Trials"], mixer: str) -> str | None:
     return max((arm for arm in variants(mixer) if arm in arms), key=lambda arm: arms[arm].validated, default=None)
 
 
-def to_guard(arms: Mapping[str, "Trials"], mixer: str, seeds: int) -> tuple[str, tuple[str, ...]] | None:
+def to_guard(
+    arms: Mapping[str, "Trials"], longer: Mapping[str, "Trials"], mixer: str, seeds: int
+) -> tuple[str, tuple[str, ...]] | None:
     """The variant that speaks for a mixer, and those that are trained for longer; None until it is known who speaks.
 
-    Where all seeds of the one that speaks solve the task it is trained for longer alone, else every variant is.
+    One after another is trained for longer, the best on validation first, until all seeds of one solve the task: no
+    other could solve it more often. `longer` are the trials of such trainings.
     """
-    speaks = speaker(arms, mixer)
-    if speaks is None or not is_complete(arms, mixer, seeds):
+    if not is_complete(arms, mixer, seeds):
         return None
-    return speaks, (speaks,) if arms[speaks].all_solved else variants(mixer)
+    ranked = sorted(variants(mixer), key=lambda arm: arms[arm].validated, reverse=True)  # of equals the first stays so
+    trained = []
+    for arm in ranked:
+        trained.append(arm)
+        if arm not in longer or longer[arm].seeds < seeds or longer[arm].all_solved:
+            break
+    return ranked[0], tuple(trained)
 
 
 def shares(arms: Mapping[str, "Trials"], judged: Collection[str]) -> dict[str, float]:
