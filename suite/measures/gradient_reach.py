@@ -94,7 +94,8 @@ def pull_back(
 ) -> Float[Array, "P T D"]:
     """v^T d h_last / d x_t for every probe v and position t; `through` is (B, T, D) -> (B, T, D) and h its output."""
     _, transposed = jax.vjp(lambda x_TD: through(x_TD[None])[0, last], x_TD)
-    # One probe after another: of all at once, XLA copies a whole sequence at each step of a recurrence, four times slower.
+    # One probe after another: of all at once, XLA copies a whole sequence at each step of a recurrence, in four times
+    # the time.
     return jax.lax.map(lambda probe_D: transposed(probe_D)[0], probe_PD)
 
 
