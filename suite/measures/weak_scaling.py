@@ -18,7 +18,13 @@ PLACED = True
 RESUMES = False
 SECONDS = "4 * (compilation + (5 + rounds) * max(2 * step, 0.2))"
 CONDITIONS = {"devices": "devices", "mesh_axes": "sizes", "calls": "steps", "tokens": "tokens"}
-QUANTITIES = {"scaling": {"burst_seconds": "s", "fastest_seconds": "s", "slowest_seconds": "s"}}
+QUANTITIES = {
+    "scaling": {
+        "burst_seconds": "s per calls as step_seconds_on_{devices}",
+        "fastest_seconds": "s per calls as fastest_step_seconds_on_{devices}",
+        "slowest_seconds": "s per calls as slowest_step_seconds_on_{devices}",
+    }
+}
 BOUNDS = {"rounds": (1, 10_000), "warmup": (0, 10_000)}
 BLOCK_SECONDS = 0.1  # a shorter block times the scheduler of a busy machine
 LONGEST_BURST = 50
