@@ -177,13 +177,13 @@ def slstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 
 def mlstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     """Without the stabiliser: float64 holds exp(i) of these inputs as it is."""
-    keys = (weights["qkv_DF"].shape[1] - 2 * WIDTH) // 2
+    keys = (weights["qkv_DE"].shape[1] - 2 * WIDTH) // 2
     memory, normaliser = [0.0] * HEADS, [0.0] * HEADS
     outputs = []
     seen_TD = silu(convolved(weights, x_TD)) if "taps_CE" in weights else x_TD
     for x_D, seen_D in zip(x_TD, seen_TD, strict=True):
-        q_F, k_F = np.split(seen_D @ weights["qkv_DF"][:, : 2 * keys], 2)
-        v_F, gate_F = np.split(x_D @ weights["qkv_DF"][:, 2 * keys :], 2)
+        q_F, k_F = np.split(seen_D @ weights["qkv_DE"][:, : 2 * keys], 2)
+        v_F, gate_F = np.split(x_D @ weights["qkv_DE"][:, 2 * keys :], 2)
         into_H, forget_H = np.split(x_D @ weights["gate_DG"] + weights["gate_bias_G"], 2)
         y_F = []
         for head in range(HEADS):
@@ -200,7 +200,7 @@ def mlstm(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def mamba2(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     inner, d_state = 2 * WIDTH, 64
     state, outputs = [0.0] * HEADS, []
-    z_TF, u_TF = np.split(x_TD @ weights["input_DF"], [inner], axis=1)
+    z_TF, u_TF = np.split(x_TD @ weights["input_DE"], [inner], axis=1)
     for x_D, z_F, u_F in zip(x_TD, z_TF, silu(convolved(weights, u_TF)), strict=True):
         x_F, b_K, c_K = np.split(u_F, np.cumsum([inner, d_state]))
         step_H = softplus(x_D @ weights["step_DH"] + weights["step_bias_H"])
@@ -216,7 +216,7 @@ def mamba2(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def gla(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     keys = WIDTH // 2
     state, outputs = [np.zeros((keys // HEADS, WIDTH // HEADS))] * HEADS, []
-    qkv_TF, gate_TF = np.split(x_TD @ weights["input_DF"], [2 * keys + WIDTH], axis=1)
+    qkv_TF, gate_TF = np.split(x_TD @ weights["input_DE"], [2 * keys + WIDTH], axis=1)
     qkv_TF = silu(convolved(weights, qkv_TF)) if "taps_CE" in weights else qkv_TF
     for x_D, qkv_F, gate_F in zip(x_TD, qkv_TF, gate_TF, strict=True):
         q_F, k_F, v_F = np.split(qkv_F, np.cumsum([keys, keys]))
@@ -233,7 +233,7 @@ def gla(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def deltanet(weights: dict, x_TD: np.ndarray, largest: float = 1.0) -> np.ndarray:
     size = WIDTH // HEADS
     state, outputs = [np.zeros((size, size))] * HEADS, []
-    for x_D, qkv_F in zip(x_TD, silu(convolved(weights, x_TD @ weights["input_DF"])), strict=True):
+    for x_D, qkv_F in zip(x_TD, silu(convolved(weights, x_TD @ weights["input_DE"])), strict=True):
         q_F, k_F, v_F = np.split(qkv_F, 3)
         beta_H = largest * sigmoid(x_D @ weights["beta_DH"])
         y_F = []
@@ -253,7 +253,7 @@ def reflecting(weights: dict, x_TD: np.ndarray) -> np.ndarray:
 def gated_deltanet(weights: dict, x_TD: np.ndarray) -> np.ndarray:
     keys, inner = 3 * WIDTH // 4, 3 * WIDTH // 2
     state, outputs = [np.zeros((inner // HEADS, keys // HEADS))] * HEADS, []
-    for x_D, qkv_F in zip(x_TD, silu(convolved(weights, x_TD @ weights["input_DF"])), strict=True):
+    for x_D, qkv_F in zip(x_TD, silu(convolved(weights, x_TD @ weights["input_DE"])), strict=True):
         q_F, k_F, v_F = np.split(qkv_F, np.cumsum([keys, keys]))
         beta_H = sigmoid(x_D @ weights["beta_DH"])
         step_H = softplus(x_D @ weights["step_DH"] + weights["step_bias_H"])

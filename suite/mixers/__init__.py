@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from suite.ops import convolution, implementations, precision, recurrent
+from suite.ops import context, convolution, implementations, precision, recurrent
 
 
 class Recurrence(eqx.Module):
@@ -177,11 +177,14 @@ class NonlinearRecurrence(Recurrence):
     ) -> tuple[Float[Array, "B T D"], recurrent.State]:
         layer = implementations.pick(self.family, self.ran(x_BTD.dtype))
 
-        def run(x_BTD: Float[Array, "B T D"], state: recurrent.State) -> tuple[Array, recurrent.State]:
-            return layer(self.cell, x_BTD, self.weights(), state)
+        def read(weights: recurrent.Weights, x_BTD: Float[Array, "B T D"], state: recurrent.State) -> tuple[Array, Any]:
+            def run(x_BTD: Float[Array, "B T D"], state: recurrent.State) -> tuple[Array, recurrent.State]:
+                return layer(self.cell, x_BTD, weights, state)
 
-        read = functools.partial(recurrent.rematerialised, run) if self.remat else run
-        return read(x_BTD, state) if self.dilation == 1 else recurrent.dilated(read, x_BTD, state, self.dilation)
+            each = functools.partial(recurrent.rematerialised, run) if self.remat else run
+            return each(x_BTD, state) if self.dilation == 1 else recurrent.dilated(each, x_BTD, state, self.dilation)
+
+        return context.in_turn(read, self.weights(), x_BTD, state)
 
     def step(self, x_BD: Float[Array, "B D"], state: recurrent.State) -> tuple[Float[Array, "B D"], recurrent.State]:
         if self.dilation == 1:

@@ -86,7 +86,7 @@ class Mixer(eqx.Module):
         self.learned_SD = initial.dense(learned_key, width, max_length, width) if positions == "learned" else None
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, jnp.arange(x_BTD.shape[1]))
+        q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, attention.positions(x_BTD.shape[1]))
         attend = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
         return self._merge(attend(q_BTHK, k_BTHK, v_BTHK, self.window, self._slopes()))
 

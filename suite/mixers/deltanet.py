@@ -30,7 +30,7 @@ class Mixer(MatrixRecurrence):
     key_size: int = eqx.field(static=True)
     allow_neg_eigval: bool = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
-    input_DF: Float[Array, "D F"]  # order: queries, keys, values
+    input_DE: Float[Array, "D E"]  # order: queries, keys, values
     taps_CE: Float[Array, "C E"] | None  # the same
     beta_DH: Float[Array, "D H"]
     norm_F: Float[Array, " F"]
@@ -55,7 +55,7 @@ class Mixer(MatrixRecurrence):
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
         input_key, beta_key, out_key, taps_key = jax.random.split(key, 4)
-        self.input_DF = initial.dense(input_key, width, width, 2 * keys + inner)
+        self.input_DE = initial.dense(input_key, width, width, 2 * keys + inner)
         self.taps_CE = convolution.taps(taps_key, taps, 2 * keys + inner)
         self.beta_DH = initial.dense(beta_key, width, width, heads)
         self.norm_F = jnp.ones(inner, jnp.float32)
@@ -66,7 +66,7 @@ class Mixer(MatrixRecurrence):
     ) -> tuple[tuple[Array | None, ...], jnp.dtype, Float[Array, "B P E"] | None]:
         """Queries, keys, values, and beta (wide); no decays."""
         dtype, wide, keys = x_BTD.dtype, precision.wide(x_BTD.dtype), self.n_heads * self.key_size
-        qkv_BTF, past_BPE = convolution.extend(x_BTD @ self.input_DF.astype(dtype), past_BPE, self.taps_CE)
+        qkv_BTF, past_BPE = convolution.extend(x_BTD @ self.input_DE.astype(dtype), past_BPE, self.taps_CE)
         q_BTF, k_BTF, v_BTF = jnp.split(jax.nn.silu(qkv_BTF), (keys, 2 * keys), axis=-1)
         q_BTHK, k_BTHK, v_BTHP = (multihead.split(part_BTF, self.n_heads) for part_BTF in (q_BTF, k_BTF, v_BTF))
         beta_BTH = jax.nn.sigmoid(jnp.matmul(x_BTD, self.beta_DH.astype(dtype), preferred_element_type=wide))

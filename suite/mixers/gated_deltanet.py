@@ -29,7 +29,7 @@ class Mixer(MatrixRecurrence):
     key_size: int = eqx.field(static=True)
     allow_neg_eigval: bool = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
-    input_DF: Float[Array, "D F"]  # order: queries, keys, values
+    input_DE: Float[Array, "D E"]  # order: queries, keys, values
     taps_CE: Float[Array, "C E"] | None  # the same
     gate_DF: Float[Array, "D F"]
     beta_DH: Float[Array, "D H"]
@@ -58,7 +58,7 @@ class Mixer(MatrixRecurrence):
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
         input_key, gate_key, beta_key, step_key, bias_key, rate_key, out_key, taps_key = jax.random.split(key, 8)
-        self.input_DF = initial.dense(input_key, width, width, 2 * keys + inner)
+        self.input_DE = initial.dense(input_key, width, width, 2 * keys + inner)
         self.taps_CE = convolution.taps(taps_key, taps, 2 * keys + inner)
         self.gate_DF = initial.dense(gate_key, width, width, inner)
         self.beta_DH = initial.dense(beta_key, width, width, heads)
@@ -73,7 +73,7 @@ class Mixer(MatrixRecurrence):
     ) -> tuple[tuple[Array, ...], Float[Array, "B T F"], Float[Array, "B P E"] | None]:
         """Queries, keys, values; beta and logarithms of decays (wide); output gates before their activation."""
         dtype, wide, keys = x_BTD.dtype, precision.wide(x_BTD.dtype), self.n_heads * self.key_size
-        qkv_BTF, past_BPE = convolution.extend(x_BTD @ self.input_DF.astype(dtype), past_BPE, self.taps_CE)
+        qkv_BTF, past_BPE = convolution.extend(x_BTD @ self.input_DE.astype(dtype), past_BPE, self.taps_CE)
         q_BTF, k_BTF, v_BTF = jnp.split(jax.nn.silu(qkv_BTF), (keys, 2 * keys), axis=-1)
         q_BTHK, k_BTHK, v_BTHP = (multihead.split(part_BTF, self.n_heads) for part_BTF in (q_BTF, k_BTF, v_BTF))
         beta_BTH = jax.nn.sigmoid(jnp.matmul(x_BTD, self.beta_DH.astype(dtype), preferred_element_type=wide))

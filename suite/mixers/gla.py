@@ -29,7 +29,7 @@ class Mixer(MatrixRecurrence):
     key_size: int = eqx.field(static=True)
     normalizer: float = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
-    input_DF: Float[Array, "D F"]  # order: queries, keys, values, output gates
+    input_DE: Float[Array, "D E"]  # order: queries, keys, values, output gates
     taps_CE: Float[Array, "C E"] | None  # order: queries, keys, values
     down_DN: Float[Array, "D N"]
     up_NF: Float[Array, "N F"]
@@ -62,7 +62,7 @@ class Mixer(MatrixRecurrence):
         self.key_size = multihead.size(expand_k * width, heads)
         keys, inner = heads * self.key_size, heads * multihead.size(expand_v * width, heads)
         input_key, down_key, up_key, out_key, taps_key = jax.random.split(key, 5)
-        self.input_DF = initial.dense(input_key, width, width, 2 * keys + 2 * inner)
+        self.input_DE = initial.dense(input_key, width, width, 2 * keys + 2 * inner)
         self.taps_CE = convolution.taps(taps_key, taps, 2 * keys + inner)
         self.down_DN = initial.dense(down_key, width, width, gate_low_rank_dim)
         self.up_NF = initial.dense(up_key, gate_low_rank_dim, gate_low_rank_dim, keys)
@@ -76,7 +76,7 @@ class Mixer(MatrixRecurrence):
         """Queries, keys, values and logarithms of decays (wide); output gates before their activation."""
         dtype, wide = x_BTD.dtype, precision.wide(x_BTD.dtype)
         keys, inner = self.n_heads * self.key_size, self.norm_F.shape[0]
-        qkv_BTF, gate_BTF = jnp.split(x_BTD @ self.input_DF.astype(dtype), (2 * keys + inner,), axis=-1)
+        qkv_BTF, gate_BTF = jnp.split(x_BTD @ self.input_DE.astype(dtype), (2 * keys + inner,), axis=-1)
         qkv_BTF, past_BPE = convolution.extend(qkv_BTF, past_BPE, self.taps_CE)
         qkv_BTF = qkv_BTF if self.taps_CE is None else jax.nn.silu(qkv_BTF)
         q_BTF, k_BTF, v_BTF = jnp.split(qkv_BTF, (keys, 2 * keys), axis=-1)

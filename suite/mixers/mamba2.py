@@ -31,7 +31,7 @@ class Mixer(MatrixRecurrence):
     ngroups: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
-    input_DF: Float[Array, "D F"]  # order: z, x, B, C
+    input_DE: Float[Array, "D E"]  # order: z, x, B, C
     taps_CE: Float[Array, "C E"] | None  # order: x, B, C
     taps_bias_E: Float[Array, " E"] | None
     step_DH: Float[Array, "D H"]
@@ -63,7 +63,7 @@ class Mixer(MatrixRecurrence):
         self.n_heads, self.ngroups, self.key_size, self.implementation = heads, ngroups, d_state, implementation
         inner = heads * multihead.size(expand * width, heads)
         input_key, step_key, bias_key, rate_key, out_key, taps_key = jax.random.split(key, 6)
-        self.input_DF = initial.dense(input_key, width, width, 2 * inner + 2 * ngroups * d_state)
+        self.input_DE = initial.dense(input_key, width, width, 2 * inner + 2 * ngroups * d_state)
         self.taps_CE = convolution.taps(taps_key, taps, inner + 2 * ngroups * d_state)
         self.taps_bias_E = jnp.zeros(inner + 2 * ngroups * d_state, jnp.float32) if taps else None
         self.step_DH = initial.dense(step_key, width, width, heads)
@@ -79,7 +79,7 @@ class Mixer(MatrixRecurrence):
         """C and B, then dt x and logarithms of decays, which are wide; x and z."""
         dtype, wide = x_BTD.dtype, precision.wide(x_BTD.dtype)
         inner, keys = self.norm_F.shape[0], self.ngroups * self.key_size
-        gate_BTF, rest_BTF = jnp.split(x_BTD @ self.input_DF.astype(dtype), (inner,), axis=-1)
+        gate_BTF, rest_BTF = jnp.split(x_BTD @ self.input_DE.astype(dtype), (inner,), axis=-1)
         rest_BTF, past_BPE = convolution.extend(rest_BTF, past_BPE, self.taps_CE, self.taps_bias_E)
         x_BTF, keys_BTF, queries_BTF = jnp.split(jax.nn.silu(rest_BTF), (inner, inner + keys), axis=-1)
         step_BTH = jnp.matmul(x_BTD, self.step_DH.astype(dtype), preferred_element_type=wide)

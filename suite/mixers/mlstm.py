@@ -28,7 +28,7 @@ class Mixer(MatrixRecurrence):
     n_heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
-    qkv_DF: Float[Array, "D F"]  # order: queries, keys, values, output gates
+    qkv_DE: Float[Array, "D E"]  # order: queries, keys, values, output gates
     taps_CE: Float[Array, "C E"] | None  # of the inputs of queries and keys
     taps_bias_E: Float[Array, " E"] | None
     gate_DG: Float[Array, "D G"]  # order: input, forget
@@ -53,7 +53,7 @@ class Mixer(MatrixRecurrence):
         self.key_size = multihead.size(qk_dim_factor * width, heads)
         inner = heads * multihead.size(width, heads)
         qkv_key, bias_key, out_key, taps_key = jax.random.split(key, 4)
-        self.qkv_DF = initial.dense(qkv_key, width, width, 2 * heads * self.key_size + 2 * inner)
+        self.qkv_DE = initial.dense(qkv_key, width, width, 2 * heads * self.key_size + 2 * inner)
         self.taps_CE = convolution.taps(taps_key, taps, width)
         self.taps_bias_E = jnp.zeros(width, jnp.float32) if taps else None
         # As in the authors' code: gates first see their biases only, and forget gates start between 0.95 and 0.998,
@@ -70,12 +70,12 @@ class Mixer(MatrixRecurrence):
         """Queries, keys, values and logarithms of both gates (wide); output gates before their sigmoid."""
         dtype, wide = x_BTD.dtype, precision.wide(x_BTD.dtype)
         keys = self.n_heads * self.key_size
-        qkv_DF = self.qkv_DF.astype(dtype)
+        qkv_DE = self.qkv_DE.astype(dtype)
         if self.taps_CE is None:
-            qk_BTF, rest_BTF = jnp.split(x_BTD @ qkv_DF, (2 * keys,), axis=-1)
+            qk_BTF, rest_BTF = jnp.split(x_BTD @ qkv_DE, (2 * keys,), axis=-1)
         else:
             seen_BTD, past_BPE = convolution.extend(x_BTD, past_BPE, self.taps_CE, self.taps_bias_E)
-            qk_BTF, rest_BTF = jax.nn.silu(seen_BTD) @ qkv_DF[:, : 2 * keys], x_BTD @ qkv_DF[:, 2 * keys :]
+            qk_BTF, rest_BTF = jax.nn.silu(seen_BTD) @ qkv_DE[:, : 2 * keys], x_BTD @ qkv_DE[:, 2 * keys :]
         (q_BTF, k_BTF), (v_BTF, gate_BTF) = jnp.split(qk_BTF, 2, axis=-1), jnp.split(rest_BTF, 2, axis=-1)
         q_BTHK, k_BTHK, v_BTHP = (multihead.split(x_BTF, self.n_heads) for x_BTF in (q_BTF, k_BTF, v_BTF))
         gates_BTG = jnp.matmul(x_BTD, self.gate_DG.astype(dtype), preferred_element_type=wide)

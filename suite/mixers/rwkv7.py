@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.mixers import Recurrence
-from suite.ops import implementations, initial, low_rank, multihead, precision
+from suite.ops import convolution, implementations, initial, low_rank, multihead, precision
 
 NAME = "RWKV-7"
 FAMILY = "low_rank"
@@ -105,10 +105,10 @@ class Mixer(Recurrence):
 
     def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
         last_BD, state_BHKP = state
-        before_BTD = jnp.concatenate([last_BD[:, None].astype(x_BTD.dtype), x_BTD[:, :-1]], axis=1)
+        before_BTD = convolution.shifted(x_BTD, last_BD)
         inputs, gate_BTF = self._project(x_BTD, before_BTD)
         recurrence = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
-        y_BTHP, state_BHKP = recurrence(*inputs, state_BHKP, FASTEST)
+        y_BTHP, state_BHKP = recurrence(*inputs, state_BHKP, fastest=FASTEST)
         return self._merge(y_BTHP, inputs[:3], gate_BTF), (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
 
     def step(self, x_BD: Float[Array, "B D"], state: State) -> tuple[Float[Array, "B D"], State]:

@@ -1,17 +1,19 @@
 """sLSTM: Beck et al. 2024, "xLSTM: Extended Long Short-Term Memory"; its MLP is the block's."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from suite.mixers import Recurrence
-from suite.ops import initial, multihead, precision, recurrent
+from suite.ops import context, implementations, initial, multihead, precision, recurrent
 
 NAME = "the sLSTM"
 FAMILY = "recurrent"
 STATE = "nonlinear"
-# Cell, normaliser, output, and the logarithm of the scale that cell and normaliser are divided by.
+# Output, cell, normaliser, and the logarithm of the scale that cell and normaliser are divided by.
 State = tuple[Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"]]
 
 
@@ -46,32 +48,29 @@ class Mixer(Recurrence):
         return zero_BN, zero_BN, zero_BN, jnp.full_like(zero_BN, -jnp.inf)
 
     def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
-        dtype = x_BTD.dtype
+        layer = functools.partial(implementations.pick(FAMILY, "scan"), _cell)
 
-        def cell(input_BG: Float[Array, "B G"], state: State) -> tuple[Float[Array, "B N"], State]:
-            cell_BN, normaliser_BN, h_BN, scale_BN = state
-            recurrent_BHG = jnp.einsum(
-                "BHK,HKG->BHG",
-                multihead.split(h_BN.astype(dtype), self.n_heads),
-                self.recurrent_HKG.astype(dtype),
-                preferred_element_type=h_BN.dtype,
-            )
-            recurrent_BG = jnp.concatenate(
-                [multihead.join(x_BHK) for x_BHK in jnp.split(recurrent_BHG, 4, axis=-1)], -1
-            )
-            gates_BG = input_BG.astype(h_BN.dtype) + recurrent_BG + self.bias_G[None]
-            log_input_BN, forget_BN, new_BN, out_BN = jnp.split(gates_BG, 4, axis=-1)
-            log_forget_BN = jax.nn.log_sigmoid(forget_BN) + scale_BN
-            scale_BN = jax.lax.stop_gradient(jnp.maximum(log_forget_BN, log_input_BN))
-            keep_BN, take_BN = jnp.exp(log_forget_BN - scale_BN), jnp.exp(log_input_BN - scale_BN)
-            cell_BN = keep_BN * cell_BN + take_BN * jnp.tanh(new_BN)
-            normaliser_BN = keep_BN * normaliser_BN + take_BN
-            h_BN = jax.nn.sigmoid(out_BN) * cell_BN / normaliser_BN
-            return h_BN, (cell_BN, normaliser_BN, h_BN, scale_BN)
+        def read(weights: recurrent.Weights, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Array, State]:
+            return layer(x_BTD, weights, state)
 
-        h_BTN, state = recurrent.over_time(cell, x_BTD @ self.input_DG.astype(dtype), state)
-        return multihead.layer_norm(multihead.split(h_BTN, self.n_heads), self.norm_N).astype(dtype), state
+        weights = recurrent.Weights(self.input_DG, self.recurrent_HKG, (self.bias_G,))
+        h_BTN, state = context.in_turn(read, weights, x_BTD, state)
+        h_BTHK = multihead.split(h_BTN.astype(precision.wide(x_BTD.dtype)), self.n_heads)
+        return multihead.layer_norm(h_BTHK, self.norm_N).astype(x_BTD.dtype), state
 
     def step(self, x_BD: Float[Array, "B D"], state: State) -> tuple[Float[Array, "B D"], State]:
         y_BTD, state = self.extend(x_BD[:, None], state)
         return y_BTD[:, 0], state
+
+
+def _cell(
+    x_BG: Float[Array, "B G"], h_BG: Float[Array, "B G"], biases: recurrent.Biases, state: recurrent.State
+) -> recurrent.State:
+    _, cell_BK, normaliser_BK, scale_BK = state
+    log_input_BK, forget_BK, new_BK, out_BK = jnp.split(x_BG + h_BG + biases[0], 4, axis=-1)
+    log_forget_BK = jax.nn.log_sigmoid(forget_BK) + scale_BK
+    scale_BK = jax.lax.stop_gradient(jnp.maximum(log_forget_BK, log_input_BK))
+    keep_BK, take_BK = jnp.exp(log_forget_BK - scale_BK), jnp.exp(log_input_BK - scale_BK)
+    cell_BK = keep_BK * cell_BK + take_BK * jnp.tanh(new_BK)
+    normaliser_BK = keep_BK * normaliser_BK + take_BK
+    return jax.nn.sigmoid(out_BK) * cell_BK / normaliser_BK, cell_BK, normaliser_BK, scale_BK

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
+from suite import mesh as meshes
 from suite import parts
 from suite.job import Job
 from suite.ops import convolution, initial, precision
@@ -96,8 +97,14 @@ class Model(eqx.Module):
         """All blocks over embedded tokens, in parallel form."""
 
         def run(block: Block, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+            arrays, static = eqx.partition(block, eqx.is_array)
+
+            def read(arrays: PyTree, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+                return meshes.whole(eqx.combine(arrays, static))(x_BTD)
+
             # Of a block that is computed again only its input is kept.
-            return eqx.filter_checkpoint(block)(x_BTD) if self.remat == "block" else block(x_BTD)
+            again = jax.checkpoint if self.remat == "block" else meshes.gathered_again
+            return again(read)(arrays, x_BTD)
 
         def repeat(x_BTD: Float[Array, "B T D"], arrays: PyTree) -> tuple[Float[Array, "B T D"], None]:
             for block in eqx.combine(arrays, static):
@@ -185,6 +192,18 @@ def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
 def shapes(job: Job, vocab: int) -> Model:
     """The model with shapes in the place of arrays: nothing is computed and no device is touched."""
     return eqx.filter_eval_shape(lambda: build(job, vocab, key=jax.random.key(0)))
+
+
+def heads(model: Model) -> set[int]:
+    """How many heads the mixers have: of queries, of keys, of states, by their knobs and their parameters' axis H."""
+    mixers = [(block.mixer, stacked) for blocks, stacked in ((model.pattern, 1), (model.rest, 0)) for block in blocks]
+    counts = {getattr(mixer, name, 1) for mixer, _ in mixers for name in ("heads", "n_heads", "kv_heads")}
+    for mixer, stacked in mixers:
+        for name, leaf in vars(mixer).items():
+            letters = name.rpartition("_")[2]
+            if letters.isupper() and "H" in letters and leaf is not None:
+                counts.add(leaf.shape[stacked + letters.index("H")])
+    return counts
 
 
 def count_parameters(model: Model) -> int:

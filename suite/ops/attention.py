@@ -2,38 +2,41 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from suite.ops import precision
+from suite import mesh as meshes
+from suite.ops import context, precision
 from suite.ops.kernels import splash
 
 BLOCK = 128  # tokens of a block: on one CPU thread 256 took as long and 512 a third longer (2 x 2,048 tokens, 4 x 64)
 Queries = Float[Array, "J N Q K"]
-Keys = Float[Array, "J N S K"]
+Keys = Float[Array, "I N S K"]
 UNSEEN = -1e30  # a score so low that its weight is 0 beside any other, and that can be subtracted from itself
 
 
 def dense(
     q_BTHK: Float[Array, "B T H K"],
-    k_BTHK: Float[Array, "B T G K"],
-    v_BTHK: Float[Array, "B T G K"],
+    k_BTHK: Float[Array, "B S G K"],
+    v_BTHK: Float[Array, "B S G K"],
     window: int,
     slope_H: Float[Array, " H"] | None,
 ) -> Float[Array, "B T H K"]:
-    """Attention of a whole sequence to itself, all queries to all keys at once.
+    """Attention of a whole sequence to itself, or of a shard of its queries, all queries to all keys at once.
 
     `window` tokens back including its own, 0 for all.
     """
-    if q_BTHK.dtype != jnp.float64:
+    if q_BTHK.dtype != jnp.float64 and q_BTHK.shape[1] == k_BTHK.shape[1]:
         return _of_jax("xla", q_BTHK, k_BTHK, v_BTHK, window, slope_H)
-    at_T = jnp.arange(q_BTHK.shape[1])  # JAX's own softmax is float32, whatever comes in
-    bias_HTS = None if slope_H is None else distance_bias(slope_H, at_T, at_T, q_BTHK.dtype)
-    k_BGTK, v_BGTK = jnp.swapaxes(k_BTHK, 1, 2), jnp.swapaxes(v_BTHK, 1, 2)
-    return _weigh(q_BTHK, k_BGTK, v_BGTK, _seen(at_T, at_T, window), bias_HTS)
+    # JAX's own softmax is float32, whatever comes in, and its queries start where its keys do.
+    query_T, key_S = context.positions(q_BTHK.shape[1]), jnp.arange(k_BTHK.shape[1])
+    bias_HTS = None if slope_H is None else distance_bias(slope_H, query_T, key_S, precision.wide(q_BTHK.dtype))
+    k_BGSK, v_BGSK = jnp.swapaxes(k_BTHK, 1, 2), jnp.swapaxes(v_BTHK, 1, 2)
+    return _weigh(q_BTHK, k_BGSK, v_BGSK, _seen(query_T, key_S, window), bias_HTS)
 
 
 def _of_jax(
@@ -93,8 +96,8 @@ def cached(
 
 def blocked(
     q_BTHK: Float[Array, "B T H K"],
-    k_BTHK: Float[Array, "B T G K"],
-    v_BTHK: Float[Array, "B T G K"],
+    k_BTHK: Float[Array, "B S G K"],
+    v_BTHK: Float[Array, "B S G K"],
     window: int,
     slope_H: Float[Array, " H"] | None,
 ) -> Float[Array, "B T H K"]:
@@ -105,7 +108,8 @@ def blocked(
     """
     batch, length, heads, size = q_BTHK.shape
     groups = k_BTHK.shape[2]
-    block = min(BLOCK, length)
+    is_shard = length < k_BTHK.shape[1]  # then blocks of queries have to be blocks of keys too
+    block = math.gcd(BLOCK, length) if is_shard else min(BLOCK, length)
     filled = ((0, 0), (0, -length % block), (0, 0), (0, 0))
 
     def by_block(x_BTHK: Float[Array, "B T H K"]) -> Float[Array, "J N Q K"]:
@@ -134,14 +138,14 @@ def _blocks_forward(
     window: int, q_JNQK: Queries, k_JNSK: Keys, v_JNSK: Keys, slope_NQ: Float[Array, "N Q"] | None
 ) -> tuple[Queries, tuple[Any, ...]]:
     """Outputs, and what the backward pass needs: the arguments, outputs, and of each query the log of its sum."""
-    dtype = precision.wide(q_JNQK.dtype)
+    dtype, first = precision.wide(q_JNQK.dtype), _first_of_queries(q_JNQK, k_JNSK)
 
     def attend(number: Int[Array, ""], results: tuple[Array, Array]) -> tuple[Array, Array]:
-        q_NQK = q_JNQK[number]
+        q_NQK, at = q_JNQK[number], first + number
 
         def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             y_NQK, sum_NQ, largest_NQ = sums
-            score_NQS, _ = _block_scores(q_NQK, k_JNSK[other], number, other, window, slope_NQ)
+            score_NQS, _ = _block_scores(q_NQK, k_JNSK[other], at, other, window, slope_NQ)
             new_NQ = jnp.maximum(largest_NQ, jnp.max(score_NQS, axis=-1))
             weight_NQS = jnp.exp(score_NQS - new_NQ[..., None])
             kept_NQ = jnp.exp(largest_NQ - new_NQ)
@@ -154,7 +158,7 @@ def _blocks_forward(
 
         zero_NQ = jnp.zeros(q_NQK.shape[:2], dtype)
         start = (jnp.zeros(q_NQK.shape, dtype), zero_NQ, jnp.full_like(zero_NQ, UNSEEN))
-        y_NQK, sum_NQ, largest_NQ = jax.lax.fori_loop(_first_block(number, window, k_JNSK), number + 1, add, start)
+        y_NQK, sum_NQ, largest_NQ = jax.lax.fori_loop(_first_block(at, window, k_JNSK), at + 1, add, start)
         y_JNQK, log_JNQ = results
         return y_JNQK.at[number].set(y_NQK / sum_NQ[..., None]), log_JNQ.at[number].set(largest_NQ + jnp.log(sum_NQ))
 
@@ -166,18 +170,18 @@ def _blocks_forward(
 def _blocks_backward(window: int, kept: tuple[Any, ...], dy_JNQK: Queries) -> tuple[Any, ...]:
     """Gradients by queries, keys and values: the weights are made again from scores and the logs of their sums."""
     q_JNQK, k_JNSK, v_JNSK, slope_NQ, y_JNQK, log_JNQ = kept
-    dtype, narrow = precision.wide(q_JNQK.dtype), q_JNQK.dtype
+    dtype, narrow, first = precision.wide(q_JNQK.dtype), q_JNQK.dtype, _first_of_queries(q_JNQK, k_JNSK)
     inner_JNQ = jnp.sum(dy_JNQK * y_JNQK, axis=-1)
 
     def attend(number: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         dq_JNQK, dk_JNSK, dv_JNSK = sums
-        q_NQK, dy_NQK = q_JNQK[number], dy_JNQK[number].astype(narrow)
+        q_NQK, dy_NQK, at = q_JNQK[number], dy_JNQK[number].astype(narrow), first + number
         log_NQ1, inner_NQ1 = log_JNQ[number][..., None], inner_JNQ[number][..., None]
 
         def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             dq_NQK, dk_JNSK, dv_JNSK = sums
             k_NSK = k_JNSK[other]
-            score_NQS, seen_QS = _block_scores(q_NQK, k_NSK, number, other, window, slope_NQ)
+            score_NQS, seen_QS = _block_scores(q_NQK, k_NSK, at, other, window, slope_NQ)
             weight_NQS = jnp.where(seen_QS[None], jnp.exp(score_NQS - log_NQ1), 0)
             change_NQS = weight_NQS * (_product("NQK,NSK->NQS", dy_NQK, v_JNSK[other]) - inner_NQ1)
             weight_NQS, change_NQS = weight_NQS.astype(narrow), change_NQS.astype(narrow)
@@ -188,7 +192,7 @@ def _blocks_backward(window: int, kept: tuple[Any, ...], dy_JNQK: Queries) -> tu
             )
 
         start = (jnp.zeros(q_NQK.shape, dtype), dk_JNSK, dv_JNSK)
-        dq_NQK, dk_JNSK, dv_JNSK = jax.lax.fori_loop(_first_block(number, window, k_JNSK), number + 1, add, start)
+        dq_NQK, dk_JNSK, dv_JNSK = jax.lax.fori_loop(_first_block(at, window, k_JNSK), at + 1, add, start)
         return dq_JNQK.at[number].set(dq_NQK), dk_JNSK, dv_JNSK
 
     start = tuple(jnp.zeros(x.shape, dtype) for x in (q_JNQK, k_JNSK, v_JNSK))
@@ -218,6 +222,11 @@ def _block_scores(
         score_NQS = score_NQS - slope_NQ[..., None] * (query_Q[:, None] - key_S[None]).astype(slope_NQ.dtype)[None]
     seen_QS = _seen(query_Q, key_S, window)
     return jnp.where(seen_QS[None], score_NQS, UNSEEN), seen_QS
+
+
+def _first_of_queries(q_JNQK: Queries, k_JNSK: Keys) -> Int[Array, ""] | int:
+    """The number, among the blocks of keys, of the first block of queries."""
+    return 0 if q_JNQK.shape[0] == k_JNSK.shape[0] else meshes.context_index() * q_JNQK.shape[0]
 
 
 def _first_block(number: Int[Array, ""], window: int, k_JNSK: Keys) -> Int[Array, ""]:
@@ -293,6 +302,26 @@ def distance_bias(
     """ALiBi: minus slope times the distance from query to key; the causal mask does the rest."""
     back_TS = (query_T[:, None] - key_S[None, :]).astype(dtype)
     return -slope_H.astype(dtype)[:, None, None] * back_TS[None]
+
+
+positions = context.positions  # of the tokens that a mixer is given
+
+
+def over_devices(run: Callable[..., Array]) -> Callable[..., Array]:
+    """An implementation whose heads are split, and whose queries: every shard of them gets all keys and values."""
+
+    def attend(
+        q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, window: int, slope_H: Float[Array, " H"] | None
+    ) -> Float[Array, "B T H K"]:
+        if meshes.shards_of_context() > 1 and run not in (dense, blocked):
+            raise ValueError("kernels of attention want whole sequences; over context take implementation=blocked")
+
+        def of_heads(q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, slope_H: Array | None) -> Float[Array, "B T H K"]:
+            return run(q_BTHK, context.gather(k_BTHK), context.gather(v_BTHK), window, slope_H)
+
+        return meshes.by_head(of_heads, (2, 2, 2, 0), 2)(q_BTHK, k_BTHK, v_BTHK, slope_H)
+
+    return attend
 
 
 IMPLEMENTATIONS = {

@@ -3,11 +3,14 @@
 The decay does not change. Implementations as in suite/ops/linear.py.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from suite.ops import recurrent
+from suite import mesh as meshes
+from suite.ops import context, recurrent
 
 Complex = tuple[Float[Array, "..."], Float[Array, "..."]]  # real and imaginary part
 
@@ -45,6 +48,20 @@ def parallel(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
     power_BTN, inner_BTN = jax.lax.associative_scan(combine, (decay_BTN, input_BTN), axis=1)
     outer_BTN = _multiply(power_BTN, jax.tree.map(lambda x_BN: x_BN[:, None], h_BN))
     return inner_BTN[0] + outer_BTN[0], inner_BTN[1] + outer_BTN[1]
+
+
+def over_devices(run: Callable[..., Complex]) -> Callable[..., Complex]:
+    """An implementation whose channels and whose sequences are split."""
+    run = meshes.by_head(run, (0, 2, 1), 2)
+
+    def last(h_BTN: Complex) -> Complex:
+        return h_BTN[0][:, -1], h_BTN[1][:, -1]
+
+    def power(decay_N: Complex, input_BTN: Complex) -> Complex:
+        zero_BTN = jnp.zeros_like(input_BTN[0])
+        return last(run(decay_N, (zero_BTN, zero_BTN), (jnp.ones_like(zero_BTN[:, 0]), zero_BTN[:, 0])))
+
+    return context.affine(run, power, step, last=last)
 
 
 def _multiply(left: Complex, right: Complex) -> Complex:

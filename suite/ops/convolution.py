@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from suite.ops import initial
+from suite import mesh as meshes
+from suite.ops import context, initial
 
 
 def taps(key: PRNGKeyArray, count: int, channels: int) -> Float[Array, "C F"] | None:
@@ -28,10 +29,19 @@ def extend(
     """The convolution of a chunk of tokens, and the inputs that the next chunk needs; without taps the chunk itself."""
     if taps_CF is None or past_BPF is None:
         return x_BTF, past_BPF
+    if x_BTF.shape[1] < past_BPF.shape[1] and meshes.shards_of_context() > 1:
+        raise ValueError(f"a shard of {x_BTF.shape[1]} tokens is shorter than {past_BPF.shape[1] + 1} taps")
+    past_BPF = context.before(x_BTF[:, x_BTF.shape[1] - past_BPF.shape[1] :], past_BPF)
     seen_BSF = jnp.concatenate([past_BPF.astype(x_BTF.dtype), x_BTF], axis=1)
     y_BTF = causal_convolution(seen_BSF, taps_CF)
     y_BTF = y_BTF if bias_F is None else y_BTF + bias_F.astype(y_BTF.dtype)[None, None]
     return y_BTF, seen_BSF[:, x_BTF.shape[1] :].astype(past_BPF.dtype)
+
+
+def shifted(x_BTD: Float[Array, "B T D"], last_BD: Float[Array, "B D"]) -> Float[Array, "B T D"]:
+    """The token before each, `last_BD` before the first."""
+    last_BD = context.before(x_BTD[:, -1], last_BD)
+    return jnp.concatenate([last_BD[:, None].astype(x_BTD.dtype), x_BTD[:, :-1]], axis=1)
 
 
 @jax.jit  # suite/counting/flops.py knows it by its name: a product that no jaxpr shows as one

@@ -34,3 +34,4 @@ def _backward(
 GRADIENT = recurrent.Gradient(_forward, _backward, recurrent.of_one_sum, overwritten=0)
 IMPLEMENTATIONS = {**recurrent.IMPLEMENTATIONS, "factors": recurrent.layer(recurrent.factors(GRADIENT))}
 SAME_CHAIN = {}
+over_devices = recurrent.over_devices

@@ -1,10 +1,14 @@
 """Exponential gates (Beck et al. 2024): a matrix state under input gates exp(i), kept in range by a running maximum."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from suite.ops import implementations, matrix
+from suite import mesh as meshes
+from suite.ops import context, implementations, matrix
 
 # Memory, normaliser, and the logarithm of the scale that both are divided by.
 State = tuple[Float[Array, "B H K P"], Float[Array, "B H K"], Float[Array, "B H"]]
@@ -86,6 +90,22 @@ def step(
     y_BHP = jnp.einsum("BHK,BHKP->BHP", q_BHK, memory_BHKP)
     y_BHP = _divide(y_BHP, jnp.einsum("BHK,BHK->BH", q_BHK, normaliser_BHK), new_BH)
     return y_BHP, (memory_BHKP, normaliser_BHK, new_BH)
+
+
+def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:
+    """An implementation whose heads and whose sequences are split."""
+
+    def total(q_BTHK: Array, k_BTHK: Array, v_BTHP: Array, log_input_BTH: Array, log_forget_BTH: Array) -> Array:
+        return jnp.sum(log_forget_BTH, axis=1)
+
+    def carry(total_BH: Float[Array, "B H"], end: State, state: State) -> State:
+        (end_BHKP, end_BHK, end_BH), (memory_BHKP, normaliser_BHK, scale_BH) = end, state
+        new_BH = jax.lax.stop_gradient(jnp.maximum(total_BH + scale_BH, end_BH))
+        kept_BH, added_BH = jnp.exp(total_BH + scale_BH - new_BH), jnp.exp(end_BH - new_BH)
+        memory_BHKP = kept_BH[..., None, None] * memory_BHKP + added_BH[..., None, None] * end_BHKP
+        return memory_BHKP, kept_BH[..., None] * normaliser_BHK + added_BH[..., None] * end_BHK, new_BH
+
+    return context.affine(meshes.by_head(run, (*[2] * 5, 1), (2, 1)), total, carry)
 
 
 def _divide(

@@ -69,3 +69,4 @@ IMPLEMENTATIONS = {
     "pallas": recurrent.layer(recurrent.pallas(GRADIENT)),
 }
 SAME_CHAIN = {"pallas": "scan"}
+over_devices = recurrent.over_devices

@@ -58,9 +58,13 @@ def family(name: str) -> ModuleType:
 
 
 def pick(family_name: str, implementation: str) -> Callable[..., Any]:
-    """The function of a family's implementation; ValueError where it has none of that name."""
-    check(family_name, implementation, family(family_name).IMPLEMENTATIONS)
-    return family(family_name).IMPLEMENTATIONS[implementation]
+    """A family's implementation, over the devices of the mesh; ValueError where it has none of that name.
+
+    A family's `over_devices` says how heads and sequences are split there.
+    """
+    known = family(family_name).IMPLEMENTATIONS
+    check(family_name, implementation, known)
+    return family(family_name).over_devices(known[implementation])
 
 
 def check(family_name: str, implementation: str, known: Collection[str] = ()) -> None:
@@ -89,6 +93,8 @@ def choose(
         return next(iter(family(family_name).IMPLEMENTATIONS))
     if implementation != "auto":
         return implementation
+    if family_name == "attention" and meshes.shards_of_context() > 1:
+        return "blocked"  # the kernels' queries start where their keys do
     n_bytes = jnp.dtype(dtype).itemsize
     cannot = {
         "cudnn": n_bytes != 2 or head_size % 8 != 0 or head_size > _largest_head(),  # half precision only

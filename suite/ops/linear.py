@@ -3,11 +3,14 @@
 Each implementation gives all states h_1..h_T from h_0 = `h_BN`, in the dtype of all three arrays: a wide one.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from suite.ops import recurrent
+from suite import mesh as meshes
+from suite.ops import context, recurrent
 from suite.ops.kernels import diagonal
 
 
@@ -46,6 +49,16 @@ def parallel(
 
     decay_BTN, input_BTN = jax.lax.associative_scan(combine, (decay_BTN, input_BTN), axis=1)
     return decay_BTN * h_BN[:, None] + input_BTN
+
+
+def over_devices(run: Callable[..., Array]) -> Callable[..., Array]:
+    """An implementation whose channels and whose sequences are split."""
+    run = meshes.by_head(run, (2, 2, 1), 2)
+
+    def product(decay_BTN: Float[Array, "B T N"], input_BTN: Float[Array, "B T N"]) -> Float[Array, "B N"]:
+        return run(decay_BTN, jnp.zeros_like(input_BTN), jnp.ones_like(decay_BTN[:, 0]))[:, -1]
+
+    return context.affine(run, product, step, last=lambda h_BTN: h_BTN[:, -1])
 
 
 IMPLEMENTATIONS = {"parallel": parallel, "sequential": sequential, "pallas": diagonal.scan}

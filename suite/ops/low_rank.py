@@ -2,6 +2,8 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +83,15 @@ def step(
 def sequential(*arguments: Array | float) -> tuple[Float[Array, "B T H P"], Float[Array, "B H K P"]]:
     """A scan of `step`, whatever the bound of the decays that may be the last argument."""
     return matrix.sequential(step)(*arguments[:7])
+
+
+def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:
+    """An implementation whose heads and whose sequences are split."""
+
+    def of_shard(*arguments: Array, fastest: float = math.inf) -> Any:
+        return matrix.by_products(functools.partial(run, fastest=fastest), inputs=6)(*arguments)
+
+    return of_shard
 
 
 IMPLEMENTATIONS = {"chunked": chunked, "sequential": sequential}

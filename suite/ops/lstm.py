@@ -98,3 +98,4 @@ IMPLEMENTATIONS = {
     "cudnn": cudnn.lstm,
 }
 SAME_CHAIN = {"cudnn": "scan", "pallas": "scan", "persistent": "scan"}
+over_devices = recurrent.over_devices

@@ -8,13 +8,14 @@ are kept in two parts, so that a decay which resets the state takes no digits fr
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from suite.ops import implementations, precision, recurrent
+from suite import mesh as meshes
+from suite.ops import context, implementations, precision, recurrent
 
 BOUND = 60.0  # exp of it is what hidden pairs may come to: far below the largest float32 and bfloat16
 LEAST = -4096.0  # a log decay is at least that: exp of it is 0 in float64 too, and its sums stay in range
@@ -63,6 +64,39 @@ def step(
     k_BHK, q_BHK = (repeat(x_BGK.astype(dtype), heads, axis=1) for x_BGK in (k_BGK, q_BGK))
     state_BHKP = jnp.exp(log_decay_BHK)[..., None] * state_BHKP + outer(k_BHK, v_BHP.astype(dtype))
     return jnp.einsum("BHK,BHKP->BHP", q_BHK, state_BHKP), state_BHKP
+
+
+def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:
+    """An implementation whose heads and whose sequences are split."""
+
+    def total(q_BTGK: Array, k_BTGK: Array, v_BTHP: Array, log_decay_BTHK: Array) -> Float[Array, "B H #K 1"]:
+        return jnp.exp(jnp.sum(jnp.maximum(log_decay_BTHK, LEAST), axis=1))[..., None]
+
+    def carry(decay_BHK1: Array, end_BHKP: Array, state_BHKP: Array) -> Float[Array, "B H K P"]:
+        return decay_BHK1 * state_BHKP + end_BHKP
+
+    return context.affine(meshes.by_head(run, (2, 2, 2, 2, 1), (2, 1)), total, carry)
+
+
+def by_products(run: Callable[..., Any], inputs: int, values: int = 2) -> Callable[..., Any]:
+    """An implementation of matrices that multiply the state, whose heads and whose sequences are split.
+
+    It has so many inputs before the state, of which that of this number are values. What a shard does to any state is
+    what it makes of the identity where all values are 0.
+    """
+    run = meshes.by_head(run, (*[2] * inputs, 1), (2, 1))
+
+    def product(*given: Array) -> Float[Array, "B H K K"]:
+        batch, length, heads, size = given[1].shape
+        zero_BTHK = jnp.zeros((batch, length, heads, size), given[values].dtype)
+        eye_KK = jnp.eye(size, dtype=precision.wide(given[1].dtype))
+        identity_BHKK = jnp.broadcast_to(eye_KK, (batch, heads, size, size))
+        return run(*given[:values], zero_BTHK, *given[values + 1 :], identity_BHKK)[1]
+
+    def carry(product_BHKK: Array, end_BHKP: Array, state_BHKP: Array) -> Float[Array, "B H K P"]:
+        return product_BHKK @ state_BHKP + end_BHKP
+
+    return context.affine(run, product, carry)
 
 
 def sequential(advance: Callable) -> Callable:

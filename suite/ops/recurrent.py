@@ -70,7 +70,8 @@ def layer(loop: Loop) -> Callable[..., tuple[Float[Array, "B T N"], State]]:
     ) -> tuple[Float[Array, "B T N"], tuple[Array, ...]]:
         u_HTBG, by_heads = project(x_BTD, weights), of_heads(weights)
         heads = weights.recurrent_HKG.shape[0]
-        h_HTBK, state = loop(cell, u_HTBG, by_heads, tuple(split(x_BN, heads) for x_BN in state))
+        of_model = meshes.by_head(functools.partial(loop, cell), (0, 0, 0), (0, 0))
+        h_HTBK, state = of_model(u_HTBG, by_heads, tuple(split(x_BN, heads) for x_BN in state))
         return join_all(h_HTBK), tuple(join(x_HBK) for x_HBK in state)
 
     return run
@@ -394,6 +395,11 @@ def rematerialised(
         return y_BTN, state
     rest_BTN, state = extend(x_BTD[:, whole * chunk :], state)
     return jnp.concatenate([y_BTN, rest_BTN], axis=1), state
+
+
+def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The same: `layer` splits heads, and a mixer's sequences are split by `context.in_turn`."""
+    return run
 
 
 IMPLEMENTATIONS = {"scan": layer(scan)}  # of any cell

@@ -58,8 +58,7 @@ def place(mesh: Mesh) -> str:
     name = device_kind(mesh)
     if mesh.devices.flat[0].platform == "cpu":
         name = f"{name} {machine.cores()} cores"
-    axes = " ".join(f"{axis}{size}" for axis, size in mesh.shape.items())
-    return slug(f"{name} {axes}")
+    return slug(f"{name} {meshes.words(mesh)}")
 
 
 def device_kind(mesh: Mesh) -> str:

@@ -53,20 +53,27 @@ class Programs:
         return initialise
 
     def start(self, job: Job) -> State:
-        """The state before the first step, made on one device of each process and copied to its others.
+        """The state before the first step, made on one device of each process, of which its devices get their parts.
 
-        As a program over all devices it does not end on CPU hosts: the threads of the orthogonal matrices' QR and the
-        devices wait for each other.
+        Where devices hold parts that device is the host's CPU: the whole need not fit an accelerator. As a program over
+        all devices it does not end on CPU hosts: the threads of the orthogonal matrices' QR and the devices wait for
+        each other.
         """
-        with jax.default_device(self.mesh.local_devices[0]):
+        on_host = meshes.makes_shards(self.mesh)
+        with jax.default_device(jax.local_devices(backend="cpu")[0] if on_host else self.mesh.local_devices[0]):
             seed = jnp.asarray(job.seed, jnp.int32)
-            return meshes.replicate(self.initialise(seed, steps.Schedule.of(job)), self.mesh)
+            state = self.initialise(seed, steps.Schedule.of(job))
+        return meshes.place(state, meshes.layout(state, self.mesh))
+
+    @functools.cached_property
+    def like(self) -> State:
+        """The shapes of the state."""
+        return jax.eval_shape(self.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.job))
 
     @functools.cached_property
     def lowered_step(self) -> jax.stages.Lowered:
-        jitted = steps.make_step(self.static, self.optimizer, self.mesh, self.job.microbatch)
-        state = jax.eval_shape(self.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.job))
-        return jitted.lower(state, batch_shapes(self.job.batch, self.job.length))
+        jitted = steps.make_step(self.static, self.like, self.optimizer, self.mesh, self.job.microbatch)
+        return jitted.lower(self.like, batch_shapes(self.job.batch, self.job.length))
 
     @functools.cached_property
     def compiled_step(self) -> tuple[jax.stages.Compiled, float, bool]:

@@ -87,10 +87,8 @@ class Rig:
             assert memory is not None, "the backend tells no memory of a compiled program"
             held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
             return {"estimate_bytes": held + memory.temp_size_in_bytes, "estimated_from": "the compiled step"}
-        state = jax.eval_shape(
-            self.programs.initialise, jax.ShapeDtypeStruct((), jnp.int32), steps.Schedule.of(self.programs.job)
-        )
-        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.params)))
+        state = self.programs.like
+        held = sum(meshes.bytes_a_device((state, state.params), self.mesh))
         logits = 4 * self.job.batch * self.job.length * self.programs.vocab // self.mesh.size
         return {"estimate_bytes": held + logits, "estimated_from": "shapes"}
 
@@ -119,10 +117,10 @@ class Rig:
     def batches(self, split: str, first: int, last: int, end: int | None = None) -> Generator[Batch, None, None]:
         """Batches first..last-1 of a split, on the devices, made one ahead in the background.
 
-        A process makes only the rows of its own devices. Examples from `end` on fill up the last batch at weight 0.
+        A process makes only the examples of its own devices. Those from `end` on fill up the last batch at weight 0.
         """
         size = self.job.batch
-        sharding = meshes.over_batch(self.mesh)
+        sharding = meshes.over_tokens(self.mesh)
         shapes = programs.batch_shapes(size, self.job.length)
 
         def make(number: int) -> Batch:
@@ -135,7 +133,7 @@ class Rig:
                     ids = np.arange(low, high) + number * size
                     batch = self.task.batch(split, ids)
                     cache[low, high] = batch if end is None else _cut(batch, ids < end)
-                return cache[low, high][field]
+                return cache[low, high][field][:, index[1]]
 
             arrays = [
                 jax.make_array_from_callback(shape.shape, sharding, functools.partial(rows, field), dtype=shape.dtype)
@@ -203,7 +201,7 @@ class Rig:
         rng = np.random.default_rng(self.job.seed)
         shape = (self.job.batch, self.job.length)
         tokens_BS = rng.integers(self.task.vocab, size=(self.job.batch, self.job.length + 1), dtype=np.int32)
-        sharding = meshes.over_batch(self.mesh)
+        sharding = meshes.over_tokens(self.mesh)
         arrays = (tokens_BS[:, :-1], tokens_BS[:, 1:], np.ones(shape, np.float32))
         return Batch(*(jax.make_array_from_callback(shape, sharding, lambda index, a=a: a[index]) for a in arrays))
 
@@ -228,10 +226,11 @@ def build(
 
 def check(job: Job, mesh: Mesh, vocab: int) -> None:
     """Raises what would fail later, before a device is touched."""
-    meshes.check_batch(mesh, job.batch)
-    meshes.check_batch(mesh, job.microbatch, "microbatch")
     with parts.own_lines("suite.mixers", job.mixer):
-        _check_reads(matching.solve(job, vocab), vocab)
+        solved = matching.solve(job, vocab)
+        _check_reads(solved, vocab)
+    heads = backbone.heads(backbone.shapes(solved, vocab))
+    meshes.check(mesh, batch=job.batch, microbatch=job.microbatch, length=job.length, heads=heads)
 
 
 def check_at_length(job: Job, task: Any, length: int, changes: Mapping[str, parts.Value]) -> None:

@@ -75,29 +75,28 @@ def make_optimizer(job: Job, matrices: PyTree, schedule: Schedule | None = None)
 
 
 def make_step(
-    static: Model, optimizer: optax.GradientTransformation, mesh: Mesh, microbatch: int = 0
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """One optimiser step over the mesh: the batch is split over `data`, everything else replicated.
+    static: Model, like: State, optimizer: optax.GradientTransformation, mesh: Mesh, microbatch: int = 0
+) -> Any:
+    """One optimiser step over the mesh: a batch is split by examples and tokens, parameters by their names.
 
     With `microbatch`, a divisor of the batch, so many examples are in memory at once and their gradients are added up.
-    Metrics: loss (nats a weighted target), gradient_norm, finite.
+    `like` has the shapes of the state. Metrics: loss (nats a weighted target), gradient_norm, finite.
     """
-    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
+    examples = meshes.devices_of_examples(mesh)
 
     def differentiate(params: Model, weights: Float[Array, ""], batch: Batch) -> tuple[Array, Model]:
-        """Loss and gradient of one device's examples: their sums over devices are all that is exchanged."""
+        """Loss and gradient of what one device has of a batch."""
 
         def objective(params: Model, batch: Batch) -> Float[Array, ""]:
-            nats_BT, _ = answer(eqx.combine(params, static), batch)
+            nats_BT, _ = answer(eqx.combine(params, static, is_leaf=meshes.is_shard), batch)
             return jnp.sum(nats_BT * batch.weights_BT) / weights
 
-        return meshes.total(_add_up(jax.value_and_grad(objective), params, batch, microbatch // mesh.shape["data"]))
+        return _add_up(jax.value_and_grad(objective), params, batch, microbatch // examples)
 
-    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         with meshes.ambient(mesh):
-            each_device = meshes.sharded(differentiate, (None, None, 0), None)
-            loss, gradient = each_device(state.params, jnp.sum(batch.weights_BT), batch)
+            on_each_device = meshes.on_each_device(mesh, state.params, differentiate, "sums")
+            loss, gradient = on_each_device(state.params, jnp.sum(batch.weights_BT), batch)
         norm = optax.tree.norm(gradient)
         params: Any = state.params  # as in start
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
@@ -107,23 +106,23 @@ def make_step(
         metrics = {"loss": loss, "gradient_norm": norm, "finite": jnp.isfinite(loss) & jnp.isfinite(norm)}
         return State(params, optimizer_state, state.step + 1, fingerprint), metrics
 
-    return step
+    whole, lies = meshes.replicated(mesh), meshes.layout(like, mesh)
+    return jax.jit(step, in_shardings=(lies, meshes.over_tokens(mesh)), out_shardings=(lies, whole), donate_argnums=0)
 
 
 def make_evaluate(static: Model, mesh: Mesh, of_targets: Callable[[Array, Array, Batch], Any]) -> Callable[..., Any]:
     """`of_targets(nats_BT, correct_BT, batch)` of the targets of a batch, whole on every device.
 
-    Each device computes the nats and the correctness of its own examples.
+    Each device computes the nats and the correctness of its own examples and tokens.
     """
-    whole, split = meshes.replicated(mesh), meshes.over_batch(mesh)
 
-    def of_device(params: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-        return answer(eqx.combine(params, static), batch)
+    def of_device(params: Model, _: None, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        return answer(eqx.combine(params, static, is_leaf=meshes.is_shard), batch)
 
-    @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
+    @functools.partial(jax.jit, out_shardings=meshes.replicated(mesh))
     def evaluate(params: Model, batch: Batch) -> Any:
         with meshes.ambient(mesh):
-            nats_BT, correct_BT = meshes.sharded(of_device, (None, 0), 0)(params, batch)
+            nats_BT, correct_BT = meshes.on_each_device(mesh, params, of_device, "tokens")(params, None, batch)
         return of_targets(nats_BT, correct_BT, batch)
 
     return evaluate
@@ -177,6 +176,7 @@ def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array
     ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
         return loss_and_correct(model.logits(x_BD), targets_B)
 
+    model = eqx.tree_at(lambda model: model.embedding_VD, model, meshes.whole(model.embedding_VD))
     x_BTD = model.through(model.embed(batch.tokens_BT))
     batch_size, length = batch.tokens_BT.shape
     tokens = max(1, LOGITS // (batch_size * model.embedding_VD.shape[0]))

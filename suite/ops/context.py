@@ -1,0 +1,119 @@
+"""Sequences that are split over devices, mesh axis `context`: how attention and recurrences go from shard to shard.
+
+Where they are not split everything here leaves its arguments as they are.
+
+- An affine recurrence is run on all shards at once from an empty state. The states that come out, and what each shard
+  makes of any state that comes in, are gathered and combined, and the shards are run from what they then start with:
+  what is sent does not grow with the sequence, and the time is twice that of a shard.
+- A nonlinear one is run shard by shard: memory is saved and no time.
+- Attention gathers keys and values: what is sent grows with the sequence.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from suite import mesh as meshes
+
+
+def positions(length: int) -> Int[Array, " T"]:
+    """The positions in the sequence of the tokens of this shard."""
+    at_T = jnp.arange(length)
+    return at_T if meshes.shards_of_context() == 1 else at_T + meshes.context_index() * length
+
+
+def before(x_BPF: Float[Array, "B P ..."], first_BPF: Float[Array, "B P ..."]) -> Float[Array, "B P ..."]:
+    """`x_BPF` of the shard before this one; `first_BPF` for the first."""
+    if meshes.shards_of_context() == 1:
+        return first_BPF
+    sent_BPF = meshes.to_next_in_context(x_BPF).astype(first_BPF.dtype)
+    return jnp.where(meshes.context_index() == 0, first_BPF, sent_BPF)
+
+
+def gather(x_BTHK: Float[Array, "B T ..."]) -> Float[Array, "B S ..."]:
+    """The tokens of all shards, which are the second axis."""
+    return x_BTHK if meshes.shards_of_context() == 1 else meshes.gather_context(x_BTHK, axis=1)
+
+
+def affine(
+    run: Callable[..., Any],
+    transition: Callable[..., PyTree],
+    carry: Callable[[PyTree, PyTree, PyTree], PyTree],
+    last: Callable[[Any], PyTree] = lambda results: results[1],
+) -> Callable[..., Any]:
+    """`run(*inputs, state)` over whole sequences, of which each device has a shard.
+
+    `transition(*inputs)` is what a shard does to any state that comes into it, and `carry(transition, end, state)` the
+    state after it, where `end` is its last state from an empty one; `last` finds the last state in what `run` gives.
+    """
+    shards = meshes.shards_of_context()
+    if shards == 1:
+        return run
+
+    def of_shard(*arguments: Any) -> Any:
+        *inputs, first = arguments
+        here = (transition(*inputs), last(run(*inputs, first)))
+        of_all = jax.tree.map(lambda x: meshes.gather_context(x[None], axis=0), here)
+        state = incoming = first
+        for shard in range(1, shards):
+            passed, end = jax.tree.map(lambda x, at=shard - 1: x[at], of_all)
+            state = carry(passed, end, state)
+            is_here = meshes.context_index() == shard
+            incoming = jax.tree.map(functools.partial(jnp.where, is_here), state, incoming)
+        return run(*inputs, incoming)
+
+    return of_shard
+
+
+def in_turn(
+    run: Callable[[PyTree, Array, PyTree], tuple[Array, PyTree]], params: PyTree, x_BTD: Array, state: PyTree
+) -> tuple[Array, PyTree]:
+    """`run(params, x_BTD, state) -> y_BTD, state`, shard after shard; the state after the shard, on each."""
+    return run(params, x_BTD, state) if meshes.shards_of_context() == 1 else _in_turn(run, params, x_BTD, state)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_turn(run: Callable[..., Any], params: PyTree, x_BTD: Array, state: PyTree) -> tuple[Array, PyTree]:
+    return _turns_forward(run, params, x_BTD, state)[0]
+
+
+def _turns_forward(run: Callable[..., Any], params: PyTree, x_BTD: Array, first: PyTree) -> tuple[Any, Any]:
+    """What came in is all that is kept: a shard is run once more for its gradient."""
+
+    def turn(shard: Int[Array, ""], carry: Any) -> Any:
+        incoming, results = carry
+        results = jax.lax.cond(meshes.context_index() == shard, lambda: run(params, x_BTD, incoming), lambda: results)
+        sent = jax.tree.map(meshes.to_next_in_context, results[1])
+        is_next = meshes.context_index() == shard + 1
+        return jax.tree.map(functools.partial(jnp.where, is_next), sent, incoming), results
+
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, params, x_BTD, first))
+    incoming, results = jax.lax.fori_loop(0, meshes.shards_of_context(), turn, (first, empty))
+    return results, (params, x_BTD, incoming)
+
+
+def _turns_backward(run: Callable[..., Any], kept: Any, changes: tuple[Array, PyTree]) -> tuple[PyTree, Array, PyTree]:
+    from_y_BTD, from_last = changes
+    shards = meshes.shards_of_context()
+
+    def turn(done: Int[Array, ""], carry: Any) -> Any:
+        from_last, results = carry
+        shard = shards - 1 - done
+        results = jax.lax.cond(
+            meshes.context_index() == shard, lambda: jax.vjp(run, *kept)[1]((from_y_BTD, from_last)), lambda: results
+        )
+        sent = jax.tree.map(meshes.to_last_in_context, results[2])
+        is_last = meshes.context_index() == shard - 1
+        return jax.tree.map(lambda sent, own: jnp.where(is_last, own + sent, own), sent, from_last), results
+
+    empty = jax.tree.map(jnp.zeros_like, kept)
+    _, (params, x_BTD, first) = jax.lax.fori_loop(0, shards, turn, (from_last, empty))
+    # What came into any shard but the first is another's.
+    return params, x_BTD, jax.tree.map(lambda x: jnp.where(meshes.context_index() == 0, x, 0), first)
+
+
+_in_turn.defvjp(_turns_forward, _turns_backward)
