@@ -233,7 +233,7 @@ def device_kind() -> str:
 class Shard:
     """A device's part of a parameter, split over `fsdp` along an axis that is counted from the last, as -1."""
 
-    part: Array
+    part: Any  # an array, or what JAX and Equinox put in its place
     axis: int = dataclasses.field(metadata={"static": True})
 
 

@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "suite/ops/*": JAX | ZERO | {"suite.mesh", "suite.ops"},
     "suite/mixers/*": JAX | {"suite.ops", "suite.mixers"},  # no mesh, job or task
     "suite/tasks/*": PLAIN | {"tensorflow_datasets", "array_record", "suite.files", "suite.manifest", "suite.tasks"},
-    "suite/model/backbone.py": JAX | ZERO | {"suite.ops"},
+    "suite/model/backbone.py": JAX | ZERO | {"suite.mesh", "suite.ops"},
     "suite/model/*": JAX | ZERO | {"suite.counting", "suite.model"},
     "suite/contract.py": JAX | PLAIN | ZERO | TWO,
     "suite/measures/*": JAX

@@ -14,10 +14,7 @@ from suite.job import Job
 from suite.training import rig
 from suite.training.programs import Programs
 
-JOB = Job(
-    **{"task": "recall:pairs=2,vocab=16", "width": 16, "depth": 2, "length": 32, "batch": 8},
-    **{"steps": 20, "learning_rate": 3e-3, "test_examples": 32},
-)
+JOB = Job(task="text", width=16, depth=2, length=32, batch=8, steps=20, learning_rate=1e-3, test_examples=32)
 MESHES = ("data:8", "data:2,fsdp:4", "data:2,fsdp:2,model:2", "context:4,data:2", "fsdp:2,context:2,model:2")
 ARMS = (
     *("lstm", "gru:heads=2", "mingru", "mamba2", "gated_deltanet", "rwkv7"),

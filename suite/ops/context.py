@@ -92,7 +92,8 @@ def _turns_forward(run: Callable[..., Any], params: PyTree, x_BTD: Array, first:
         return jax.tree.map(functools.partial(jnp.where, is_next), sent, incoming), results
 
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, params, x_BTD, first))
-    incoming, results = jax.lax.fori_loop(0, meshes.shards_of_context(), turn, (first, empty))
+    with jax.named_scope("ring"):  # suite/counting/collectives.py tells loops apart by it
+        incoming, results = jax.lax.fori_loop(0, meshes.shards_of_context(), turn, (first, empty))
     return results, (params, x_BTD, incoming)
 
 
@@ -111,7 +112,8 @@ def _turns_backward(run: Callable[..., Any], kept: Any, changes: tuple[Array, Py
         return jax.tree.map(lambda sent, own: jnp.where(is_last, own + sent, own), sent, from_last), results
 
     empty = jax.tree.map(jnp.zeros_like, kept)
-    _, (params, x_BTD, first) = jax.lax.fori_loop(0, shards, turn, (from_last, empty))
+    with jax.named_scope("ring"):
+        _, (params, x_BTD, first) = jax.lax.fori_loop(0, shards, turn, (from_last, empty))
     # What came into any shard but the first is another's.
     return params, x_BTD, jax.tree.map(lambda x: jnp.where(meshes.context_index() == 0, x, 0), first)
 

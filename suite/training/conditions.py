@@ -58,7 +58,7 @@ def place(mesh: Mesh) -> str:
     name = device_kind(mesh)
     if mesh.devices.flat[0].platform == "cpu":
         name = f"{name} {machine.cores()} cores"
-    return slug(f"{name} {meshes.words(mesh)}")
+    return slug(f"{name} {meshes.words(mesh).replace(':', '')}")
 
 
 def device_kind(mesh: Mesh) -> str:
