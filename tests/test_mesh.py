@@ -1,18 +1,19 @@
 """Meshes: what --mesh says, where parameters lie, and that every arm trains on every mesh as on one device."""
 
-import re
 from typing import Any
 
+import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from suite import mesh as meshes
 from suite import parts
+from suite.counting import collectives
 from suite.job import Job
+from suite.model import backbone
 from suite.training import rig
-from suite.training.programs import Programs
+from suite.training.programs import Programs, is_shape
 
 JOB = Job(task="text", width=16, depth=2, length=32, batch=8, steps=20, learning_rate=1e-3, test_examples=32)
 MESHES = ("data:8", "data:2,fsdp:4", "data:2,fsdp:2,model:2", "context:4,data:2", "fsdp:2,context:2,model:2")
@@ -24,6 +25,10 @@ HYBRID = "mamba2+attention:window=6"  # of kinds that each mesh treats in its ow
 OTHERS = [name for name in parts.names("suite.mixers") if name not in ARMS]
 
 
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 def losses(job: Job, mesh: str, devices: list, data_dir: Any) -> tuple[list[float], int]:
     built = rig.build(job, meshes.make(mesh, devices), data_dir=str(data_dir))
     steps = [(float(metrics["loss"]), state) for _, state, metrics in built.train(built.state, 0, job.steps)]
@@ -31,7 +36,7 @@ def losses(job: Job, mesh: str, devices: list, data_dir: Any) -> tuple[list[floa
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("mixer", [HYBRID, *(pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS)])
+@pytest.mark.parametrize("mixer", [HYBRID, *(slow(name) for name in ARMS)])
 def test_every_mesh_trains_as_one_device(mixer: str, mesh: str, devices: list, data_dir: Any) -> None:
     job = JOB.replace(mixer=mixer, depth=3 if mixer.count("+") == 2 else 2)
     one, one_print = losses(job, "", devices[:1], data_dir)
@@ -46,3 +51,135 @@ def test_the_others_train_over_data_fsdp_and_model_as_on_one_device(mixer: str, 
     one, _ = losses(JOB.replace(mixer=mixer), "", devices[:1], data_dir)
     many, _ = losses(JOB.replace(mixer=mixer), "data:2,fsdp:2,model:2", devices, data_dir)
     np.testing.assert_allclose(many, one, rtol=1e-5)
+
+
+# Where parameters lie.
+
+
+def abstract(spec: str, n_devices: int = 8) -> Any:
+    return meshes.make(spec, jax.devices()[:n_devices])
+
+
+def lying(mesh: Any, mixer: str, **fields: Any) -> dict[str, str]:
+    shapes = backbone.shapes(JOB.replace(mixer=mixer, **fields), 256)
+    return meshes.describe(eqx.filter(shapes, is_shape), mesh)
+
+
+def test_the_letters_of_a_name_say_where_a_parameter_lies(devices: list) -> None:
+    mesh = abstract("data:2,fsdp:2,model:2")
+    found = lying(mesh, "attention+lstm:heads=2+lstm", depth=3)
+    assert found["embedding_VD"] == "fsdp along axis 1"
+    # The first axis is that of stacked layers.
+    assert found["pattern/0/gate_DF"] == "fsdp along axis 1, model along axis 2"
+    assert found["pattern/0/down_FD"] == "model along axis 1, fsdp along axis 2"
+    assert found["pattern/0/mixer/query_DF"] == "fsdp along axis 1, model along axis 2"
+    assert found["pattern/1/mixer/recurrent_HKG"] == "model along axis 1, fsdp along axis 2"
+    assert found["pattern/2/mixer/recurrent_HKG"] == "fsdp along axis 2"  # one head is whole over model
+    assert found["pattern/1/mixer/bias_G"] == found["scale_D"] == "whole"
+
+
+def test_an_array_without_letters_is_split_along_its_largest_axis_that_can_be(devices: list) -> None:
+    tree = {"weights": jax.ShapeDtypeStruct((3, 12, 8), "float32"), "odd": jax.ShapeDtypeStruct((3, 5), "float32")}
+    assert meshes.describe(tree, abstract("fsdp:4,data:2")) == {"weights": "fsdp along axis 1", "odd": "whole"}
+
+
+def test_optimiser_state_lies_as_its_parameters_do(devices: list) -> None:
+    mesh = abstract("data:2,fsdp:4")
+    programs = Programs(JOB, mesh, 256)
+    of_state = meshes.describe(programs.like, mesh)
+    names = [name for name in of_state if name.endswith("query_DF")]
+    assert len(names) == 3  # the parameter and Adam's two moments
+    assert len({of_state[name] for name in names}) == 1
+    whole = meshes.bytes_a_device(programs.like, abstract("", 1))
+    parts_ = meshes.bytes_a_device(programs.like, mesh)
+    assert sum(parts_) < 0.3 * sum(whole)
+
+
+# What devices send.
+
+
+SENDING = ("lstm", "lstm:heads=2", "mamba2")
+
+
+@pytest.mark.parametrize("mixer", [*SENDING, *(slow(name) for name in [*ARMS, *OTHERS] if name not in SENDING)])
+def test_no_collective_runs_in_a_loop_over_time(mixer: str, devices: list) -> None:
+    mesh = abstract("fsdp:2,context:2,model:2")
+    job = JOB.replace(mixer=mixer, depth=3 if mixer.count("+") == 2 else 2)
+    found = collectives.of_program(Programs(job, mesh, 256).lowered_step.compile(), mesh)
+    assert found
+    assert [collective.name for collective in found if collective.in_time] == []
+
+
+@pytest.mark.parametrize("mixer", ["lstm", *(slow(name) for name in [*ARMS[1:], *OTHERS])])
+def test_parameters_are_all_that_fsdp_gathers(mixer: str, devices: list) -> None:
+    mesh = abstract("data:2,fsdp:4")
+    job = JOB.replace(mixer=mixer, depth=3 if mixer.count("+") == 2 else 2)
+    found = collectives.of_program(Programs(job, mesh, 256).lowered_step.compile(), mesh)
+    gathered = [collective for collective in found if collective.operation == "all-gather"]
+    assert {collective.axes for collective in gathered} == {("fsdp",)}
+    bytes_of_all = 4 * backbone.count_parameters(backbone.shapes(job, 256))
+    assert sum(collective.sent * (collective.calls or 0) for collective in gathered) < 2 * bytes_of_all
+    assert {collective.operation for collective in found} == {"all-gather", "reduce-scatter", "all-reduce"}
+
+
+@pytest.mark.parametrize(
+    ("mixer", "grows"), [("attention", True), ("lstm", False), ("mamba2", False), ("gated_deltanet", False)]
+)
+def test_over_context_attention_sends_more_for_longer_sequences_and_states_do_not_grow(
+    mixer: str, grows: bool, devices: list
+) -> None:
+    mesh = abstract("context:8")
+    sent = []
+    for length in (64, 256):
+        job = JOB.replace(mixer=mixer, length=length)
+        found = collectives.of_program(Programs(job, mesh, 256).lowered_step.compile(), mesh)
+        assert all(collective.calls is not None for collective in found)
+        sent.append(sum(collective.sent * (collective.calls or 0) for collective in found))
+    assert sent[1] > 1.5 * sent[0] if grows else sent[1] == sent[0]
+
+
+# What --mesh says.
+
+
+@pytest.mark.parametrize(
+    ("spec", "sizes"),
+    [
+        ("", (8, 1, 1, 1)),
+        ("data:8", (8, 1, 1, 1)),
+        ("fsdp:4,data:", (2, 4, 1, 1)),
+        ("model:2,context:2,fsdp:2", (1, 2, 2, 2)),
+        ("context:", (1, 1, 8, 1)),
+    ],
+)
+def test_a_mesh_is_its_axes_with_at_most_one_size_left_out(spec: str, sizes: tuple[int, ...]) -> None:
+    assert tuple(meshes.parse(spec, 8).values()) == sizes
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("data:4", "wants 4 devices and there are 8"),
+        ("data:3,fsdp:", "wants a multiple of 3 devices and there are 8"),
+        ("data:2,data:4", "names the axis data twice"),
+        ("data:,fsdp:", "leaves the sizes of data and fsdp out"),
+        ("tensor:8", "wanted axis:size with the axes data, fsdp, context, model"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_says_what_is_wrong(spec: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        meshes.parse(spec, 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "fields", "words"),
+    [
+        ("data:2,fsdp:4", {"batch": 4}, "batch 4 is not a multiple of the 8 devices of mesh axes data and fsdp"),
+        ("context:8", {"length": 20}, "length 20 is not a multiple of the 8 devices of mesh axis context"),
+        ("model:8", {"mixer": "attention:heads=4"}, "heads 4 is not a multiple of the 8 devices of mesh axis model"),
+        ("data:2,model:4", {"mixer": "attention:kv_heads=2"}, "heads 2 is not a multiple of the 4 devices"),
+        ("data:2,model:4", {"mixer": "lstm:heads=2"}, "heads 2 is not a multiple of the 4 devices"),
+    ],
+)
+def test_a_job_that_a_mesh_cannot_split_is_refused(spec: str, fields: Any, words: str, devices: list) -> None:
+    with pytest.raises(ValueError, match=words):
+        rig.check(JOB.replace(**fields), meshes.make(spec, devices), 256)

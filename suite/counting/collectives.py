@@ -123,7 +123,7 @@ def is_over_time(name: str) -> bool:
     do not go over time are written where these are written, and every loop of a mixer, a user's own too, goes without.
     A loop without a name is taken for one over time; those that XLA makes of one operation have that operation's.
     """
-    *before, last = ["", *name.split("/")]
+    *before, last = ["", *(scope for scope in name.split("/") if scope != "closed_call")]
     scope = re.search(r"(\w*)\)*$", before[-1] if before else "")
     return not name or (last == "while" and (scope is None or scope[1] not in NOT_OVER_TIME))
 
