@@ -76,8 +76,8 @@ class Collective(NamedTuple):
     @property
     def calls(self) -> int | None:
         """How often it runs in one call of the program; None where the length of a loop around it is not known."""
-        trips = [loop.trips for loop in self.loops]
-        return None if None in trips else math.prod(filter(None, trips))
+        trips = [loop.trips for loop in self.loops if loop.trips is not None]
+        return math.prod(trips) if len(trips) == len(self.loops) else None
 
     @property
     def in_time(self) -> bool:
