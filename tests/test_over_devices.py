@@ -35,18 +35,22 @@ def test_one_device_sends_nothing(devices: list) -> None:
 
 
 @pytest.mark.parametrize(
-    ("axes", "n_devices", "expected"),
+    ("spec", "n_devices", "expected"),
     [
-        ({"data": 8}, 2, {"data": 2}),
-        ({"data": 4, "fsdp": 2, "model": 1, "context": 1}, 4, {"data": 2, "fsdp": 2, "model": 1, "context": 1}),
-        ({"data": 2, "fsdp": 2, "model": 2, "context": 1}, 2, {"data": 1, "fsdp": 1, "model": 2, "context": 1}),
-        ({"data": 6}, 4, {"data": 4}),
+        ("data:8", 2, "data:2"),
+        ("data:4,fsdp:2", 4, "data:2,fsdp:2"),
+        ("data:2,fsdp:2,model:2", 2, "model:2"),
+        ("context:8", 4, "context:4"),
     ],
 )
 def test_a_smaller_mesh_has_the_last_axes_of_the_whole_one(
-    axes: dict[str, int], n_devices: int, expected: dict[str, int]
+    spec: str, n_devices: int, expected: str, devices: list
 ) -> None:
-    assert weak_scaling.axes_of(axes, n_devices) == expected
+    built = rig.build(JOB.replace(length=16), meshes.make(spec, devices))
+    part = weak_scaling.on_devices(built, n_devices)
+    assert meshes.words(part.mesh) == expected
+    assert list(part.mesh.devices.flat) == devices[:n_devices]
+    assert (part.job.batch, part.programs.job.batch) == (2 * n_devices,) * 2
 
 
 def test_every_number_of_devices_steps_on_the_same_batch_a_device(devices: list) -> None:
@@ -127,7 +131,7 @@ def test_without_such_rows_there_is_no_section(tmp_path: pathlib.Path) -> None:
 
 
 def test_lines_of_one_arm_are_told_apart_by_what_differs_between_them(tmp_path: pathlib.Path) -> None:
-    for axes in ("data:4", "data:2 fsdp:4"):
+    for axes in ("data:4", "data:2,fsdp:4"):
         put_sent(tmp_path, JOB, axes, 1000)
     cells = over_devices._cells(records.read(tmp_path))
     assert over_devices._series(cells) == ["lstm, data and fsdp", "lstm, data"]

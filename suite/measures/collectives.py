@@ -3,8 +3,7 @@
 import collections
 from collections.abc import Iterator
 
-from jax.sharding import Mesh
-
+from suite import mesh as meshes
 from suite.counting import collectives as counting
 from suite.counting.collectives import Collective
 from suite.sweep.record import Row
@@ -43,17 +42,12 @@ def measure(rig: Rig) -> Iterator[Row]:
     for (operation, axes, loops), total in sorted(sums.items(), key=lambda entry: (ALL in entry[0], entry[0])):
         yield {
             "phase": "collectives",
-            "mesh_axes": mesh_axes(rig.mesh),
+            "mesh_axes": meshes.words(rig.mesh),
             **{"operation": operation, "axes": axes, "loops": loops, "tokens": tokens},
             **total,
             "sent_bytes_per_token": total["sent_bytes"] / tokens,
             "outcome": "ok",
         }
-
-
-def mesh_axes(mesh: Mesh) -> str:
-    """The axes of a mesh that are larger than one, with their sizes; of one device `data:1`."""
-    return " ".join(f"{axis}:{size}" for axis, size in mesh.shape.items() if size > 1) or "data:1"
 
 
 def _calls(one: Collective) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from suite import mesh as meshes
-from suite.measures.collectives import mesh_axes
 from suite.sweep import processes
 from suite.sweep.record import Row
 from suite.training import clock, programs
@@ -52,7 +51,7 @@ def measure(rig: Rig, *, rounds: int = 10, warmup: int = 3) -> Iterator[Row]:
                 "phase": "scaling",
                 "turn": turn,
                 "devices": n_devices,
-                "mesh_axes": mesh_axes(part.mesh),
+                "mesh_axes": meshes.words(part.mesh),
                 "calls": bursts[n_devices],
                 "tokens": bursts[n_devices] * part.job.batch * part.job.length,
                 "burst_seconds": statistics.median(seconds),

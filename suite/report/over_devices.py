@@ -117,7 +117,7 @@ def _series(cells: list[Cell]) -> list[str]:
 
 def _axes(row: Row) -> str:
     """The axes of a mesh without their sizes: data and fsdp."""
-    return words.listed([axis.partition(":")[0] for axis in row["mesh_axes"].split()])
+    return words.listed([axis.partition(":")[0] for axis in row["mesh_axes"].split(",")])
 
 
 def _batch(row: Row) -> str:
