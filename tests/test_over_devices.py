@@ -134,4 +134,4 @@ def test_lines_of_one_arm_are_told_apart_by_what_differs_between_them(tmp_path: 
     for axes in ("data:4", "data:2,fsdp:4"):
         put_sent(tmp_path, JOB, axes, 1000)
     cells = over_devices._cells(records.read(tmp_path))
-    assert over_devices._series(cells) == ["lstm, data and fsdp", "lstm, data"]
+    assert over_devices._series(cells) == ["lstm, data+fsdp", "lstm, data"]

@@ -85,7 +85,7 @@ def on_devices(rig: Rig, n_devices: int) -> Rig:
 def axes_of(axes: Mapping[str, int], n_devices: int) -> dict[str, int]:
     """The mesh of so many devices: they fill the last axes of the whole one first, and `data` takes what is left."""
     sizes, left = {}, n_devices
-    for axis, size in reversed(axes.items()):
+    for axis, size in reversed(list(axes.items())):
         sizes[axis] = left if axis == "data" else math.gcd(size, left)
         left //= sizes[axis]
     return {axis: sizes[axis] for axis in axes}

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -116,8 +116,8 @@ def _series(cells: list[Cell]) -> list[str]:
 
 
 def _axes(row: Row) -> str:
-    """The axes of a mesh without their sizes: data and fsdp."""
-    return words.listed([axis.partition(":")[0] for axis in row["mesh_axes"].split(",")])
+    """The axes of a mesh without their sizes: data+fsdp."""
+    return "+".join(axis.partition(":")[0] for axis in row["mesh_axes"].split(","))
 
 
 def _batch(row: Row) -> str:
@@ -127,8 +127,10 @@ def _batch(row: Row) -> str:
 def _line(cell: Cell) -> Cells:
     """The cells of a training step under SENT_COLUMNS."""
     total = cell.total
-    most = sorted(cell.rows, key=lambda row: -row["sent_bytes"])[:MOST_OPERATIONS]
-    operations = [f"{row['operation']} over {row['axes']} {words.percent(_share(row, total))}" for row in most]
+    sent: Counter[str] = Counter()
+    for row in cell.rows:
+        sent[f"{row['operation']} over {row['axes']}"] += row["sent_bytes"]
+    most = [f"{name} {words.percent(part / total['sent_bytes'])}" for name, part in sent.most_common(MOST_OPERATIONS)]
     return (
         total["arm"],
         str(total["n_devices"]),
@@ -139,12 +141,8 @@ def _line(cell: Cell) -> Cells:
         words.si(total["sent_bytes_per_token"], "B"),
         words.si(cell.bytes_in("in_a_loop"), "B"),
         words.si(cell.bytes_in("in_time"), "B"),
-        ", ".join(operations),
+        ", ".join(most),
     )
-
-
-def _share(row: Row, total: Row) -> float:
-    return row["sent_bytes"] / total["sent_bytes"] if total["sent_bytes"] else 0.0
 
 
 def _scaled(comparison: Comparison) -> list[Scaled]:
