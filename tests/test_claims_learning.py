@@ -485,7 +485,7 @@ def test_compute_scaling_is_judged(rows: list[Row], verdict: str, said: str) -> 
 
 
 def probe(rows: list[Row], mixer: str, budget: float, loss: float) -> Row:
-    """A test of seed 0 at three times the rate, at the best width of a budget, its loss that many s.d. of seeds off."""
+    """A test of seed 0 at three times the rate, at the best width of a budget, its loss off by s.d. of a seed."""
     [best] = [
         row
         for row in rows

@@ -38,9 +38,10 @@ RULE = (
     "Fails: an e lies outside its interval at 99 %, or that of b_lstm / b_attention lies at or above 1. Otherwise "
     "undecided, and so where an optimum of either lies at the edge of the widths, and where a probe of the rate (a "
     "third, three times), one seed at the best width of either arm at the two largest budgets, comes to a loss below "
-    "the mean at the rate by more than twice the noise of seeds: rates are not tuned at each width and budget. "
-    "Untested below 2.5 decades or five budgets: curves only. Intervals are Student's at 95 %, of ratios Fieller's. G "
-    "is loss(4T) - loss(T) at equal tokens. Control: loss falls from the least to the top budget for both."
+    "the mean at the rate by more than the noise of seeds (t-test, one-sided, 5 %, Bonferroni over the probes): rates "
+    "are not tuned at each width and budget. Untested below 2.5 decades or five budgets: curves only. Intervals are "
+    "Student's at 95 %, of ratios Fieller's. G is loss(4T) - loss(T) at equal tokens. Control: loss falls from the "
+    "least to the top budget for both."
 )
 
 COMMAND = "python -m launch.compare --claims=compute_scaling"
@@ -248,19 +249,26 @@ def judge_curves(
     if not control.met:
         return "undecided", f"the control failed: {control.measured}"
     verdict, reason = _verdict(attention, lstm, confidence, precision)
-    better = [line for curve in (attention, lstm) for line in _better_probes(curve)]
+    better = _better_probes([attention, lstm], confidence)
     if verdict in ("holds", "fails") and better:
         return "undecided", f"rate: {'; '.join(better)}; with the rates as they are, {verdict}: {reason}"
     return verdict, reason
 
 
-def _better_probes(curve: Curve) -> list[str]:
-    """The probes of the rate at the largest budgets whose loss lies clearly below the mean at the rate, in words."""
+def _better_probes(curves: list[Curve], confidence: float) -> list[str]:
+    """The probes of the rate at the largest budgets that do better than the rate beyond doubt, in words."""
+    probes = [
+        (curve.arm, *probe)
+        for curve in curves
+        for probe in curve.probes
+        if probe.training.budget in curve.budgets[-PROBED:] and probe.gain.dof
+    ]
+    one_sided = 1 - 2 * (1 - confidence) / max(1, len(probes))
     return [
-        f"{curve.arm} at {training.budget:.2g} FLOPs comes to {training.loss:.4g} nats at a rate of "
-        f"{training.row['learning_rate']:g}, against {mean:.4g}, with a noise of {noise:.2g}"
-        for training, mean, noise in curve.probes
-        if training.budget in curve.budgets[-PROBED:] and mean - training.loss > 2 * noise
+        f"{arm} at {training.budget:.2g} FLOPs comes to {training.loss:.4g} nats at a rate of "
+        f"{training.row['learning_rate']:g}, against {mean:.4g} (seeds differ by {math.sqrt(gain.variance):.2g})"
+        for arm, training, mean, gain in probes
+        if gain.interval(one_sided).low > 0
     ]
 
 

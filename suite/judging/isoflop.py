@@ -56,11 +56,11 @@ class Prediction(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A training at another rate than its size's, the mean loss at that rate, and the s.d. of a seed's difference."""
+    """A training at another rate than its size's, the mean loss there, and by how much the probe lies below that."""
 
     training: Training
     mean: float  # nats
-    noise: float  # nats
+    gain: Estimate  # nats, with the noise of seeds at its budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,10 @@ class Curve:
         probes = []
         for training in self.probed:
             seeds = self.losses[training.budget][training.params]
-            variance = seed_noise(self.losses[training.budget])[0] * (1 + 1 / len(seeds))
-            probes.append(Probe(training, statistics.fmean(seeds), math.sqrt(variance)))
+            noise, dof = seed_noise(self.losses[training.budget])
+            mean = statistics.fmean(seeds)
+            gain = Estimate(mean - training.loss, noise * (1 + 1 / len(seeds)), dof)
+            probes.append(Probe(training, mean, gain))
         return probes
 
     @property
