@@ -258,17 +258,18 @@ def judge_curves(
 def _better_probes(curves: list[Curve], confidence: float) -> list[str]:
     """The probes of the rate at the largest budgets that do better than the rate beyond doubt, in words."""
     probes = [
-        (curve.arm, *probe)
+        (curve.arm, probe)
         for curve in curves
         for probe in curve.probes
         if probe.training.budget in curve.budgets[-PROBED:] and probe.gain.dof
     ]
     one_sided = 1 - 2 * (1 - confidence) / max(1, len(probes))
     return [
-        f"{arm} at {training.budget:.2g} FLOPs comes to {training.loss:.4g} nats at a rate of "
-        f"{training.row['learning_rate']:g}, against {mean:.4g} (seeds differ by {math.sqrt(gain.variance):.2g})"
-        for arm, training, mean, gain in probes
-        if gain.interval(one_sided).low > 0
+        f"{arm} at {probe.training.budget:.2g} FLOPs comes to {probe.training.loss:.4g} nats at a rate of "
+        f"{probe.training.row['learning_rate']:g}, against {probe.mean:.4g} (seeds differ by "
+        f"{math.sqrt(probe.gain.variance):.2g})"
+        for arm, probe in probes
+        if probe.gain.interval(one_sided).low > 0
     ]
 
 
