@@ -17,7 +17,7 @@ Changes = Mapping[str, int | str | float]  # fields of a job and their values
 class Scale:
     """Sizes that claims share. The first arm sets what the others are matched to, unless there is a `reference`.
 
-    Batch sizes are those of one device until `on` has multiplied them.
+    Batch sizes are those of one device until `on` has multiplied them by the devices over which examples are split.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Scale:
     devices: int = 1
 
     def on(self, devices: int) -> "Scale":
-        """The scale with its batch sizes for all of `devices`."""
+        """The scale with its batch sizes for so many devices over which examples are split."""
         job = self.job.replace(batch=self.job.batch * devices)
         return dataclasses.replace(self, job=job, devices=self.devices * devices)
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ import pytest
 
 from suite import manifest
 from suite import mesh as meshes
+from suite.job import Job
 from suite.training import checkpoint
+from suite.training.programs import Programs
 
 pytestmark = pytest.mark.timeout(120)
 LIKE = {"w": jnp.zeros((64, 64), jnp.float32), "step": jnp.zeros((), jnp.int32)}
@@ -129,6 +132,31 @@ def test_it_is_restored_onto_other_devices(tmp_path: pathlib.Path, devices: list
         arrays, _ = checkpoints.restore(meshes.replicate(LIKE, eight)) or ({}, {})
     assert len(arrays["w"].sharding.device_set) == 8
     np.testing.assert_array_equal(arrays["w"], state(1)["w"])
+
+
+def test_a_state_goes_from_any_mesh_to_any_other(tmp_path: pathlib.Path, devices: list) -> None:
+    job = Job(mixer="lstm:heads=2+attention", task="text", depth=2, width=16, length=16, batch=8)
+    specs = ("data:8", "data:2,fsdp:4", "fsdp:2,context:2,model:2", "")
+    first = Programs(job, meshes.make("", devices[:1]), 256).start(job)
+    for number, spec in enumerate(specs):
+        mesh = meshes.make(spec, devices if spec else devices[:1])
+        like = Programs(job, mesh, 256).start(job)
+        with checkpoint.Checkpoints(tmp_path) as checkpoints:
+            state, _ = (checkpoints.restore(jax.tree.map(jnp.zeros_like, like)) if number else (first, {})) or (
+                None,
+                {},
+            )
+            if number:
+                lie = [leaf.sharding.is_equivalent_to(other.sharding, leaf.ndim) for leaf, other in same(state, like)]
+                assert all(lie)
+            state = meshes.place(jax.tree.map(jnp.asarray, jax.device_get(state)), meshes.layout(state, mesh))
+            checkpoints.save(number, state, {"at": number})
+    for leaf, other in same(state, first):
+        np.testing.assert_array_equal(leaf, other)
+
+
+def same(state: Any, other: Any) -> list[tuple[jax.Array, jax.Array]]:
+    return list(zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True))
 
 
 def test_final_parameters_that_are_damaged_are_not_returned(tmp_path: pathlib.Path) -> None:

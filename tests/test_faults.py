@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from programs import assert_same, ended, environment, ranks, run, start, training, wait, wait_for_step
+from programs import assert_same, ended, environment, ranks, rows_of, run, start, training, wait, wait_for_step
 
 from suite.sweep import store
 
@@ -46,6 +46,29 @@ def test_a_rank_that_is_killed_takes_the_other_with_it_and_both_come_back(
     codes, said = wait(ranks(training(tmp_path)))
     assert codes == [0, 0], said
     assert_same(tmp_path, whole_of_two)
+
+
+MESH = ("--mesh=data:2,fsdp:2,model:2", "--mixer=lstm:heads=2")
+
+
+def test_a_training_over_four_axes_that_is_killed_goes_on_bit_by_bit(tmp_path: pathlib.Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(training(whole, *MESH), devices=8).returncode == 0
+    assert run(training(killed, *MESH, "--fault=kill@45:0"), devices=8).returncode == -9
+    assert run(training(killed, *MESH), devices=8).returncode == 0
+    assert_same(killed, whole)
+
+
+def test_two_processes_of_two_devices_train_as_one_device(tmp_path: pathlib.Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = ("--mixer=lstm:heads=2+attention", "--depth=2", "--task=text", "--learning_rate=1e-3")
+    flags = (*flags, "--steps=20", "--record_every=1")
+    assert run(training(one, *flags)).returncode == 0
+    codes, said = wait(ranks(training(two, *flags, "--mesh=data:2,fsdp:2"), devices=2))
+    assert codes == [0, 0], said
+    losses = [[row["loss"] for row in rows_of(out) if row["phase"] == "train"] for out in (one, two)]
+    assert len(losses[0]) == 20
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 def test_a_rank_that_raises_ends_both_within_a_second(tmp_path: pathlib.Path, whole_of_two: pathlib.Path) -> None:

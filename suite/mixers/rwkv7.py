@@ -108,7 +108,7 @@ class Mixer(Recurrence):
         before_BTD = convolution.shifted(x_BTD, last_BD)
         inputs, gate_BTF = self._project(x_BTD, before_BTD)
         recurrence = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
-        y_BTHP, state_BHKP = recurrence(*inputs, state_BHKP, fastest=FASTEST)
+        y_BTHP, state_BHKP = recurrence(*inputs, state_BHKP, FASTEST)
         return self._merge(y_BTHP, inputs[:3], gate_BTF), (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
 
     def step(self, x_BD: Float[Array, "B D"], state: State) -> tuple[Float[Array, "B D"], State]:

@@ -26,12 +26,11 @@ def positions(length: int) -> Int[Array, " T"]:
     return at_T if meshes.shards_of_context() == 1 else at_T + meshes.context_index() * length
 
 
-def before(x_BPF: Float[Array, "B P ..."], first_BPF: Float[Array, "B P ..."]) -> Float[Array, "B P ..."]:
-    """`x_BPF` of the shard before this one; `first_BPF` for the first."""
+def before(x: Float[Array, "B ..."], first: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """`x` of the shard before this one; `first`, of the same shape, for the first."""
     if meshes.shards_of_context() == 1:
-        return first_BPF
-    sent_BPF = meshes.to_next_in_context(x_BPF).astype(first_BPF.dtype)
-    return jnp.where(meshes.context_index() == 0, first_BPF, sent_BPF)
+        return first
+    return jnp.where(meshes.context_index() == 0, first, meshes.to_next_in_context(x).astype(first.dtype))
 
 
 def gather(x_BTHK: Float[Array, "B T ..."]) -> Float[Array, "B S ..."]:

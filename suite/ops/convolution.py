@@ -31,7 +31,7 @@ def extend(
         return x_BTF, past_BPF
     if x_BTF.shape[1] < past_BPF.shape[1] and meshes.shards_of_context() > 1:
         raise ValueError(f"a shard of {x_BTF.shape[1]} tokens is shorter than {past_BPF.shape[1] + 1} taps")
-    past_BPF = context.before(x_BTF[:, x_BTF.shape[1] - past_BPF.shape[1] :], past_BPF)
+    past_BPF = context.before(x_BTF[:, max(0, x_BTF.shape[1] - past_BPF.shape[1]) :], past_BPF)
     seen_BSF = jnp.concatenate([past_BPF.astype(x_BTF.dtype), x_BTF], axis=1)
     y_BTF = causal_convolution(seen_BSF, taps_CF)
     y_BTF = y_BTF if bias_F is None else y_BTF + bias_F.astype(y_BTF.dtype)[None, None]

@@ -88,8 +88,10 @@ def sequential(*arguments: Array | float) -> tuple[Float[Array, "B T H P"], Floa
 def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:
     """An implementation whose heads and whose sequences are split."""
 
-    def of_shard(*arguments: Array, fastest: float = math.inf) -> Any:
-        return matrix.by_products(functools.partial(run, fastest=fastest), inputs=6)(*arguments)
+    def of_shard(*arguments: Any) -> Any:
+        """Six inputs, the state, and where it is known how fast the fastest decay is."""
+        arrays, fastest = arguments[:7], arguments[7:]
+        return matrix.by_products(lambda *arrays: run(*arrays, *fastest), inputs=6)(*arrays)
 
     return of_shard
 

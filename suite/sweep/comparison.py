@@ -112,7 +112,7 @@ class Comparison:
         if not self.first:
             return self.follow_first()
         if self.any_batch:
-            self.plan = dataclasses.replace(self.plan, scale=self.plan.scale.on(self.place["n_devices"]))
+            self.plan = dataclasses.replace(self.plan, scale=self.plan.scale.on(self.place["devices_of_examples"]))
         while left := self.left():
             self.progress.forecast.expect(left)
             code = self.run_children(self.shares(left))

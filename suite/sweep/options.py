@@ -19,7 +19,11 @@ class Options:
     """The flags of launch.job beside those of the job, by their names."""
 
     out: str = _field("out/job", "directory of the records, which all processes of a job share")
-    mesh: str = _field("", "device mesh, as in data:8; empty: all devices share the batch")
+    mesh: str = _field(
+        "",
+        "device mesh, as in data:2,fsdp:4: axes data, fsdp, context and model, of which one may go without its size; "
+        "empty: all devices share the batch",
+    )
     data_dir: str = _field("~/tensorflow_datasets", "directory of the TensorFlow Datasets: a path or gs://")
     trace: int = _field(0, "write a profiler trace of this many training steps, and measure nothing", 0)
     coordinator_address: str = _field(

@@ -103,6 +103,7 @@ class Worker:
             "device_kind": device_kind(mesh),
             "n_devices": mesh.size,
             "n_processes": jax.process_count(),
+            "devices_of_examples": meshes.devices_of_examples(mesh),
         }
         self.environment = json.dumps(provenance.environment(), indent=1) + "\n"
         self.tell("ready", **self.place, process=jax.process_index(), address=processes.address())
