@@ -280,6 +280,10 @@ def on_each_device(mesh: Mesh, params: PyTree, fn: Callable[..., PyTree], result
 
         return jax.tree.map(of_leaf, params, specs)
 
+    def total(leaf: Array, axes: Sequence[str]) -> Array:
+        # XLA refuses a sum over axes that are all of size 1 where `model` is left to it.
+        return jax.lax.psum(leaf, tuple(axis for axis in axes if mesh.shape[axis] > 1))
+
     def run(params: PyTree, shared: PyTree, batch: PyTree) -> PyTree:
         given = fn(shards(params), shared, batch)
         if not is_sum:
@@ -288,10 +292,10 @@ def on_each_device(mesh: Mesh, params: PyTree, fn: Callable[..., PyTree], result
 
         def add_up(leaf: Array | Shard) -> Array:
             if isinstance(leaf, Shard):  # gathering has added it up over fsdp
-                return jax.lax.psum(leaf.part, ("data", "context"))
-            return jax.lax.psum(leaf, BY_HAND)
+                return total(leaf.part, ("data", "context"))
+            return total(leaf, BY_HAND)
 
-        return jax.lax.psum(value, BY_HAND), jax.tree.map(add_up, gradient, is_leaf=is_shard)
+        return total(value, BY_HAND), jax.tree.map(add_up, gradient, is_leaf=is_shard)
 
     out_specs = (PartitionSpec(), specs) if is_sum else tokens
     in_specs = (specs, PartitionSpec(), tokens)

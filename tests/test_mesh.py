@@ -45,6 +45,12 @@ def test_every_mesh_trains_as_one_device(mixer: str, mesh: str, devices: list, d
     np.testing.assert_allclose(many, one, rtol=1e-5)
 
 
+def test_a_mesh_of_one_axis_trains_as_one_device(devices: list, data_dir: Any) -> None:
+    one, _ = losses(JOB, "", devices[:1], data_dir)
+    for axis in meshes.AXES:
+        np.testing.assert_allclose(losses(JOB, f"{axis}:2", devices[:2], data_dir)[0], one, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", OTHERS)
 def test_the_others_train_over_data_fsdp_and_model_as_on_one_device(mixer: str, devices: list, data_dir: Any) -> None:
