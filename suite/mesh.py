@@ -95,16 +95,12 @@ def check(mesh: Mesh, *, batch: int, microbatch: int, length: int, heads: Iterab
     """ValueError where a job's batch, its sequences or its mixers' heads cannot be split evenly over the mesh."""
     examples = devices_of_examples(mesh)
     axes = "mesh axis data" if mesh.shape["fsdp"] == 1 else "mesh axes data and fsdp"
-    for name, size in (("batch", batch), ("microbatch", microbatch)):
-        if size % examples:
-            raise ValueError(f"{name} {size} is not a multiple of the {examples} devices of {axes}")
-    if length % mesh.shape["context"]:
-        raise ValueError(
-            f"length {length} is not a multiple of the {mesh.shape['context']} devices of mesh axis context"
-        )
-    for count in sorted(heads):
-        if count > 1 and count % mesh.shape["model"]:
-            raise ValueError(f"heads {count} is not a multiple of the {mesh.shape['model']} devices of mesh axis model")
+    wanted = [("batch", batch, examples, axes), ("microbatch", microbatch, examples, axes)]
+    wanted.append(("length", length, mesh.shape["context"], "mesh axis context"))
+    wanted += [("heads", count, mesh.shape["model"], "mesh axis model") for count in sorted(heads) if count > 1]
+    for name, size, devices, over in wanted:
+        if size % devices:
+            raise ValueError(f"{name} {size} is not a multiple of the {devices} devices of {over}; change it or --mesh")
 
 
 # Where arrays lie.

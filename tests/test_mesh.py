@@ -11,6 +11,7 @@ from suite import mesh as meshes
 from suite import parts
 from suite.counting import collectives
 from suite.job import Job
+from suite.measures import layout
 from suite.model import backbone
 from suite.training import rig
 from suite.training.programs import Programs, is_shape
@@ -189,3 +190,18 @@ def test_a_mesh_that_does_not_fit_says_what_is_wrong(spec: str, words: str) -> N
 def test_a_job_that_a_mesh_cannot_split_is_refused(spec: str, fields: Any, words: str, devices: list) -> None:
     with pytest.raises(ValueError, match=words):
         rig.check(JOB.replace(**fields), meshes.make(spec, devices), 256)
+
+
+def test_the_measure_of_a_layout_says_where_each_parameter_lies_and_what_a_device_holds(devices: list) -> None:
+    job = JOB.replace(mixer="lstm:heads=2")
+    rows = list(layout.measure(rig.build(job, meshes.make("data:2,fsdp:2,model:2", devices))))
+    by_name = {row["parameter"]: row for row in rows}
+    recurrent = by_name["pattern/0/mixer/recurrent_HKG"]
+    assert recurrent["split"] == "model along axis 1, fsdp along axis 2"
+    assert recurrent["bytes_in_all"] == 4 * recurrent["bytes_a_device"]
+    everything = by_name[layout.ALL]
+    parameters = [row for row in rows if row["split"]]
+    for column in ("bytes_in_all", "bytes_a_device"):
+        assert everything[column] == sum(row[column] for row in parameters)
+    whole = layout.measure(rig.build(job, meshes.make("", devices[:1])))
+    assert all(row["bytes_in_all"] == row["bytes_a_device"] for row in whole)

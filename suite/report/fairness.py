@@ -75,6 +75,7 @@ def _fairness(comparison: Comparison, groups: list[Trainings], title: str) -> It
         of_rows("implementation that ran", sizes, lambda row: row["implementation"]),
         of_rows("tokens seen in training", list(ends.values()), lambda row: words.number(row["tokens"])),
         of_rows("fingerprint of the data", list(ends.values()), lambda row: f"{row['fingerprint']:08x}"),
+        of_rows("mesh", learnt, lambda row: row.get("mesh", "data:1")),
         of_rows("optimiser", learnt, lambda row: row["optimizer"]),
         of_rows("learning rate", learnt, lambda row: f"{row['learning_rate']:g}"),
         of_rows("how the rate was chosen", learnt, lambda row: learning_rates.provenance(store.job_of(row), choices)),

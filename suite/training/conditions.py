@@ -32,6 +32,7 @@ def of_row(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
         "device_kind": device_kind(mesh),
         "platform": mesh.devices.flat[0].platform,
         "n_devices": mesh.size,
+        "mesh": meshes.words(mesh),
         "n_processes": jax.process_count(),
         "jax": jax.__version__,
         **provenance.of_source(job.own_files()),
