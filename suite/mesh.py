@@ -11,6 +11,7 @@ A training step runs on every device by itself over `data`, `fsdp` and `context`
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -227,10 +228,14 @@ def device_kind() -> str:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A device's part of a parameter, split over `fsdp` along an axis that is counted from the last, as -1."""
+    """A device's part of a parameter, split over `fsdp` along an axis that is counted from the last, as -1.
+
+    `of_model` is the axis that is split over `model`, counted in the same way; None where there is none.
+    """
 
     part: Any  # an array, or what JAX and Equinox put in its place
     axis: int = dataclasses.field(metadata={"static": True})
+    of_model: int | None = dataclasses.field(metadata={"static": True})
 
 
 def whole(tree: PyTree) -> PyTree:
@@ -239,10 +244,22 @@ def whole(tree: PyTree) -> PyTree:
     def gather(leaf: Any) -> Any:
         if not isinstance(leaf, Shard):
             return leaf
-        axis = leaf.part.ndim + leaf.axis
-        return checkpoint_name(jax.lax.all_gather(leaf.part, "fsdp", axis=axis, tiled=True), GATHERED)
+        ndim = leaf.part.ndim
+        over_fsdp = functools.partial(jax.lax.all_gather, axis_name="fsdp", axis=ndim + leaf.axis, tiled=True)
+        if leaf.of_model is not None and "model" not in jax.sharding.get_abstract_mesh().manual_axes:
+            # Else XLA gathers it over `model` first, and from then on does not know that it was split.
+            spec = PartitionSpec(*[None] * (ndim + leaf.of_model), "model")
+            over_fsdp = jax.shard_map(over_fsdp, in_specs=spec, out_specs=spec, check_vma=False, axis_names={"model"})
+        return checkpoint_name(over_fsdp(leaf.part), GATHERED)
 
     return jax.tree.map(gather, tree, is_leaf=is_shard)
+
+
+def same_over_model(x: Array) -> Array:
+    """`x`, of which every device of `model` has the whole; left to itself XLA splits channels, to join them at once."""
+    if not _splits("model") or "model" in jax.sharding.get_abstract_mesh().manual_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def gathered_again(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -264,7 +281,8 @@ def on_each_device(mesh: Mesh, params: PyTree, fn: Callable[..., PyTree], result
     """
     if mesh.size < 2:
         return fn
-    specs = jax.tree.map(lambda sharding: _of_axes(sharding.spec, BY_HAND), layout(params, mesh))
+    lies = jax.tree.map(lambda sharding: sharding.spec, layout(params, mesh))
+    specs = jax.tree.map(lambda spec: _of_axes(spec, BY_HAND), lies)
     tokens = PartitionSpec(EXAMPLES, "context")
     is_sum = results == "sums"
 
@@ -272,9 +290,11 @@ def on_each_device(mesh: Mesh, params: PyTree, fn: Callable[..., PyTree], result
         def of_leaf(leaf: Array, spec: PartitionSpec) -> Array | Shard:
             if mesh.shape["fsdp"] == 1 or "fsdp" not in spec:
                 return leaf
-            return Shard(leaf, spec.index("fsdp") - len(spec))
+            splits_model = mesh.shape["model"] > 1 and "model" in spec
+            of_model = spec.index("model") - len(spec) if splits_model else None
+            return Shard(leaf, spec.index("fsdp") - len(spec), of_model)
 
-        return jax.tree.map(of_leaf, params, specs)
+        return jax.tree.map(of_leaf, params, lies)
 
     def total(leaf: Array, axes: Sequence[str]) -> Array:
         # XLA refuses a sum over axes that are all of size 1 where `model` is left to it.

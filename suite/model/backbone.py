@@ -100,7 +100,7 @@ class Model(eqx.Module):
             arrays, static = eqx.partition(block, eqx.is_array)
 
             def read(arrays: PyTree, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-                return meshes.whole(eqx.combine(arrays, static))(x_BTD)
+                return meshes.same_over_model(meshes.whole(eqx.combine(arrays, static))(x_BTD))
 
             # Of a block that is computed again only its input is kept.
             again = jax.checkpoint if self.remat == "block" else meshes.gathered_again
@@ -111,6 +111,7 @@ class Model(eqx.Module):
                 x_BTD = run(block, x_BTD)
             return x_BTD, None
 
+        x_BTD = meshes.same_over_model(x_BTD)
         arrays, static = eqx.partition(self.pattern, eqx.is_array)
         if self.pattern:
             with jax.named_scope("blocks"):  # profiles and suite/counting/collectives.py tell loops apart by it
