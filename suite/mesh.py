@@ -186,6 +186,13 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return place(tree, jax.tree.map(lambda leaf: replicated(mesh), tree))
 
 
+def on_one_device(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The whole of every array, on the first device of this process."""
+    if makes_shards(mesh):
+        tree = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
 def devices_of_examples(mesh: Mesh) -> int:
     """Over how many devices the examples of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in EXAMPLES)

@@ -11,7 +11,7 @@ from suite import mesh as meshes
 from suite import parts
 from suite.counting import collectives
 from suite.job import Job
-from suite.measures import layout
+from suite.measures import decode, gradient_reach, layout, path
 from suite.model import backbone
 from suite.training import rig
 from suite.training.programs import Programs, is_shape
@@ -205,3 +205,13 @@ def test_the_measure_of_a_layout_says_where_each_parameter_lies_and_what_a_devic
         assert everything[column] == sum(row[column] for row in parameters)
     whole = layout.measure(rig.build(job, meshes.make("", devices[:1])))
     assert all(row["bytes_in_all"] == row["bytes_a_device"] for row in whole)
+
+
+def test_measures_of_one_device_take_the_whole_of_what_a_mesh_has_split(devices: list) -> None:
+    job = JOB.replace(mixer="lstm:heads=2", length=8)
+    one, many = (rig.build(job, meshes.make(spec, devices[:n])) for spec, n in (("", 1), ("data:2,fsdp:2,model:2", 8)))
+    for module, knobs in ((path, {}), (gradient_reach, {"probes": 2})):
+        rows, others = (list(module.measure(built, **knobs)) for built in (one, many))
+        assert rows == others
+    sizes: Any = {"shortest": 8, "longest": 8, "chunk": 8, "tokens": 2, "blocks": 1}
+    assert {row["outcome"] for row in decode.measure(many, **sizes)} == {"ok"}

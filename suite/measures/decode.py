@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from suite import contract, parts
+from suite import mesh as meshes
 from suite.job import Job
 from suite.model import backbone, matching
 from suite.model.backbone import Model
@@ -139,7 +140,7 @@ def on_one_device(rig: Rig) -> Model:
 
     A scan over the blocks would copy every cache out and back at each token.
     """
-    params = jax.tree.map(lambda leaf: leaf.addressable_data(0), rig.state.params)
+    params = meshes.on_one_device(rig.state.params, rig.mesh)
     return eqx.filter_jit(_unstacked)(eqx.combine(params, rig.static))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float, Int
 
+from suite import mesh as meshes
 from suite import parts
 from suite.job import Job
 from suite.model import backbone, matching
@@ -67,7 +68,8 @@ def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
 
 def follow(rig: Rig, params: Model, tokens_T: np.ndarray, last: int, ks: Iterable[int], probes: int) -> Iterator[Row]:
     """For each k of `ks` the norm of d h_last / d x_(last-k) with these parameters; probes come from the job's seed."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(params))
+    params = jax.device_get(meshes.on_one_device(params, rig.mesh))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     probe_PD = np.random.default_rng([rig.job.seed, probes]).standard_normal((probes, params.embedding_VD.shape[1]))
     # On the host: a TPU's float64 is a pair of float32, with their range. It ends before the first row: a generator
     # that stops inside would leave it on for others.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from suite import contract
+from suite import mesh as meshes
 from suite.counting import paths
 from suite.job import Job
 from suite.model.backbone import Model
@@ -52,6 +53,6 @@ def path_lengths(rig: Rig, length: int) -> np.ndarray:
         return paths.shortest(built.advance, state, built.embed(tokens_TB))
 
     # One example fills no mesh: every process follows it on a device of its own.
-    params = jax.device_get(rig.state.params)
+    params = jax.device_get(meshes.on_one_device(rig.state.params, rig.mesh))
     tokens_TB = jax.random.randint(jax.random.key(0), (length, 1), 0, rig.task.vocab)
     return jax.device_get(along(params, tokens_TB))
