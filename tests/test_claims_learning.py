@@ -237,9 +237,14 @@ def test_a_threshold_of_the_readers_own_is_used() -> None:
     assert path_length.judge(rows, solved=0.99).verdict == "undecided"  # the control is not met there
 
 
-def test_other_arms_are_told_by_whom_they_resemble_from_three_seeds_on() -> None:
-    finding = planted.finding(path_length, recalled(EASY | {64: pair(5, 0, gru=0, mingru=5)}))
-    assert dict(finding.arms) == {"gru": LIKE_LSTM, "mingru": LIKE_ATTENTION}
+def test_other_arms_are_told_by_whom_they_resemble_from_three_seeds_at_tuned_rates_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = recalled(EASY | {64: pair(5, 0, gru=0, mingru=5)})
+    monkeypatch.setattr(learning_rates, "is_tuned", lambda job, choices: True)
+    assert dict(planted.finding(path_length, rows).arms) == {"gru": LIKE_LSTM, "mingru": LIKE_ATTENTION}
+    monkeypatch.setattr(learning_rates, "is_tuned", lambda job, choices: job.arm != "gru")
+    assert dict(planted.finding(path_length, rows).arms) == {"mingru": LIKE_ATTENTION}
     finding = planted.finding(path_length, recalled({8: pair(2, 2), 64: pair(2, 0, gru=0, mingru=2)}, seeds=2))
     assert finding.arms == ()
 

@@ -151,7 +151,10 @@ MATCHES = {"params": "parameters", "flops": "FLOPs a token", "state_bytes": "byt
 
 
 def judge(claim: ModuleType, rows: list[Row], thresholds: dict[str, Value]) -> Finding:
-    """The claim's finding; undecided where its verdict turns with a factor, the matching, or rests on untuned rates."""
+    """The claim's finding; undecided where its verdict turns with a factor, the matching, or rests on untuned rates.
+
+    Of an arm whose rate was not tuned for its training it is not said which of the judged it is like.
+    """
     choices = learning_rates.choices(rows)
     rows = [row for row in rows if row["seed"] not in learning_rates.SEEDS]
     first, *others = matches(rows)
@@ -161,8 +164,10 @@ def judge(claim: ModuleType, rows: list[Row], thresholds: dict[str, Value]) -> F
     levels = {level.label: level.rows for level in split.levels}
     levels |= {f"with equal {MATCHES[match]}": split_of(claim, of_match(rows, match)).base for match in others}
     tried = {label: claim.judge(of_level, **thresholds) for label, of_level in levels.items()}
+    untuned = _untuned(claim, split.base, choices)
     finding = dataclasses.replace(
         finding,
+        arms=tuple((arm, like) for arm, like in finding.arms if arm not in untuned),
         conditions=tuple(Condition(label, at.verdict, at.reason) for label, at in {AS_JUDGED: judged, **tried}.items()),
         untried=tuple(_untried(claim, split, others)) if judged.basis == "measured" else (),
         left_out=tuple(split.left_out),
@@ -174,8 +179,9 @@ def judge(claim: ModuleType, rows: list[Row], thresholds: dict[str, Value]) -> F
         each = "; ".join(f"{label} {at.verdict}: {at.reason}" for label, at in turned.items())
         reason = f"it turns. As it is judged first, {judged.verdict}: {judged.reason}; {each}"
         return dataclasses.replace(finding, verdict="undecided", reason=reason)
-    if untuned := _untuned(claim, split.base, choices):
-        reason = f"rate: {untuned}; with these rates, {judged.verdict}: {judged.reason}"
+    if resting := sorted(untuned & {*trials.variants(ATTENTION), *trials.variants(LSTM)}):
+        of_arms = f"that of {', '.join(resting)} was not chosen for its task, length, steps and width"
+        reason = f"rate: {of_arms}; with these rates, {judged.verdict}: {judged.reason}"
         return dataclasses.replace(finding, verdict="undecided", reason=reason)
     return finding
 
@@ -196,18 +202,16 @@ def _untried(claim: ModuleType, split: factors.Split, matches: Sequence[str]) ->
         yield "the matching of the arms"
 
 
-def _untuned(claim: ModuleType, base: list[Row], choices: Sequence[learning_rates.Choice]) -> str:
-    """The arms of the judged pair whose learning rate was not tuned for a training that the verdict rests on."""
+def _untuned(claim: ModuleType, base: list[Row], choices: Sequence[learning_rates.Choice]) -> set[str]:
+    """The arms whose learning rate was not tuned for one of the trainings that a claim names."""
     if not getattr(claim, "FACTORS", ()):
-        return ""
-    judged = {*trials.variants(ATTENTION), *trials.variants(LSTM)}
-    runs = {row["run_id"]: row for row in claim.trainings(base) if row["arm"] in judged}
+        return set()
+    runs = {row["run_id"]: row for row in claim.trainings(base)}
     jobs = {run: store.job_of(row) for run, row in runs.items()}
     # A training at a probe of the rate stands beside those at the rate itself.
     tuned = {alike.without_trial(job): False for job in jobs.values()}
     tuned |= {alike.without_trial(job): True for job in jobs.values() if learning_rates.is_tuned(job, choices)}
-    untuned = sorted({job.arm for job, is_tuned in tuned.items() if not is_tuned})
-    return f"that of {', '.join(untuned)} was not chosen for its task, length, steps and width" if untuned else ""
+    return {job.arm for job, is_tuned in tuned.items() if not is_tuned}
 
 
 def matches(rows: Iterable[Row]) -> list[str]:
