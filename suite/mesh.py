@@ -406,11 +406,12 @@ def gather_context(x: Array, axis: int) -> Array:
     return jax.lax.all_gather(x, "context", axis=axis, tiled=True)
 
 
-def to_next_in_context(x: Array) -> Array:
-    """What the device of the part before has; 0 on that of the first."""
-    return jax.lax.ppermute(x, "context", [(part, part + 1) for part in range(shards_of_context() - 1)])
+def to_later_in_context(x: Array, parts: int = 1) -> Array:
+    """What the device so many parts before has; 0 where there is none."""
+    pairs = [(part, part + parts) for part in range(shards_of_context() - parts)]
+    return jax.lax.ppermute(x, "context", pairs)
 
 
-def to_last_in_context(x: Array) -> Array:
+def to_earlier_in_context(x: Array) -> Array:
     """What the device of the part after has; 0 on that of the last."""
     return jax.lax.ppermute(x, "context", [(part + 1, part) for part in range(shards_of_context() - 1)])

@@ -61,7 +61,7 @@ def over_devices(run: Callable[..., Complex]) -> Callable[..., Complex]:
         zero_BTN = jnp.zeros_like(input_BTN[0])
         return last(run(decay_N, (zero_BTN, zero_BTN), (jnp.ones_like(zero_BTN[:, 0]), zero_BTN[:, 0])))
 
-    return context.affine(run, power, step, last=last)
+    return context.affine(run, context.Passed(power, _multiply, step), last=last)
 
 
 def _multiply(left: Complex, right: Complex) -> Complex:

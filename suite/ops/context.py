@@ -3,15 +3,16 @@
 Where they are not split everything here leaves its arguments as they are.
 
 - An affine recurrence is run on all shards at once from an empty state. The states that come out, and what each shard
-  makes of any state that comes in, are gathered and combined, and the shards are run from what they then start with:
-  what is sent does not grow with the sequence, and the time is twice that of a shard.
+  makes of any state that comes in, are combined in as many rounds as doubling takes (Hillis and Steele 1986), and the
+  shards are run from what they then start with: what is sent does not grow with the sequence, and the time is twice
+  that of a shard.
 - A nonlinear one is run shard by shard: memory is saved and no time.
 - Attention gathers keys and values: what is sent grows with the sequence.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def before(x: Float[Array, "B ..."], first: Float[Array, "B ..."]) -> Float[Arra
     """`x` of the shard before this one; `first`, of the same shape, for the first."""
     if meshes.shards_of_context() == 1:
         return first
-    return jnp.where(meshes.context_index() == 0, first, meshes.to_next_in_context(x).astype(first.dtype))
+    return jnp.where(meshes.context_index() == 0, first, meshes.to_later_in_context(x).astype(first.dtype))
 
 
 def gather(x_BTHK: Float[Array, "B T ..."]) -> Float[Array, "B S ..."]:
@@ -38,16 +39,24 @@ def gather(x_BTHK: Float[Array, "B T ..."]) -> Float[Array, "B S ..."]:
     return x_BTHK if meshes.shards_of_context() == 1 else meshes.gather_context(x_BTHK, axis=1)
 
 
-def affine(
-    run: Callable[..., Any],
-    transition: Callable[..., PyTree],
-    carry: Callable[[PyTree, PyTree, PyTree], PyTree],
-    last: Callable[[Any], PyTree] = lambda results: results[1],
-) -> Callable[..., Any]:
-    """`run(*inputs, state)` over whole sequences, of which each device has a shard.
+class Passed(NamedTuple):
+    """How states go through shards of an affine recurrence.
 
-    `transition(*inputs)` is what a shard does to any state that comes into it, and `carry(transition, end, state)` the
-    state after it, where `end` is its last state from an empty one; `last` finds the last state in what `run` gives.
+    transition(*inputs) is what a shard makes of any state that comes into it; compose(later, earlier) is that of two
+    shards, and carry(transition, end, state) the state after a shard whose end is `end` from an empty state.
+    """
+
+    transition: Callable[..., PyTree]
+    compose: Callable[[PyTree, PyTree], PyTree]
+    carry: Callable[[PyTree, PyTree, PyTree], PyTree]
+
+
+def affine(
+    run: Callable[..., Any], passed: Passed, last: Callable[[Any], PyTree] = lambda results: results[1]
+) -> Callable[..., Any]:
+    """`run(*inputs, state)` over whole sequences, of which each device has a shard; the first state is empty.
+
+    `last` finds the last state in what `run` gives.
     """
     shards = meshes.shards_of_context()
     if shards == 1:
@@ -55,17 +64,26 @@ def affine(
 
     def of_shard(*arguments: Any) -> Any:
         *inputs, first = arguments
-        here = (transition(*inputs), last(run(*inputs, first)))
-        of_all = jax.tree.map(lambda x: meshes.gather_context(x[None], axis=0), here)
-        state = incoming = first
-        for shard in range(1, shards):
-            passed, end = jax.tree.map(lambda x, at=shard - 1: x[at], of_all)
-            state = carry(passed, end, state)
-            is_here = meshes.context_index() == shard
-            incoming = jax.tree.map(functools.partial(jnp.where, is_here), state, incoming)
-        return run(*inputs, incoming)
+        transition, end = passed.transition(*inputs), last(run(*inputs, first))
+        back = 1
+        while back < shards:  # afterwards `end` is that of this shard and of twice as many before it
+            earlier, end_before = _sent((transition, end), back)
+            end = _from(back, passed.carry(transition, end, end_before), end)
+            transition = _from(back, passed.compose(transition, earlier), transition)
+            back *= 2
+        return run(*inputs, _from(1, _sent(end, 1), first))
 
     return of_shard
+
+
+def _sent(tree: PyTree, back: int) -> PyTree:
+    """What the device that many shards before has; 0 where there is none."""
+    return jax.tree.map(functools.partial(meshes.to_later_in_context, parts=back), tree)
+
+
+def _from(shard: int, there: PyTree, before: PyTree) -> PyTree:
+    """`there` from a shard on, and `before` on those before it."""
+    return jax.tree.map(functools.partial(jnp.where, meshes.context_index() >= shard), there, before)
 
 
 def in_turn(
@@ -86,7 +104,7 @@ def _turns_forward(run: Callable[..., Any], params: PyTree, x_BTD: Array, first:
     def turn(shard: Int[Array, ""], carry: Any) -> Any:
         incoming, results = carry
         results = jax.lax.cond(meshes.context_index() == shard, lambda: run(params, x_BTD, incoming), lambda: results)
-        sent = jax.tree.map(meshes.to_next_in_context, results[1])
+        sent = jax.tree.map(meshes.to_later_in_context, results[1])
         is_next = meshes.context_index() == shard + 1
         return jax.tree.map(functools.partial(jnp.where, is_next), sent, incoming), results
 
@@ -106,7 +124,7 @@ def _turns_backward(run: Callable[..., Any], kept: Any, changes: tuple[Array, Py
         results = jax.lax.cond(
             meshes.context_index() == shard, lambda: jax.vjp(run, *kept)[1]((from_y_BTD, from_last)), lambda: results
         )
-        sent = jax.tree.map(meshes.to_last_in_context, results[2])
+        sent = jax.tree.map(meshes.to_earlier_in_context, results[2])
         is_last = meshes.context_index() == shard - 1
         return jax.tree.map(lambda sent, own: jnp.where(is_last, own + sent, own), sent, from_last), results
 

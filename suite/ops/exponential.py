@@ -1,5 +1,6 @@
 """Exponential gates (Beck et al. 2024): a matrix state under input gates exp(i), kept in range by a running maximum."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -105,7 +106,8 @@ def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:
         memory_BHKP = kept_BH[..., None, None] * memory_BHKP + added_BH[..., None, None] * end_BHKP
         return memory_BHKP, kept_BH[..., None] * normaliser_BHK + added_BH[..., None] * end_BHK, new_BH
 
-    return context.affine(meshes.by_head(run, (*[2] * 5, 1), (2, 1)), total, carry)
+    passed = context.Passed(total, operator.add, carry)
+    return context.affine(meshes.by_head(run, (*[2] * 5, 1), (2, 1)), passed)
 
 
 def _divide(

@@ -3,6 +3,7 @@
 Each implementation gives all states h_1..h_T from h_0 = `h_BN`, in the dtype of all three arrays: a wide one.
 """
 
+import operator
 from collections.abc import Callable
 
 import jax
@@ -58,7 +59,8 @@ def over_devices(run: Callable[..., Array]) -> Callable[..., Array]:
     def product(decay_BTN: Float[Array, "B T N"], input_BTN: Float[Array, "B T N"]) -> Float[Array, "B N"]:
         return run(decay_BTN, jnp.zeros_like(input_BTN), jnp.ones_like(decay_BTN[:, 0]))[:, -1]
 
-    return context.affine(run, product, step, last=lambda h_BTN: h_BTN[:, -1])
+    passed = context.Passed(product, operator.mul, step)
+    return context.affine(run, passed, last=lambda h_BTN: h_BTN[:, -1])
 
 
 IMPLEMENTATIONS = {"parallel": parallel, "sequential": sequential, "pallas": diagonal.scan}

@@ -7,6 +7,7 @@ are kept in two parts, so that a decay which resets the state takes no digits fr
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,7 +76,8 @@ def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:
     def carry(decay_BHK1: Array, end_BHKP: Array, state_BHKP: Array) -> Float[Array, "B H K P"]:
         return decay_BHK1 * state_BHKP + end_BHKP
 
-    return context.affine(meshes.by_head(run, (2, 2, 2, 2, 1), (2, 1)), total, carry)
+    passed = context.Passed(total, operator.mul, carry)
+    return context.affine(meshes.by_head(run, (2, 2, 2, 2, 1), (2, 1)), passed)
 
 
 def by_products(run: Callable[..., Any], inputs: int, values: int = 2) -> Callable[..., Any]:
@@ -96,7 +98,7 @@ def by_products(run: Callable[..., Any], inputs: int, values: int = 2) -> Callab
     def carry(product_BHKK: Array, end_BHKP: Array, state_BHKP: Array) -> Float[Array, "B H K P"]:
         return product_BHKK @ state_BHKP + end_BHKP
 
-    return context.affine(run, product, carry)
+    return context.affine(run, context.Passed(product, operator.matmul, carry))
 
 
 def sequential(advance: Callable) -> Callable:
