@@ -86,6 +86,37 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str, top
     assert_only_gradients_are_exchanged(compiled, mesh, job)
 
 
+MESHES = ("data:2,fsdp:2,model:2", "fsdp:2,context:2,model:2")
+
+
+# A kernel compiles only where every axis of the mesh is split by hand. Over context the LSTM's is run once more for the
+# gradient, and attention's, whose queries start where its keys do, is not run. One head is whole over model.
+@pytest.mark.parametrize(
+    ("mixer", "spec", "kernels"),
+    [
+        ("attention", MESHES[0], 2),
+        ("attention", MESHES[1], 0),
+        ("lstm:heads=2", MESHES[0], 2),
+        ("lstm", MESHES[1], 3),
+        ("mingru", MESHES[0], 2),
+        ("mamba2", MESHES[0], 0),
+    ],
+)
+def test_a_step_on_a_mesh_runs_kernels_on_shards_and_sends_nothing_in_a_loop_over_time(
+    mixer: str, spec: str, kernels: int
+) -> None:
+    mesh = meshes.make(spec, list(mesh_of("v5e:2x4", 8).devices.flat))
+    job = Job(mixer=mixer, width=256, depth=2, length=512, batch=32, dtype="bfloat16")
+    compiled = Programs(job, mesh, VOCAB).lowered_step.compile()
+    assert text_of(compiled).count('custom_call_target="tpu_custom_call"') == kernels
+    sent = collectives.of_program(compiled, mesh)
+    assert [one.name for one in sent if one.in_time] == []
+    # A parameter that is split over model as well is gathered over fsdp alone.
+    gathers = {one.axes for one in sent if one.name.endswith("/all_gather")}
+    assert ("fsdp",) in gathers
+    assert gathers <= {("fsdp",), ("context",)}
+
+
 def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, mesh: Mesh, job: Job) -> None:
     """Each gradient once and outside of loops, and a few numbers."""
     sums = collectives.of_program(compiled, mesh)
