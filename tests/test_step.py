@@ -31,12 +31,11 @@ def losses(job: Job, devices: list, data_dir: pathlib.Path) -> tuple[list[float]
     return [loss for loss, _ in found], found[-1][1]
 
 
-# One of each family and a hybrid; the others are no different to a mesh, and each takes half a minute to compile twice.
+# One of each family and a hybrid; tests/test_mesh.py has all.
 FAMILIES = ("attention", "lstm", "rglru", "gated_deltanet", "rglru+rglru+attention:window=8")
-OTHERS = [name for name in parts.names("suite.mixers") if name not in FAMILIES]
 
 
-@pytest.mark.parametrize("mixer", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize("mixer", FAMILIES)
 def test_eight_devices_train_like_one(mixer: str, devices: list, data_dir: pathlib.Path) -> None:
     job = JOB.replace(mixer=mixer, task="text", length=32, depth=3 if "+" in mixer else 1, steps=10)
     one, one_print = losses(job, devices[:1], data_dir)

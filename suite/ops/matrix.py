@@ -88,9 +88,9 @@ def by_products(run: Callable[..., Any], inputs: int, values: int = 2) -> Callab
     """
     run = meshes.by_head(run, (*[2] * inputs, 1), (2, 1))
 
-    def product(*given: Array) -> Float[Array, "B H K K"]:
-        batch, length, heads, size = given[1].shape
-        zero_BTHK = jnp.zeros((batch, length, heads, size), given[values].dtype)
+    def product(*given: Any) -> Float[Array, "B H K K"]:
+        batch, _, heads, size = given[1].shape
+        zero_BTHK = jnp.zeros_like(given[1], given[values].dtype)
         eye_KK = jnp.eye(size, dtype=precision.wide(given[1].dtype))
         identity_BHKK = jnp.broadcast_to(eye_KK, (batch, heads, size, size))
         return run(*given[:values], zero_BTHK, *given[values + 1 :], identity_BHKK)[1]
