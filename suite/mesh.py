@@ -160,7 +160,7 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         for axis, wanted in LETTERS.items():
             places = [stacked + letters.index(letter) for letter in wanted if letter in letters]
             fits = [place for place in places if place not in split and shape[place] % mesh.shape[axis] == 0]
-            if fits and len(letters) > 1:
+            if fits and len(letters) > 1 and mesh.shape[axis] > 1:  # an axis of size 1 takes no place from another
                 split[fits[0]] = axis
     elif len(shape) > 1:
         fits = [place for place, size in enumerate(shape) if size % mesh.shape["fsdp"] == 0]

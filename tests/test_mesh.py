@@ -88,6 +88,13 @@ def test_an_array_without_letters_is_split_along_its_largest_axis_that_can_be(de
     assert meshes.describe(tree, abstract("fsdp:4,data:2")) == {"weights": "fsdp along axis 1", "odd": "whole"}
 
 
+def test_an_axis_of_one_device_takes_no_place_from_another(devices: list) -> None:
+    # 12 channels cannot be divided by 8, and the 16 of the MLP can.
+    found = lying(abstract("fsdp:8"), "lstm", width=12, hidden=16)
+    assert found["pattern/0/gate_DF"] == "fsdp along axis 2"
+    assert found["pattern/0/down_FD"] == "fsdp along axis 1"
+
+
 def test_optimiser_state_lies_as_its_parameters_do(devices: list) -> None:
     mesh = abstract("data:2,fsdp:4")
     programs = Programs(JOB, mesh, 256)
