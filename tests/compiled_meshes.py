@@ -45,8 +45,8 @@ ARMS = ("attention", "mamba2", "lstm")
 def compiled(job: Job, mesh_spec: str, topology: str) -> dict[str, Any]:
     """What the compiled step of a job holds and sends on a device, and the seconds that compiling it took."""
     mesh = mesh_of(mesh_spec, topology)
-    programs = Programs(job, mesh, VOCAB)
-    lowered = programs.lowered_step
+    of_job = Programs(job, mesh, VOCAB)
+    lowered = of_job.lowered_step
     began = time.perf_counter()
     step = lowered.compile()
     seconds = time.perf_counter() - began
@@ -62,7 +62,7 @@ def compiled(job: Job, mesh_spec: str, topology: str) -> dict[str, Any]:
         **{"arm": job.arm, "topology": topology, "mesh": meshes.words(mesh), "length": job.length},
         "implementation": conditions.implementation(job, mesh),
         "parameters": backbone.count_parameters(backbone.shapes(job, VOCAB)),
-        "state": sum(meshes.bytes_a_device(programs.like, mesh)),
+        "state": sum(meshes.bytes_a_device(of_job.like, mesh)),
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "peak": memory.peak_memory_in_bytes,
@@ -72,29 +72,34 @@ def compiled(job: Job, mesh_spec: str, topology: str) -> dict[str, Any]:
     }
 
 
-def rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of all programs; each is written when it is made, and read where it was."""
+def programs() -> list[tuple[Job, str, str]]:
+    """The job, mesh and topology of every program."""
     long = [LONG.replace(mixer=arm, length=length) for length in reversed(LENGTHS) for arm in ARMS]
-    wanted = [
-        *((job, "context:8", "v5e:2x4") for job in long),
-        *((job, f"fsdp:{n}", topology) for topology, n in CHIPS.items() for job in of_chips(n)),
+    large = [
+        (job.replace(batch=A_CHIP * count), f"fsdp:{count}", topology)
+        for topology, count in CHIPS.items()
+        for job in (LARGE, TWIN)
     ]
-    for job, mesh, topology in wanted:
-        kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        if not any((row["arm"], row["topology"], row["length"]) == (job.arm, topology, job.length) for row in kept):
+    return [*((job, "context:8", "v5e:2x4") for job in long), *large]
+
+
+def kept(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def compile_all(path: pathlib.Path) -> None:
+    """Writes a row for every program that has none, as soon as it is compiled."""
+    for job, mesh, topology in programs():
+        at = (job.arm, topology, job.length)
+        if not any((row["arm"], row["topology"], row["length"]) == at for row in kept(path)):
             row = compiled(job, mesh, topology)
             print(json.dumps(row), flush=True)
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def mesh_of(spec: str, topology: str) -> Mesh:
     return meshes.make(spec, list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices))
-
-
-def of_chips(count: int) -> list[Job]:
-    return [job.replace(batch=A_CHIP * count) for job in (LARGE, TWIN)]
 
 
 ABOUT = """# Training steps on meshes of TPUs
@@ -109,12 +114,17 @@ FSDP = """
 ## A large model over fsdp
 
 Attention of width 1,024 with 28 blocks, heads of 128 channels and {attention:,} parameters, and its twin, an LSTM of
-width 896 with {lstm:,}; sequences of 2,048 bytes, {a_chip} a chip, in bfloat16, with `--remat=block`: what all
-blocks keep for the gradient is not counted here. State: parameters and both of Adam's moments, in float32.
+width 896 with {lstm:,}; sequences of 2,048 bytes, {a_chip} a chip, in bfloat16, with `--remat=block`: of every
+block only its input is kept for the gradient. State: parameters and both of Adam's moments, in float32.
 
 | arm | mesh | state | times devices | arguments | temporaries | peak | sent in a step | compiled in |
 |---|---|---|---|---|---|---|---|---|"""
 UNEVEN = """
+Temporaries do not grow with the devices: they fall by the gradients, which are split too. State falls as 1/fsdp but
+for vectors, which are whole. Over eight chips parameters are gathered in bfloat16, twice, and most gradients scattered.
+Over 256 the compiler writes both as all-reduces of whole matrices in float32, several times the bytes; so it did with a
+matrix by itself, in each of three forms of the gather.
+
 Where no axis of a matrix is a multiple of `fsdp` it is whole on every device. The LSTM that is matched by its width
 alone has an MLP of 2,392 channels: over fsdp:256 its state would be {uneven} a device rather than {even}. The twin
 has 2,304. `launch.job --measures=layout` says where each parameter of a job lies.
@@ -122,19 +132,19 @@ has 2,304. `launch.job --measures=layout` says where each parameter of a job lie
 CONTEXT = """
 ## Long sequences over context
 
-One sequence over the eight chips of v5e:2x4, mesh context:8; width 512, 2 blocks, bfloat16, no `--remat`. Sent in a
-step, at each length, and of that the gradients, which are added up over the chips at any length. What attention sends
-beside them are keys and values, gathered, and their gradients, for which the compiler writes an all-reduce, twice the
-bytes of the reduce-scatter that it was given. No collective is in a loop over time.
+One sequence over the eight chips of v5e:2x4, mesh context:8; width 512, 2 blocks, bfloat16, no `--remat`. Gradients are
+added up over the chips at any length. What attention sends beside them are keys and values, gathered, and their
+gradients, for which the compiler writes an all-reduce, twice the bytes of the reduce-scatter that it is given. No
+collective is in a loop over time.
 
-| arm | implementation | gradients |{sent}{temporaries} compiled in |
-|---|---|---|{rules}---|"""
+| arm | implementation | tokens | sent in a step | of it gradients | arguments | temporaries | peak | compiled in |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def page(every: list[dict[str, Any]]) -> str:
     """The tables of all rows."""
     versions = {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
-    lines = [ABOUT.format(commit=" and ".join(dict.fromkeys(row["commit"] for row in every)), **versions)]
+    lines = [ABOUT.format(commit=", ".join(dict.fromkeys(row["commit"] for row in every)), **versions)]
     large = sorted((row for row in every if row["mesh"].startswith("fsdp")), key=lambda row: (row["arm"], chips(row)))
     counts = {row["arm"].partition(":")[0]: row["parameters"] for row in large}
     lines.append(FSDP.format(a_chip=A_CHIP, **counts))
@@ -147,25 +157,27 @@ def page(every: list[dict[str, Any]]) -> str:
     mesh = mesh_of("fsdp:256", "v5e:16x16")
     states = [sum(meshes.bytes_a_device(Programs(job, mesh, VOCAB).like, mesh)) for job in (MATCHED, TWIN)]
     lines.append(UNEVEN.format(uneven=mib(states[0]), even=mib(states[1])))
-    sent = "".join(f" sent at {length:,} |" for length in LENGTHS)
-    temporaries = "".join(f" temporaries at {length:,} |" for length in LENGTHS)
-    lines.append(CONTEXT.format(sent=sent, temporaries=temporaries, rules="---|" * 2 * len(LENGTHS)).lstrip("\n"))
-    for arm in ARMS:
-        of_arm = sorted((row for row in every if row["mesh"] == "context:8" and row["arm"] == arm), key=tokens)
-        gradients = collectives.SENT["all-reduce"](4 * of_arm[0]["parameters"], 8)
-        cells = [mib(sum(row["sent"].values())) for row in of_arm] + [mib(row["temporaries"]) for row in of_arm]
-        seconds = ", ".join(f"{row['seconds']:.0f}" for row in of_arm)
-        implementation = of_arm[-1]["implementation"]
-        lines.append(f"| {arm} | {implementation} | {mib(gradients)} | {' | '.join(cells)} | {seconds} s |")
+    lines.append(CONTEXT.lstrip("\n"))
+    long = [row for row in every if row["mesh"] == "context:8"]
+    lines += [
+        f"| {row['arm']} | {row['implementation']} | {row['length']:,} | {mib(sum(row['sent'].values()))} "
+        f"| {mib(collectives.SENT['all-reduce'](4 * row['parameters'], 8))} | {mib(row['arguments'])} "
+        f"| {mib(row['temporaries'])} | {mib(row['peak'])} | {row['seconds']:.0f} s |"
+        for row in sorted(long, key=lambda row: (ARMS.index(row["arm"]), row["length"]))
+    ]
+    have = {(row["arm"], row["topology"], row["length"]) for row in every}
+    missing = [
+        f"{job.arm} over {mesh}, {job.length:,} tokens"
+        for job, mesh, topology in programs()
+        if (job.arm, topology, job.length) not in have
+    ]
+    if missing:
+        lines.append(f"\nNot compiled, for want of time: {'; '.join(missing)}.")
     return "\n".join(lines) + "\n"
 
 
 def mib(count: float) -> str:
     return f"{count / 2**20:,.1f} MiB"
-
-
-def tokens(row: dict[str, Any]) -> int:
-    return row["length"]
 
 
 def chips(row: dict[str, Any]) -> int:
@@ -176,6 +188,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=pathlib.Path, default=pathlib.Path("out/compiled_meshes.jsonl"))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/measured/meshes.md"))
+    parser.add_argument("--kept", action="store_true", help="compile nothing: the page of what is in --rows")
     flags = parser.parse_args()
     flags.rows.parent.mkdir(parents=True, exist_ok=True)
-    flags.out.write_text(page(rows(flags.rows)))
+    if not flags.kept:
+        compile_all(flags.rows)
+    flags.out.write_text(page(kept(flags.rows)))
