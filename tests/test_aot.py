@@ -90,16 +90,14 @@ MESHES = ("data:2,fsdp:2,model:2", "fsdp:2,context:2,model:2")
 
 
 # A kernel compiles only where every axis of the mesh is split by hand. Over context the LSTM's is run once more for the
-# gradient, and attention's, whose queries start where its keys do, is not run. One head is whole over model.
+# gradient. One head is whole over model. (Of mamba2 XLA joins a parameter over model first, which is slower.)
 @pytest.mark.parametrize(
     ("mixer", "spec", "kernels"),
     [
         ("attention", MESHES[0], 2),
-        ("attention", MESHES[1], 0),
         ("lstm:heads=2", MESHES[0], 2),
         ("lstm", MESHES[1], 3),
         ("mingru", MESHES[0], 2),
-        ("mamba2", MESHES[0], 0),
     ],
 )
 def test_a_step_on_a_mesh_runs_kernels_on_shards_and_sends_nothing_in_a_loop_over_time(
@@ -111,11 +109,10 @@ def test_a_step_on_a_mesh_runs_kernels_on_shards_and_sends_nothing_in_a_loop_ove
     assert text_of(compiled).count('custom_call_target="tpu_custom_call"') == kernels
     sent = collectives.of_program(compiled, mesh)
     assert [one.name for one in sent if one.in_time] == []
-    # A parameter that is split over model as well is gathered over fsdp alone. Of mamba2 something is joined over model
-    # first, which is slower and not yet explained.
+    # A parameter that is split over model as well is gathered over fsdp alone.
     gathers = {one.axes for one in sent if one.name.endswith("/all_gather")}
     assert ("fsdp",) in gathers
-    assert gathers <= {("fsdp",), ("context",), *([("model",)] if mixer == "mamba2" else [])}
+    assert gathers <= {("fsdp",), ("context",)}
 
 
 def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, mesh: Mesh, job: Job) -> None:
