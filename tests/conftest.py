@@ -1,5 +1,6 @@
 """Set before JAX is imported: eight CPU devices, strict dtypes and ranks; then the checks of jaxtyping's signatures."""
 
+import importlib.metadata
 import importlib.util
 import os
 
@@ -8,7 +9,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 # MLIR. Programs that the tests start as a user does are compiled as XLA has it; so is everything where the compiler of
 # a TPU or a GPU is installed, for the tests ask what it makes.
 if not any(importlib.util.find_spec(compiler) for compiler in ("libtpu", "jax_cuda13_plugin")):
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # later ones end at this flag
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # libtpu, where it is installed, compiles without a TPU: it need not ask the cloud which one it has, nor be alone.
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}

@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 # Scopes (jax.named_scope) of the training step's loops that do not go over time; every other loop of a program does.
 BLOCKS, MICROBATCHES, RING = "blocks", "microbatches", "ring"
 NOT_OVER_TIME = {BLOCKS, MICROBATCHES, RING}
+CALLS = ("closed_call", "eval_jaxpr")  # what JAX 0.10 and 0.12 put between a scope and its loop
 
 SENT: dict[str, Callable[[int, int], int]] = {  # by the operand's bytes and the number of devices in a group
     "all-gather": lambda size, n: (n - 1) * size,
@@ -123,7 +124,7 @@ def is_over_time(name: str) -> bool:
     do not go over time are written where these are written, and every loop of a mixer, a user's own too, goes without.
     A loop without a name is taken for one over time; those that XLA makes of one operation have that operation's.
     """
-    *before, last = ["", *(scope for scope in name.split("/") if scope != "closed_call")]
+    *before, last = ["", *(scope for scope in name.split("/") if scope not in CALLS)]
     scope = re.search(r"(\w*)\)*$", before[-1] if before else "")
     return not name or (last == "while" and (scope is None or scope[1] not in NOT_OVER_TIME))
 
