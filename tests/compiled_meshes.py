@@ -120,9 +120,9 @@ block only its input is kept for the gradient. State: parameters and both of Ada
 | arm | mesh | state | times devices | arguments | temporaries | peak | sent in a step | compiled in |
 |---|---|---|---|---|---|---|---|---|"""
 UNEVEN = """
-Temporaries do not grow with the devices: they fall by the gradients, which are split too. State falls as 1/fsdp but
-for vectors, which are whole. Over eight chips parameters are gathered in bfloat16, twice, and most gradients scattered.
-Over 64 and 256 the compiler writes both as all-reduces of whole matrices in float32, several times the bytes; so it did with a
+Temporaries are no more at any number of devices than 2 % above those at 8. State falls as 1/fsdp but for vectors, which
+are whole. Over eight chips parameters are gathered in bfloat16, twice, and most gradients scattered. Over 64 and 256
+the compiler writes both as all-reduces of whole matrices in float32, several times the bytes; so it did with a
 matrix by itself, in each of three forms of the gather.
 
 Where no axis of a matrix is a multiple of `fsdp` it is whole on every device. The LSTM that is matched by its width
