@@ -72,8 +72,9 @@ def read(path: epath.PathLike) -> bytes:
     """The bytes of a file."""
     if is_object(path):
         return epath.Path(path).read_bytes()
-    with open(path, "rb") as file:  # of a text several times as fast as through epath: sweeps have many files
-        return file.read()
+    # Of a text several times as fast as through epath, and with nothing between: sweeps have many small files.
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
 
 
 def read_json(path: epath.PathLike, *wanted: str) -> dict[str, Any]:

@@ -56,14 +56,19 @@ class Record:
     def name(self) -> str:
         return f"{self.folder.name}/{self.stem}"
 
+    @functools.cached_property
+    def directory(self) -> str:
+        """The path of the folder as a text, asked of epath once: a sweep has many thousand records."""
+        return os.fspath(self.folder)
+
     def file(self, suffix: str) -> str:
-        """The path of one of the files: a text, which is faster put together where there are many thousands."""
-        return f"{os.fspath(self.folder)}/{self.stem}.{suffix}"
+        """The path of one of the files, as a text."""
+        return f"{self.directory}/{self.stem}.{suffix}"
 
     @property
     def rows_path(self) -> epath.Path:
         """The file of the rows; in an object store the folder of their objects."""
-        return epath.Path(self.file("jsonl.d" if files.is_object(self.folder) else "jsonl"))
+        return epath.Path(self.file("jsonl.d" if files.is_object(self.directory) else "jsonl"))
 
     def rows(self) -> list[Row]:
         """The rows in the order in which they were written; lines that are no row are dropped."""
@@ -72,7 +77,7 @@ class Record:
     def append(self, row: Row) -> None:
         """Adds one row, whole or not at all; NaN and infinity are refused: they are outcomes, not numbers."""
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        if files.is_object(self.folder):
+        if files.is_object(self.directory):
             self.rows_path.mkdir(parents=True, exist_ok=True)
             # One immutable object a row, by its place among them: with no append there, nothing is ever written twice.
             newest = max((path.name for path in self.rows_path.iterdir()), default=f"{-1:08d}.jsonl")
@@ -86,7 +91,7 @@ class Record:
         kept = [row for row in _rows(content) if wanted(row)]
         if len(kept) == len(content.splitlines()):  # and no line is torn
             return kept
-        if files.is_object(self.folder):
+        if files.is_object(self.directory):
             for path in sorted(self.rows_path.iterdir(), reverse=True):  # the newest first, as if never written
                 row = parse(path.read_bytes())
                 if row is None or not wanted(row):
@@ -102,7 +107,7 @@ class Record:
     def content(self) -> bytes:
         """The bytes of the rows; of an object store those of its objects, one after the other."""
         try:
-            if not files.is_object(self.folder):
+            if not files.is_object(self.directory):
                 return files.read(self.file("jsonl"))
             return b"".join(row.read_bytes() for row in sorted(self.rows_path.iterdir()))
         except FileNotFoundError:
@@ -172,7 +177,7 @@ class Record:
 
     def _stamps(self) -> tuple:
         """What tells whether rows and marker have changed."""
-        if files.is_object(self.folder):
+        if files.is_object(self.directory):
             rows, marker = self.rows_path, epath.Path(self.file("done"))
             return tuple(sorted(files.names(rows))) if rows.exists() else (), marker.stat().mtime
         stamps = []

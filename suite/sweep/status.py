@@ -19,9 +19,9 @@ def table(root: epath.PathLike) -> Iterator[tuple[str, ...]]:
     stems = _wanted(epath.Path(root) / WANTED)
     begun = {run for run in _names(runs) if not run.startswith(".")}
     for run in sorted(begun | stems.keys()):
-        names = _names(runs / run) if run in begun else set()
-        started = {name.rpartition(".")[0] for name in names if name.endswith((".cell", ".done", ".failed"))}
         folder = runs / run
+        names = _names(folder) if run in begun else set()
+        started = {name.rpartition(".")[0] for name in names if name.endswith((".cell", ".done", ".failed"))}
         for stem in sorted(started | stems[run]):
             yield *_state(Record(folder, stem), names), f"{run}/{stem}"
 
@@ -56,7 +56,8 @@ def _state(record: Record, names: set[str]) -> tuple[str, ...]:
             ended = "no record"  # it was damaged: the cell is free
     tries = str(len(ownership["attempts"]))
     if f"{record.stem}.done" in names:
-        return ("waiting", tries, "damaged", "") if record.damage else ("done", tries, ended, "")
+        damaged = record.damage_of(record.content())  # asked once here: nothing to be kept for a next time
+        return ("waiting", tries, "damaged", "") if damaged else ("done", tries, ended, "")
     if f"{record.stem}.failed" in names:
         return "failed", tries, ended, ""
     if not ownership["owner"]:
