@@ -258,6 +258,29 @@ def test_steps_of_one_slurm_job_meet_at_ports_of_their_own(monkeypatch: pytest.M
     assert processes.find("", 0, -1, os.environ) is None, "one task is its own job, wherever it runs"
 
 
+# What Slurm 22.05 sets, of an allocation of two tasks and four GPUs. A shell there is one process, whatever it starts.
+ALLOCATION = {"SLURM_JOB_ID": "14", "SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "2", "SLURM_GPUS_ON_NODE": "4"}
+FIRST_TASK = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+ONE_TASK_STEP = {"SLURM_STEP_NODELIST": "a", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1"}
+SHELLS = {
+    "salloc, on the host where it was called": ALLOCATION,
+    "salloc, on a node of the allocation": ALLOCATION | FIRST_TASK | ONE_TASK_STEP | {"SLURM_STEP_ID": "4294967290"},
+    "a batch script": ALLOCATION | FIRST_TASK,
+    "srun --pty of one task": ALLOCATION | FIRST_TASK | ONE_TASK_STEP | {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"},
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_program_in_a_shell_of_a_slurm_allocation_is_alone_with_all_gpus(
+    shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = SHELLS[shell] | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert processes.find("", 0, -1, variables) is None
+    assert processes.local_devices(variables) is None
+
+
 def of_two(argv: list[str], address: str, rank: int) -> list[str]:
     return [*argv, f"--coordinator_address={address}", "--num_processes=2", f"--process_id={rank}"]
 

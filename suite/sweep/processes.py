@@ -39,7 +39,7 @@ def find(address: str, number: int, rank: int, variables: Mapping[str, str]) -> 
         detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(
             address or None, number or None, rank if rank >= 0 else None, None, None, NAME_SECONDS
         )
-        number, rank = detected[1] or 0, -1 if detected[2] is None else detected[2]
+        number, rank = _tasks_of_step(detected[1] or 0, variables), -1 if detected[2] is None else detected[2]
         address = address or _of_step(detected[0] or "", variables)
     if number == 1 and rank <= 0:
         return None
@@ -99,6 +99,15 @@ def _slurm_tasks(variables: Mapping[str, str]) -> int:
         for count in [int(item.partition("(")[0])] * int((re.findall(r"\(x(\d+)\)", item) or ["1"])[0])
     ]
     return counts[int(variables.get("SLURM_NODEID", "0"))]
+
+
+def _tasks_of_step(number: int, variables: Mapping[str, str]) -> int:
+    """The number of processes that JAX found; of Slurm it counts the tasks of an allocation, not those of this step.
+
+    The shell that salloc opens on a node of the allocation is a step of one task.
+    """
+    is_of_slurm = "SLURM_STEP_NUM_TASKS" in variables and variables.get("SLURM_NTASKS") == str(number)
+    return int(variables["SLURM_STEP_NUM_TASKS"]) if is_of_slurm else number
 
 
 def _of_step(address: str, variables: Mapping[str, str]) -> str:
