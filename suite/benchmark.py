@@ -186,10 +186,11 @@ def _programs(benchmark: Benchmark) -> Iterator[tuple[str, str, int]]:
 
 
 def _implementations(family: str) -> list[str]:
-    """The implementations that run on this platform."""
+    """The implementations that run on one device of this platform."""
     written = implementations.family(_family(family)).IMPLEMENTATIONS
     platform = meshes.platform()
-    return [name for name in written if implementations.ONLY_ON.get(name, platform) == platform]
+    on_one = [name for name in written if name not in implementations.ONLY_OVER]
+    return [name for name in on_one if implementations.ONLY_ON.get(name, platform) == platform]
 
 
 def _family(family: str) -> str:

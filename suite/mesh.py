@@ -415,3 +415,9 @@ def to_later_in_context(x: Array, parts: int = 1) -> Array:
 def to_earlier_in_context(x: Array) -> Array:
     """What the device of the part after has; 0 on that of the last."""
     return jax.lax.ppermute(x, "context", [(part + 1, part) for part in range(shards_of_context() - 1)])
+
+
+def around_context(x: Array, parts: int = 1) -> Array:
+    """What the device so many parts before has, in a circle."""
+    shards = shards_of_context()
+    return jax.lax.ppermute(x, "context", [(part, (part + parts) % shards) for part in range(shards)])

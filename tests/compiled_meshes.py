@@ -39,7 +39,7 @@ MATCHED = LARGE.replace(mixer="lstm", width=896)  # as --match_to=attention find
 TWIN = MATCHED.replace(hidden=2304)  # so that 256 divides an axis of every matrix
 LONG = Job(width=512, depth=2, batch=1, dtype="bfloat16")
 LENGTHS = (32_768, 65_536, 131_072)
-ARMS = ("attention", "mamba2", "lstm")
+ARMS = ("attention", "attention:implementation=blocked", "mamba2", "lstm")
 
 
 def compiled(job: Job, mesh_spec: str, topology: str) -> dict[str, Any]:
@@ -133,9 +133,10 @@ CONTEXT = """
 ## Long sequences over context
 
 One sequence over the eight chips of v5e:2x4, mesh context:8; width 512, 2 blocks, bfloat16, no `--remat`. Gradients are
-added up over the chips at any length. What attention sends beside them are keys and values, gathered, and their
-gradients, for which the compiler writes an all-reduce, twice the bytes of the reduce-scatter that it is given. No
-collective is in a loop over time.
+added up over the chips at any length. What attention sends beside them are keys, values and their gradients. The ring
+passes keys and values on once forward and once backward, and with them gradients in float32. `blocked` gathers keys and
+values once, and for their gradients the compiler writes an all-reduce, twice the bytes of the reduce-scatter that it is
+given. No collective is in a loop over time.
 
 | arm | implementation | tokens | sent in a step | of it gradients | arguments | temporaries | peak | compiled in |
 |---|---|---|---|---|---|---|---|---|"""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
+from suite import mesh as meshes
 from suite.ops import attention, implementations
 
 
@@ -33,6 +34,45 @@ def test_blocks_are_what_the_dense_form_is(shape: tuple[int, ...], window: int, 
     for want, got in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
         # float32 sums of up to 300 terms in another order.
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(want))))
+
+
+@pytest.mark.parametrize(
+    ("implementation", "window", "slopes"),
+    [("blocked", 20, True), *(("ring", window, window in (0, 20)) for window in (0, 1, 2, 20, 40))],
+)
+def test_shards_of_a_sequence_are_what_the_whole_is(
+    implementation: str, window: int, slopes: bool, devices: list
+) -> None:
+    mesh = meshes.make("context:4", devices[:4])  # shards of 16 tokens
+    slope_H = attention.alibi_slopes(4) if slopes else None
+    run = attention.over_devices(attention.IMPLEMENTATIONS[implementation])
+    attend = meshes.on_each_device(mesh, {}, lambda _, __, qkv: run(*qkv, window, slope_H), results="tokens")
+
+    def value(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, weigh_BTHK: jax.Array) -> jax.Array:
+        with meshes.ambient(mesh):
+            return jnp.sum(attend({}, {}, (q_BTHK, k_BTHK, v_BTHK)) * weigh_BTHK)
+
+    inputs = made(2, 64, 4, 2, 8)
+    wanted = gradient("dense", window, slopes)(*inputs)
+    found = jax.jit(jax.value_and_grad(value, (0, 1, 2)), in_shardings=meshes.over_tokens(mesh))(*inputs)
+    for want, got in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        # A token that sees itself alone has no gradient by its query.
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * max(1.0, float(jnp.max(jnp.abs(want)))))
+
+
+def test_a_ring_holds_two_shards_of_keys_where_gathering_holds_all(devices: list) -> None:
+    mesh = meshes.make("context:8", devices)
+    inputs, temporary = tuple(made(1, 8192, 1, 1, 64)[:3]), {}
+    for implementation in ("blocked", "ring"):
+        run = attention.over_devices(attention.IMPLEMENTATIONS[implementation])
+        attend = meshes.on_each_device(mesh, {}, lambda _, __, qkv, run=run: run(*qkv, 0, None), results="tokens")
+        jitted = jax.jit(lambda qkv, attend=attend: attend({}, {}, qkv), in_shardings=meshes.over_tokens(mesh))
+        with meshes.ambient(mesh):
+            memory = jitted.lower(inputs).compile().memory_analysis()
+        assert memory is not None
+        temporary[implementation] = memory.temp_size_in_bytes
+    keys = 2 * 8192 * 64 * 4  # and values, of the whole sequence
+    assert temporary["blocked"] - temporary["ring"] > keys / 2
 
 
 def test_a_large_score_does_not_overflow() -> None:

@@ -22,7 +22,7 @@ HYBRID = "mamba2+attention:window=6"  # of kinds that each mesh treats in its ow
 # Several arms to a model: most of what these tests cost is compiling what is around the mixers.
 STACKS = (
     *("lstm+gru:heads=2+mingru+mamba2", "gated_deltanet+rwkv7+attention"),
-    "attention:window=6+attention:kv_heads=2+rglru",
+    "attention:window=6+attention:kv_heads=2,implementation=blocked+rglru",
 )
 STACKED = {parts.split(spec)[0] for stack in STACKS for spec in stack.split("+")}
 OTHERS = [name for name in parts.names("suite.mixers") if name not in STACKED]
@@ -137,14 +137,20 @@ def test_no_collective_runs_in_a_loop_over_time(stack: str, devices: list) -> No
 
 
 @pytest.mark.parametrize(
-    ("mixer", "grows"), [("attention", True), ("lstm", False), ("mamba2", False), ("gated_deltanet", False)]
+    ("mixer", "grows"),
+    [
+        ("attention:implementation=ring", True),
+        ("attention:implementation=blocked", True),
+        ("attention:implementation=ring,window=6", False),  # passed on no further than the window reaches
+        *(("lstm", False), ("mamba2", False), ("gated_deltanet", False)),
+    ],
 )
 def test_over_context_attention_sends_more_for_longer_sequences_and_states_do_not_grow(
     mixer: str, grows: bool, devices: list
 ) -> None:
     mesh = abstract("context:8")
     sent = []
-    for length in (64, 256):
+    for length in (1024, 4096):  # shards of one block of attention and of four
         job = JOB.replace(mixer=mixer, length=length)
         found = collectives.of_program(Programs(job, mesh, 256).lowered_step.compile(), mesh)
         assert all(collective.calls is not None for collective in found)

@@ -16,6 +16,10 @@ from suite.ops.kernels import splash
 BLOCK = 128  # tokens of a block: on one CPU thread 256 took as long and 512 a third longer (2 x 2,048 tokens, 4 x 64)
 Queries = Float[Array, "J N Q K"]
 Keys = Float[Array, "I N S K"]
+Block = Int[Array, ""] | int
+# Which keys there are beside a device's queries: of the whole sequence, of the same shard, or also of the end of the
+# shard before, as far as a window reaches.
+Given = Literal["all", "shard", "reached"]
 UNSEEN = -1e30  # a score so low that its weight is 0 beside any other, and that can be subtracted from itself
 
 
@@ -103,13 +107,48 @@ def blocked(
 ) -> Float[Array, "B T H K"]:
     """A block of queries at a time against the blocks of keys that it may see; no score outlives its pair of blocks.
 
-    By a running maximum and sum (Milakov and Gimelshein 2018; Dao et al. 2022). No gradient by slopes. J counts blocks,
-    N pairs of an example and a group of heads, Q queries of a block in all heads of a group, S keys of a block.
+    By a running maximum and sum (Milakov and Gimelshein 2018; Dao et al. 2022). No gradient by slopes.
+    """
+    return _in_blocks("all", q_BTHK, k_BTHK, v_BTHK, window, slope_H)
+
+
+def ring(
+    q_BTHK: Float[Array, "B T H K"],
+    k_BTHK: Float[Array, "B T G K"],
+    v_BTHK: Float[Array, "B T G K"],
+    window: int,
+    slope_H: Float[Array, " H"] | None,
+) -> Float[Array, "B T H K"]:
+    """Blocked attention that never holds the keys and values of more than two shards of a sequence.
+
+    They are passed on from device to device, as far as a window reaches (Liu, Zaharia and Abbeel 2023). Shards of the
+    future are passed and not computed, so the device of the last shard computes most. A window that reaches no further
+    than the shard before gets the end of that one alone.
+    """
+    length = q_BTHK.shape[1]
+    if meshes.shards_of_context() == 1:
+        return blocked(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
+    reach = -(-(window - 1) // _block(length)) * _block(length)
+    if not window or reach > length:
+        return _in_blocks("shard", q_BTHK, k_BTHK, v_BTHK, window, slope_H)
+
+    def reached(x_BTGK: Float[Array, "B T G K"]) -> Float[Array, "B S G K"]:
+        end_BSGK = x_BTGK[:, length - reach :]
+        return jnp.concatenate([context.before(end_BSGK, jnp.zeros_like(end_BSGK)), x_BTGK], axis=1)
+
+    return _in_blocks("reached", q_BTHK, reached(k_BTHK), reached(v_BTHK), window, slope_H)
+
+
+def _in_blocks(
+    given: Given, q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, window: int, slope_H: Array | None
+) -> Float[Array, "B T H K"]:
+    """Attention by blocks. J counts blocks of queries and I of keys, N pairs of an example and a group of heads.
+
+    Q are the queries of a block in all heads of a group, S the keys of a block. `given` says which keys there are.
     """
     batch, length, heads, size = q_BTHK.shape
     groups = k_BTHK.shape[2]
-    is_shard = length < k_BTHK.shape[1]  # then blocks of queries have to be blocks of keys too
-    block = math.gcd(BLOCK, length) if is_shard else min(BLOCK, length)
+    block = _block(length)
     filled = ((0, 0), (0, -length % block), (0, 0), (0, 0))
 
     def by_block(x_BTHK: Float[Array, "B T H K"]) -> Float[Array, "J N Q K"]:
@@ -120,86 +159,97 @@ def blocked(
     if slope_H is not None:
         slope_GQ = jnp.repeat(slope_H.astype(precision.wide(q_BTHK.dtype)), block).reshape(groups, -1)
         slope_NQ = jnp.tile(slope_GQ, (batch, 1))
-    y_JNQK: Array = _by_blocks(window, by_block(q_BTHK), by_block(k_BTHK), by_block(v_BTHK), slope_NQ)
+    y_JNQK: Array = _by_blocks(given, window, by_block(q_BTHK), by_block(k_BTHK), by_block(v_BTHK), slope_NQ)
     y_JBGRSK = y_JNQK.reshape(-1, batch, groups, heads // groups, block, size)
     y_BTHK = jnp.transpose(y_JBGRSK, (1, 0, 4, 2, 3, 5)).reshape(batch, -1, heads, size)
     return y_BTHK[:, :length].astype(q_BTHK.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _by_blocks(
-    window: int, q_JNQK: Queries, k_JNSK: Keys, v_JNSK: Keys, slope_NQ: Float[Array, "N Q"] | None
+    given: Given, window: int, q_JNQK: Queries, k_INSK: Keys, v_INSK: Keys, slope_NQ: Float[Array, "N Q"] | None
 ) -> Queries:
     """Outputs in the wide dtype."""
-    return _blocks_forward(window, q_JNQK, k_JNSK, v_JNSK, slope_NQ)[0]
+    return _blocks_forward(given, window, q_JNQK, k_INSK, v_INSK, slope_NQ)[0]
 
 
 def _blocks_forward(
-    window: int, q_JNQK: Queries, k_JNSK: Keys, v_JNSK: Keys, slope_NQ: Float[Array, "N Q"] | None
+    given: Given, window: int, q_JNQK: Queries, k_INSK: Keys, v_INSK: Keys, slope_NQ: Float[Array, "N Q"] | None
 ) -> tuple[Queries, tuple[Any, ...]]:
     """Outputs, and what the backward pass needs: the arguments, outputs, and of each query the log of its sum."""
-    dtype, first = precision.wide(q_JNQK.dtype), _first_of_queries(q_JNQK, k_JNSK)
+    dtype, first = precision.wide(q_JNQK.dtype), _first_of_queries(q_JNQK)
 
-    def attend(number: Int[Array, ""], results: tuple[Array, Array]) -> tuple[Array, Array]:
-        q_NQK, at = q_JNQK[number], first + number
+    def visit(start: Block, sums: Any, keys: tuple[Keys, Keys], _: tuple[()]) -> tuple[Any, tuple[()]]:
+        k_INSK, v_INSK = keys
 
-        def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            y_NQK, sum_NQ, largest_NQ = sums
-            score_NQS, _ = _block_scores(q_NQK, k_JNSK[other], at, other, window, slope_NQ)
-            new_NQ = jnp.maximum(largest_NQ, jnp.max(score_NQS, axis=-1))
-            weight_NQS = jnp.exp(score_NQS - new_NQ[..., None])
-            kept_NQ = jnp.exp(largest_NQ - new_NQ)
-            added_NQK = _product("NQS,NSK->NQK", weight_NQS.astype(v_JNSK.dtype), v_JNSK[other])
-            return (
-                y_NQK * kept_NQ[..., None] + added_NQK,
-                sum_NQ * kept_NQ + jnp.sum(weight_NQS, axis=-1),
-                new_NQ,
-            )
+        def attend(number: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, ...]:
+            q_NQK, at = q_JNQK[number], first + number
 
-        zero_NQ = jnp.zeros(q_NQK.shape[:2], dtype)
-        start = (jnp.zeros(q_NQK.shape, dtype), zero_NQ, jnp.full_like(zero_NQ, UNSEEN))
-        y_NQK, sum_NQ, largest_NQ = jax.lax.fori_loop(_first_block(at, window, k_JNSK), at + 1, add, start)
-        y_JNQK, log_JNQ = results
-        return y_JNQK.at[number].set(y_NQK / sum_NQ[..., None]), log_JNQ.at[number].set(largest_NQ + jnp.log(sum_NQ))
+            def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+                y_NQK, sum_NQ, largest_NQ = sums
+                score_NQS, _ = _block_scores(q_NQK, k_INSK[other - start], at, other, window, slope_NQ)
+                new_NQ = jnp.maximum(largest_NQ, jnp.max(score_NQS, axis=-1))
+                weight_NQS = jnp.exp(score_NQS - new_NQ[..., None])
+                kept_NQ = jnp.exp(largest_NQ - new_NQ)
+                added_NQK = _product("NQS,NSK->NQK", weight_NQS.astype(v_INSK.dtype), v_INSK[other - start])
+                return (
+                    y_NQK * kept_NQ[..., None] + added_NQK,
+                    sum_NQ * kept_NQ + jnp.sum(weight_NQS, axis=-1),
+                    new_NQ,
+                )
 
-    empty = (jnp.zeros(q_JNQK.shape, dtype), jnp.zeros(q_JNQK.shape[:3], dtype))
-    y_JNQK, log_JNQ = jax.lax.fori_loop(0, q_JNQK.shape[0], attend, empty)
-    return y_JNQK, (q_JNQK, k_JNSK, v_JNSK, slope_NQ, y_JNQK, log_JNQ)
+            lower, upper = _blocks_seen(at, window, start, k_INSK)
+            of_block = jax.lax.fori_loop(lower, upper, add, tuple(sum[number] for sum in sums))
+            return tuple(sum.at[number].set(new) for sum, new in zip(sums, of_block, strict=True))
+
+        return jax.lax.fori_loop(0, q_JNQK.shape[0], attend, sums), ()
+
+    zero_JNQ = jnp.zeros(q_JNQK.shape[:3], dtype)
+    sums = (jnp.zeros(q_JNQK.shape, dtype), zero_JNQ, jnp.full_like(zero_JNQ, UNSEEN))
+    (y_JNQK, sum_JNQ, largest_JNQ), _ = _visit_keys(given, window, q_JNQK, visit, sums, (k_INSK, v_INSK), ())
+    y_JNQK = y_JNQK / sum_JNQ[..., None]
+    return y_JNQK, (q_JNQK, k_INSK, v_INSK, slope_NQ, y_JNQK, largest_JNQ + jnp.log(sum_JNQ))
 
 
-def _blocks_backward(window: int, kept: tuple[Any, ...], dy_JNQK: Queries) -> tuple[Any, ...]:
+def _blocks_backward(given: Given, window: int, kept: tuple[Any, ...], dy_JNQK: Queries) -> tuple[Any, ...]:
     """Gradients by queries, keys and values: the weights are made again from scores and the logs of their sums."""
-    q_JNQK, k_JNSK, v_JNSK, slope_NQ, y_JNQK, log_JNQ = kept
-    dtype, narrow, first = precision.wide(q_JNQK.dtype), q_JNQK.dtype, _first_of_queries(q_JNQK, k_JNSK)
+    q_JNQK, k_INSK, v_INSK, slope_NQ, y_JNQK, log_JNQ = kept
+    dtype, narrow, first = precision.wide(q_JNQK.dtype), q_JNQK.dtype, _first_of_queries(q_JNQK)
     inner_JNQ = jnp.sum(dy_JNQK * y_JNQK, axis=-1)
 
-    def attend(number: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        dq_JNQK, dk_JNSK, dv_JNSK = sums
-        q_NQK, dy_NQK, at = q_JNQK[number], dy_JNQK[number].astype(narrow), first + number
-        log_NQ1, inner_NQ1 = log_JNQ[number][..., None], inner_JNQ[number][..., None]
+    def visit(start: Block, dq_JNQK: Queries, keys: tuple[Keys, Keys], changes: tuple[Keys, Keys]) -> Any:
+        k_INSK, v_INSK = keys
 
-        def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            dq_NQK, dk_JNSK, dv_JNSK = sums
-            k_NSK = k_JNSK[other]
-            score_NQS, seen_QS = _block_scores(q_NQK, k_NSK, at, other, window, slope_NQ)
-            weight_NQS = jnp.where(seen_QS[None], jnp.exp(score_NQS - log_NQ1), 0)
-            change_NQS = weight_NQS * (_product("NQK,NSK->NQS", dy_NQK, v_JNSK[other]) - inner_NQ1)
-            weight_NQS, change_NQS = weight_NQS.astype(narrow), change_NQS.astype(narrow)
-            return (
-                dq_NQK + _product("NQS,NSK->NQK", change_NQS, k_NSK),
-                dk_JNSK.at[other].add(_product("NQS,NQK->NSK", change_NQS, q_NQK)),
-                dv_JNSK.at[other].add(_product("NQS,NQK->NSK", weight_NQS, dy_NQK)),
-            )
+        def attend(number: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            dq_JNQK, dk_INSK, dv_INSK = sums
+            q_NQK, dy_NQK, at = q_JNQK[number], dy_JNQK[number].astype(narrow), first + number
+            log_NQ1, inner_NQ1 = log_JNQ[number][..., None], inner_JNQ[number][..., None]
 
-        start = (jnp.zeros(q_NQK.shape, dtype), dk_JNSK, dv_JNSK)
-        dq_NQK, dk_JNSK, dv_JNSK = jax.lax.fori_loop(_first_block(at, window, k_JNSK), at + 1, add, start)
-        return dq_JNQK.at[number].set(dq_NQK), dk_JNSK, dv_JNSK
+            def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+                dq_NQK, dk_INSK, dv_INSK = sums
+                k_NSK = k_INSK[other - start]
+                score_NQS, seen_QS = _block_scores(q_NQK, k_NSK, at, other, window, slope_NQ)
+                weight_NQS = jnp.where(seen_QS[None], jnp.exp(score_NQS - log_NQ1), 0)
+                change_NQS = weight_NQS * (_product("NQK,NSK->NQS", dy_NQK, v_INSK[other - start]) - inner_NQ1)
+                weight_NQS, change_NQS = weight_NQS.astype(narrow), change_NQS.astype(narrow)
+                return (
+                    dq_NQK + _product("NQS,NSK->NQK", change_NQS, k_NSK),
+                    dk_INSK.at[other - start].add(_product("NQS,NQK->NSK", change_NQS, q_NQK)),
+                    dv_INSK.at[other - start].add(_product("NQS,NQK->NSK", weight_NQS, dy_NQK)),
+                )
 
-    start = tuple(jnp.zeros(x.shape, dtype) for x in (q_JNQK, k_JNSK, v_JNSK))
-    changes = jax.lax.fori_loop(0, q_JNQK.shape[0], attend, start)
-    dq_JNQK, dk_JNSK, dv_JNSK = (change.astype(narrow) for change in changes)
+            lower, upper = _blocks_seen(at, window, start, k_INSK)
+            dq_NQK, dk_INSK, dv_INSK = jax.lax.fori_loop(lower, upper, add, (dq_JNQK[number], dk_INSK, dv_INSK))
+            return dq_JNQK.at[number].set(dq_NQK), dk_INSK, dv_INSK
+
+        dq_JNQK, *changes_of_keys = jax.lax.fori_loop(0, q_JNQK.shape[0], attend, (dq_JNQK, *changes))
+        return dq_JNQK, tuple(changes_of_keys)
+
+    dq_JNQK, *changes = (jnp.zeros(x.shape, dtype) for x in (q_JNQK, k_INSK, v_INSK))
+    dq_JNQK, changes = _visit_keys(given, window, q_JNQK, visit, dq_JNQK, (k_INSK, v_INSK), tuple(changes))
+    dq_JNQK, dk_INSK, dv_INSK = (change.astype(narrow) for change in (dq_JNQK, *changes))
     scale = 1 / math.sqrt(q_JNQK.shape[-1])
-    return dq_JNQK * scale, dk_JNSK * scale, dv_JNSK, None if slope_NQ is None else jnp.zeros_like(slope_NQ)
+    return dq_JNQK * scale, dk_INSK * scale, dv_INSK, None if slope_NQ is None else jnp.zeros_like(slope_NQ)
 
 
 _by_blocks.defvjp(_blocks_forward, _blocks_backward)
@@ -224,15 +274,47 @@ def _block_scores(
     return jnp.where(seen_QS[None], score_NQS, UNSEEN), seen_QS
 
 
-def _first_of_queries(q_JNQK: Queries, k_JNSK: Keys) -> Int[Array, ""] | int:
-    """The number, among the blocks of keys, of the first block of queries."""
-    return 0 if q_JNQK.shape[0] == k_JNSK.shape[0] else meshes.context_index() * q_JNQK.shape[0]
+def _block(length: int) -> int:
+    """Tokens of a block; a shard of a sequence has to be whole blocks."""
+    return math.gcd(BLOCK, length) if meshes.shards_of_context() > 1 else min(BLOCK, length)
 
 
-def _first_block(number: Int[Array, ""], window: int, k_JNSK: Keys) -> Int[Array, ""]:
-    """The first block of keys that any query of a block may see."""
-    block = k_JNSK.shape[2]
-    return jnp.maximum(0, (number * block - window + 1) // block) if window else jnp.zeros_like(number)
+def _first_of_queries(q_JNQK: Queries) -> Block:
+    """The number, in the whole sequence, of the first block of queries."""
+    return 0 if meshes.shards_of_context() == 1 else meshes.context_index() * q_JNQK.shape[0]
+
+
+def _visit_keys(
+    given: Given,
+    window: int,
+    q_JNQK: Queries,
+    visit: Callable[..., Any],
+    own: Any,
+    keys: tuple[Keys, Keys],
+    collected: Any,
+) -> tuple[Any, Any]:
+    """`visit(start, own, keys, collected) -> own, collected` with all keys that a query may see; they begin at `start`.
+
+    Where a device has a shard of them they come to it by the ring, with what devices add to `collected`.
+    """
+    if given == "all":
+        return visit(0, own, keys, collected)
+    if given == "reached":
+        return visit(_first_of_queries(q_JNQK) + len(q_JNQK) - len(keys[0]), own, keys, collected)
+    blocks, _, block, _ = keys[0].shape
+    back = math.ceil((window - 1) / (blocks * block)) if window else math.inf
+
+    def visit_shard(shard: Int[Array, ""], own: Any, keys: Any, collected: Any) -> Any:
+        return visit(shard * blocks, own, keys, collected)
+
+    return context.in_ring(visit_shard, own, keys, collected, back)
+
+
+def _blocks_seen(number: Block, window: int, start: Block, k_INSK: Keys) -> tuple[Block, Block]:
+    """Of keys that begin with the block `start`, the first block that any query of a block may see, and an end."""
+    blocks, _, block, _ = k_INSK.shape
+    first = jnp.maximum(start, (number * block - window + 1) // block) if window else start
+    return jnp.maximum(first, 0), jnp.minimum(number + 1, start + blocks)  # nothing stands before the first shard
 
 
 def _product(subscripts: str, *factors: Array) -> Array:
@@ -308,16 +390,21 @@ positions = context.positions  # of the tokens that a mixer is given
 
 
 def over_devices(run: Callable[..., Array]) -> Callable[..., Array]:
-    """An implementation whose heads are split, and whose queries: every shard of them gets all keys and values."""
+    """An implementation whose heads are split, and whose queries: every shard of them gets all keys and values.
+
+    All at once, but for the ring.
+    """
 
     def attend(
         q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, window: int, slope_H: Float[Array, " H"] | None
     ) -> Float[Array, "B T H K"]:
-        if meshes.shards_of_context() > 1 and run not in (dense, blocked):
-            raise ValueError("kernels of attention want whole sequences; over context take implementation=blocked")
+        if meshes.shards_of_context() > 1 and run not in (dense, blocked, ring):
+            raise ValueError("kernels of attention want whole sequences; over context take implementation=ring")
 
         def of_heads(q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, slope_H: Array | None) -> Float[Array, "B T H K"]:
-            return run(q_BTHK, context.gather(k_BTHK), context.gather(v_BTHK), window, slope_H)
+            if run is not ring:
+                k_BTHK, v_BTHK = context.gather(k_BTHK), context.gather(v_BTHK)
+            return run(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
 
         return meshes.by_head(of_heads, (2, 2, 2, 0), 2)(q_BTHK, k_BTHK, v_BTHK, slope_H)
 
@@ -327,8 +414,9 @@ def over_devices(run: Callable[..., Array]) -> Callable[..., Array]:
 IMPLEMENTATIONS = {
     "dense": dense,
     "blocked": blocked,
+    "ring": ring,
     "cudnn": functools.partial(_of_jax, "cudnn"),
     "splash": _splash,
 }
-SAME_CHAIN = {"blocked": "dense", "cudnn": "dense", "splash": "dense"}
+SAME_CHAIN = {"blocked": "dense", "ring": "dense", "cudnn": "dense", "splash": "dense"}
 WIDEST = {"cudnn": "dense", "splash": "dense"}  # what runs in float64, which kernels do not know

@@ -7,7 +7,8 @@ Where they are not split everything here leaves its arguments as they are.
   shards are run from what they then start with: what is sent does not grow with the sequence, and the time is twice
   that of a shard.
 - A nonlinear one is run shard by shard: memory is saved and no time.
-- Attention gathers keys and values: what is sent grows with the sequence.
+- Attention has keys and values of other shards passed on to it, one shard after another, or gathers all of them: what
+  is sent grows with the sequence, unless a window ends it.
 """
 
 import functools
@@ -37,6 +38,34 @@ def before(x: Float[Array, "B ..."], first: Float[Array, "B ..."]) -> Float[Arra
 def gather(x_BTHK: Float[Array, "B T ..."]) -> Float[Array, "B S ..."]:
     """The tokens of all shards, which are the second axis."""
     return x_BTHK if meshes.shards_of_context() == 1 else meshes.gather_context(x_BTHK, axis=1)
+
+
+def in_ring(
+    visit: Callable[[Int[Array, ""], PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
+    own: PyTree,
+    passed: PyTree,
+    collected: PyTree,
+    back: float,
+) -> tuple[PyTree, PyTree]:
+    """`visit(shard, own, passed, collected) -> own, collected` for `passed` of this shard and of those before it.
+
+    `passed` goes from device to device, and with it goes `collected`, to which every device adds and which comes back
+    to its shard. A device is visited by `back` shards before its own, all if there are fewer, and after them by shards
+    of the future: `visit` has to leave these alone.
+    """
+    shards, own_shard = meshes.shards_of_context(), meshes.context_index()
+    rounds = int(min(shards - 1, back))
+
+    def turn(done: Int[Array, ""], carry: Any) -> Any:
+        own, passed, collected = carry
+        coming = jax.tree.map(meshes.around_context, passed)  # before the visit, in whose time it can be sent
+        own, collected = visit((own_shard - done) % shards, own, passed, collected)
+        return own, coming, jax.tree.map(meshes.around_context, collected)
+
+    with jax.named_scope("ring"):  # suite/counting/collectives.py tells loops apart by it
+        own, passed, collected = jax.lax.fori_loop(0, rounds, turn, (own, passed, collected))
+        own, collected = visit((own_shard - rounds) % shards, own, passed, collected)
+        return own, jax.tree.map(functools.partial(meshes.around_context, parts=-rounds), collected)
 
 
 class Passed(NamedTuple):

@@ -37,6 +37,7 @@ FASTEST = {
 }
 # Kernels, and the one platform that each is written for.
 ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"}
+ONLY_OVER = {"ring": "context"}  # what is for sequences that are split over a mesh axis; on one device it is another
 HOPPER_AND_LATER = ("H100", "H200", "H20", "H800", "B100", "B200", "B300")  # as device kinds name them
 ON_MULTIPROCESSOR = (64, 128)  # channels of a head whose persistent kernel was timed, in bfloat16 on an H200
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
@@ -94,7 +95,7 @@ def choose(
     if implementation != "auto":
         return implementation
     if family_name == "attention" and meshes.shards_of_context() > 1:
-        return "blocked"  # the kernels' queries start where their keys do
+        return "ring"  # the kernels' queries start where their keys do
     n_bytes = jnp.dtype(dtype).itemsize
     cannot = {
         "cudnn": n_bytes != 2 or head_size % 8 != 0 or head_size > _largest_head(),  # half precision only
