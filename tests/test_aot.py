@@ -6,6 +6,7 @@
 import functools
 import importlib.util
 
+import equinox as eqx
 import jax
 import pytest
 from ahead import VOCAB, compiled_gradient, parameter_bytes, text_of
@@ -16,8 +17,9 @@ from suite import mesh as meshes
 from suite import parts
 from suite.counting import collectives
 from suite.job import Job
+from suite.model import backbone
 from suite.training import conditions
-from suite.training.programs import Programs
+from suite.training.programs import Programs, is_shape
 
 pytestmark = [
     pytest.mark.aot,
@@ -98,6 +100,7 @@ MESHES = ("data:2,fsdp:2,model:2", "fsdp:2,context:2,model:2")
         ("lstm:heads=2", MESHES[0], 2),
         ("lstm", MESHES[1], 3),
         ("mingru", MESHES[0], 2),
+        ("attention", MESHES[1], 0),  # the ring
     ],
 )
 def test_a_step_on_a_mesh_runs_kernels_on_shards_and_sends_nothing_in_a_loop_over_time(
@@ -113,6 +116,23 @@ def test_a_step_on_a_mesh_runs_kernels_on_shards_and_sends_nothing_in_a_loop_ove
     gathers = {one.axes for one in sent if one.name.endswith("/all_gather")}
     assert ("fsdp",) in gathers
     assert gathers <= {("fsdp",), ("context",)}
+
+
+def test_over_two_slices_only_gradients_cross_the_slow_network() -> None:
+    slices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4", num_slices=2).devices
+    mesh = meshes.make("fsdp:8,data:", list(slices))
+    assert mesh.shape["data"] == 2
+    assert [{device.slice_index for device in row} for row in mesh.devices.reshape(2, 8)] == [{0}, {1}]
+    with pytest.raises(ValueError, match="data:1, which does not go over 2 slices evenly"):
+        meshes.make("fsdp:16", list(slices))
+    job = Job(mixer="mingru", width=256, batch=32, dtype="bfloat16")
+    found = collectives.of_program(Programs(job, mesh, VOCAB).lowered_step.compile(), mesh)
+    over_slices = [one for one in found if "data" in one.axes]
+    assert {(one.operation, one.axes, one.loops) for one in over_slices} == {("all-reduce", ("data",), ())}
+    # Each device sends its part over fsdp of every gradient.
+    held = sum(meshes.bytes_a_device(eqx.filter(backbone.shapes(job, VOCAB), is_shape), mesh))
+    gradients = collectives.SENT["all-reduce"](held, 2)
+    assert gradients < sum(one.sent for one in over_slices) < 1.1 * gradients
 
 
 def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, mesh: Mesh, job: Job) -> None:

@@ -12,7 +12,8 @@ and an operand of b bytes on each:
     all-to-all             (n - 1) / n b
     collective-permute     b                 where a device sends to itself alone: nothing
 
-A pair of -start and -done is one collective. Groups of one device send nothing and are left out.
+A pair of -start and -done is one collective. Groups of one device send nothing and are left out. Between slices, over
+which only `data` goes (suite/mesh.py), TPU's compiler hands an array to its runtime, with the name of the collective.
 """
 
 import math
@@ -43,6 +44,9 @@ REDUCE_SCATTER_OF_TPU = "all-reduce-scatter"
 
 # It also spreads an asynchronous collective over several fusions, which compute meanwhile: each has a copy of it.
 CHAIN = re.compile(r'\bchannel_id=(\d+).*\bchain_id="(\w+)"')
+
+# Of a send: what it is a part of, and the slices that take part.
+BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}.*_xla_megascale_transfer_type="(\w+)"')
 
 COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
@@ -138,6 +142,8 @@ def _of_computation(name: str, program: Program, loops: tuple[Loop, ...]) -> Ite
         if match:
             operation = "reduce-scatter" if REDUCE_SCATTER_OF_TPU in name else match[1]
             yield from _collective(operation, instruction, types, program, loops)
+        elif instruction.opcode == "send":
+            yield _between_slices(instruction, types, loops)
         elif instruction.opcode == "conditional":
             branches = [list(_of_computation(branch, program, loops)) for branch in _called(instruction)]
             yield from max(branches, key=_total, default=[])
@@ -160,9 +166,25 @@ def _collective(
         groups = [] if chain.groups() in program.chains else groups
         program.chains.add(chain.groups())
     if groups:
-        operands = ", ".join(types[operand] for operand in re.findall(r"%([\w.\-]+)", instruction.operands))
+        operands = _operands(instruction, types)
         sent = SENT[operation](_bytes(operands), max(map(len, groups)))
         yield Collective(operation, _axes(groups, mesh), sent, loops, operands, _op_name(instruction))
+
+
+def _between_slices(instruction: Instruction, types: dict[str, str], loops: tuple[Loop, ...]) -> Collective:
+    match = BETWEEN_SLICES.search(instruction.attributes)
+    operation = match[2].lower().replace("_", "-") if match else ""
+    if match is None or operation not in SENT:
+        raise ValueError(f"no cost is known of the send {instruction.attributes}; give it one in {__name__}")
+    operands = _operands(instruction, types)
+    sent = SENT[operation](_bytes(operands), len(_numbers(match[1])))
+    return Collective(operation, ("data",), sent, loops, operands, _op_name(instruction))
+
+
+def _operands(instruction: Instruction, types: dict[str, str]) -> str:
+    """The types of what goes into an instruction; a token, which orders sends, is nothing."""
+    named = [types[operand] for operand in re.findall(r"%([\w.\-]+)", instruction.operands)]
+    return ", ".join(type for type in named if not type.startswith("token"))
 
 
 def _total(collectives: list[Collective]) -> int:
