@@ -79,9 +79,9 @@ def test_two_processes_time_their_own_devices_and_then_all(tmp_path: pathlib.Pat
 
 def put_sent(root: pathlib.Path, job: Job, axes: str, sent: int) -> None:
     n_devices = int(axes.rpartition(":")[2])
-    place = CPU | {"place": f"here-{axes}", "n_devices": n_devices}
+    place = CPU | {"place": f"here-{axes}", "n_devices": n_devices, "mesh": axes}
     tokens = job.batch * job.length / n_devices
-    shared = {"phase": "collectives", "mesh_axes": axes, "tokens": tokens, "calls": 3}
+    shared = {"phase": "collectives", "tokens": tokens, "calls": 3}
     kinds = [("all-reduce", "data", "outside"), ("all", "all", "all")] if sent else [("all", "all", "all")]
     rows = [
         shared | dict(zip(("operation", "axes", "loops"), kind, strict=True)) | {"sent_bytes": sent} for kind in kinds

@@ -3,7 +3,6 @@
 import collections
 from collections.abc import Iterator
 
-from suite import mesh as meshes
 from suite.counting import collectives as counting
 from suite.counting.collectives import Collective
 from suite.sweep.record import Row
@@ -13,7 +12,7 @@ NEEDS = ()
 PLACED = True
 RESUMES = False
 SECONDS = "compilation"
-CONDITIONS = {"mesh_axes": "sizes", "operation": "name", "axes": "names", "loops": "name", "tokens": "tokens"}
+CONDITIONS = {"operation": "name", "axes": "names", "loops": "name", "tokens": "tokens"}
 QUANTITIES = {
     "collectives": {
         "calls": "1 as {operation}_{axes}_{loops}_calls",
@@ -42,7 +41,6 @@ def measure(rig: Rig) -> Iterator[Row]:
     for (operation, axes, loops), total in sorted(sums.items(), key=lambda entry: (ALL in entry[0], entry[0])):
         yield {
             "phase": "collectives",
-            "mesh_axes": meshes.words(rig.mesh),
             **{"operation": operation, "axes": axes, "loops": loops, "tokens": tokens},
             **total,
             "sent_bytes_per_token": total["sent_bytes"] / tokens,

@@ -12,7 +12,7 @@ NEEDS = ()
 PLACED = True
 RESUMES = False
 SECONDS = 1
-CONDITIONS = {"mesh_axes": "sizes", "parameter": "name", "split": "axes"}
+CONDITIONS = {"parameter": "name", "split": "axes"}
 QUANTITIES = {
     "layout": {
         "bytes_in_all": "bytes as {parameter}_bytes_in_all",
@@ -41,7 +41,6 @@ def measure(rig: Rig) -> Iterator[Row]:
     for name, split, in_all, part in rows:
         yield {
             "phase": "layout",
-            "mesh_axes": meshes.words(rig.mesh),
             **{"parameter": name, "split": split, "bytes_in_all": in_all, "bytes_a_device": part},
             "outcome": "ok",
         }

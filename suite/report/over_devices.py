@@ -71,7 +71,7 @@ def _cells(comparison: Comparison) -> list[Cell]:
 
     def order(cell: Cell) -> tuple:
         row = cell.total
-        return comparison.order(row["arm"]), row["length"], row["n_devices"], row["mesh_axes"], row["batch"]
+        return comparison.order(row["arm"]), row["length"], row["n_devices"], row["mesh"], row["batch"]
 
     return sorted(cells, key=order)
 
@@ -117,7 +117,7 @@ def _series(cells: list[Cell]) -> list[str]:
 
 def _axes(row: Row) -> str:
     """The axes of a mesh without their sizes: data+fsdp."""
-    return "+".join(axis.partition(":")[0] for axis in row["mesh_axes"].split(","))
+    return "+".join(axis.partition(":")[0] for axis in row["mesh"].split(","))
 
 
 def _batch(row: Row) -> str:
@@ -134,7 +134,7 @@ def _line(cell: Cell) -> Cells:
     return (
         total["arm"],
         str(total["n_devices"]),
-        total["mesh_axes"],
+        total["mesh"],
         words.number(total["length"]),
         words.number(total["tokens"]),
         words.si(total["sent_bytes"], "B"),
