@@ -27,10 +27,11 @@ def define_directory(name: str, default: str | None, help: str) -> flags.FlagHol
     return flags.DEFINE(_Directory(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
-def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) -> NoReturn:
+def run(main: Callable[..., int | None], more: flags.FlagHolder | None = None, *, command: bool = False) -> NoReturn:
     """Parses the flags and runs a program; what the command line got wrong is answered in one line.
 
-    Arguments without a flag are more values of the flag `more`, where that was given: --diff A B.
+    Arguments without a flag are more values of the flag `more`, where that was given: --diff A B. With `command` they,
+    and all that follows the first of them, are what `main` is called with.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -41,16 +42,16 @@ def run(main: Callable[[], int | None], more: flags.FlagHolder | None = None) ->
         if more is not None and more.present:
             flags.FLAGS[more.name].value = [*more.value, *left[1:]]
             left = left[:1]
-        if left[1:]:
+        if left[1:] and not command:
             exit_codes.refuse(f"unexpected argument {left[1]!r}; flags are written --name=value")
         return left
 
-    def guarded(_: list[str]) -> int | None:
+    def guarded(argv: list[str]) -> int | None:
         signal.signal(signal.SIGINT, _stop)
         signal.signal(signal.SIGTERM, _stop)
         startup.on_hangup(_stop)
         try:
-            return main()
+            return main(*argv[1:])
         except exit_codes.Stopped as stopped:
             print("stopped; the same command goes on from here", file=sys.stderr)
             leave(stopped.code)

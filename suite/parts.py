@@ -29,6 +29,7 @@ ENTRY = {
     "suite.tasks": "Task",
     "suite.measures": "measure",
     "suite.claims": "judge",
+    "launch.engines": "render",
 }
 LARGEST = 2**31 - 1  # of a knob whose file has no line for it in BOUNDS: beyond that int32 ends, and all that is finite
 # What else must stand in such a file.
@@ -37,6 +38,7 @@ BESIDE = {
     "suite.tasks": (),
     "suite.measures": ("NEEDS", "PLACED", "RESUMES", "SECONDS", "CONDITIONS", "QUANTITIES"),
     "suite.claims": ("QUESTION", "TEXTBOOK", "CLAIMED", "RULE", "SIZES", "cells", "tell"),
+    "launch.engines": (),
 }
 
 _READS_RECORDS = contextvars.ContextVar("reads_records", default=False)

@@ -26,6 +26,12 @@ STUCK = 124
 INTERRUPTED = 130
 PEER_DIED = 134
 KILLED = 137
+TERMINATED = 143
+
+# After which an engine starts a process again: however often, and as often as its restarts say.
+RESTARTED = (PREEMPTED,)
+RESTARTED_A_FEW_TIMES = (STUCK, PEER_DIED, KILLED, TERMINATED)
+ALL = (DONE, REFUSED, INTERRUPTED, *RESTARTED, *RESTARTED_A_FEW_TIMES)
 
 # To a user who may not write what another has written.
 TO_SHARE = "to share a directory give it to a group by chmod -R g+rwXs, and let each user have a umask of 002"
