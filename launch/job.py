@@ -41,7 +41,7 @@ def main() -> int:
 
     try:
         with exit_codes.door():
-            cells = joining.join(options, lambda: read_cells(options), time.monotonic)
+            cells = joining.join(options, lambda: read_cells(options), time.monotonic, time.time)
     except rendezvous.Dismissed as dismissed:
         return dismissed.code
     return worker.work(options, cells, time.monotonic)

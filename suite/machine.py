@@ -1,4 +1,4 @@
-"""The machine that a process runs on: its processor, told apart from others of the same brand, and its share of it."""
+"""The machine that a process runs on: its processor, its share of it, and the accelerators that are plugged in."""
 
 import functools
 import os
@@ -18,6 +18,11 @@ DISTINGUISHING = {
     **{"cpu family": "family", "model": "model", "stepping": "stepping"},
     **{"CPU implementer": "implementer", "CPU part": "part", "CPU variant": "variant", "CPU revision": "revision"},
 }
+NVIDIA, GOOGLE, DISPLAY = "0x10de", "0x1ae0", "0x03"  # numbers of the PCI bus: two vendors, and a class of devices
+# Of TPUs, as jax/_src/hardware_utils.py has them.
+TPUS = {"0x0027": "v3", "0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e", "0x006f": "v6e", "0x0076": "tpu7x"}
+GPU_FILES = ("nvidia[0-9]*",)
+TPU_FILES = ("accel[0-9]*", "vfio/[0-9]*")
 
 
 def describe() -> dict[str, Any]:
@@ -93,3 +98,48 @@ def quotas(own_groups: pathlib.Path, groups: pathlib.Path) -> Iterator[float]:
                 continue
             if words[0] not in ("max", "-1"):
                 yield int(words[0]) / int(words[1])
+
+
+def accelerators(root: pathlib.Path = pathlib.Path("/")) -> list[str]:
+    """The kind of each GPU and TPU that is plugged in and that this process may have: NVIDIA 0x2330, TPU v5e.
+
+    The bus that a container sees is that of its host: what the container was not given has no device file in it.
+    """
+    kinds = []
+    for folder in sorted((root / "sys/bus/pci/devices").glob("*")):
+        vendor, device, group = ((folder / name).read_text().strip() for name in ("vendor", "device", "class"))
+        if vendor == NVIDIA and group.startswith(DISPLAY) and device_files(GPU_FILES, root):
+            kinds.append(f"NVIDIA {device}")
+        elif vendor == GOOGLE and device in TPUS and device_files(TPU_FILES, root):
+            kinds.append(f"TPU {TPUS[device]}")
+    return kinds
+
+
+def device_files(patterns: tuple[str, ...], root: pathlib.Path = pathlib.Path("/")) -> list[pathlib.Path]:
+    """The files by which a process has an accelerator."""
+    return sorted(path for pattern in patterns for path in (root / "dev").glob(pattern))
+
+
+def holders(files: list[pathlib.Path]) -> list[str]:
+    """The other processes that have any of these files open, as `python (process 123)`; those that may be looked at."""
+    wanted = {os.fspath(path.resolve()) for path in files}
+    holding = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            opened = {os.path.realpath(path) for path in (process / "fd").iterdir()}
+            if wanted & opened and int(process.name) != os.getpid():
+                holding.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+        except OSError:  # it is another user's, or has ended
+            continue
+    return holding
+
+
+def gpu_memory() -> list[tuple[int, int, int]]:
+    """Of each NVIDIA GPU its number, the MiB in use and all MiB, as its driver says; empty where nobody says it."""
+    query = ["nvidia-smi", "--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=5).stdout
+        rows = [line.split(",") for line in said.splitlines()]
+        return [(int(index), int(used), int(total)) for index, used, total in rows]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "suite/sweep/processes.py": JAX | ZERO,
     "suite/sweep/watchdog.py": JAX | ZERO,
     "suite/sweep/joining.py": JAX | PLAIN | ZERO | {"suite.sweep"},
+    "suite/sweep/doctor.py": JAX | PLAIN | ZERO | ONE | {"suite.sweep"},
     "suite/sweep/checks.py": JAX | PLAIN | ZERO | {"suite.contract", "suite.training"},
     "suite/sweep/worker.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.sweep", "suite.training"},
     "suite/sweep/comparison.py": PLAIN | ZERO | {"suite.sweep.schedule", "suite.sweep.progress"},

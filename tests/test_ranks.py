@@ -353,7 +353,7 @@ def test_a_rank_that_is_refused_alone_tells_the_other(tmp_path: pathlib.Path) ->
     assert codes == [70, 70], said
     assert "rank 1 (host " in said[0]
     assert "is refused: no file ./mine.py" in said[0]
-    assert said[1].startswith("crossover: no file ./mine.py")
+    assert said[1].startswith("rank 1: crossover: no file ./mine.py")
 
 
 def test_the_list_of_process_0_is_the_list_of_a_job(tmp_path: pathlib.Path) -> None:

@@ -20,7 +20,7 @@ from etils import epath
 from suite import files, machine
 from suite.job import Cell
 from suite.scale import curve_cells
-from suite.sweep import attempts, exit_codes, leases, provenance, rendezvous, schedule, status, store
+from suite.sweep import attempts, exit_codes, leases, provenance, rendezvous, schedule, startup, status, store
 from suite.sweep.links import Member
 from suite.sweep.options import Options
 from suite.sweep.progress import Progress
@@ -226,6 +226,8 @@ class Comparison:
     def follow(self, event: dict[str, Any], running: dict[Cell, tuple[str, str]]) -> dict[str, str]:
         """Follows one event of a child; returns why the child ends, where the event tells it."""
         if event["event"] == "ready":
+            if not self.place and event["n_processes"] > 1:
+                startup.label_lines(event["process"])
             self.place = {key: event[key] for key in event if key not in ("event", "cell", "address")}
             self.address = event["address"]
             if self.first:
@@ -267,12 +269,16 @@ class Comparison:
         printed = printed[: printed.rfind(b"\n") + 1]  # of a line that is being printed the rest comes later
         self.passed_on += len(printed)
         for line in dict.fromkeys(printed.decode(errors="replace").splitlines()):
-            if line.startswith("crossover: "):
-                print(line, file=sys.stderr, flush=True)
+            if startup.unlabelled(line).startswith("crossover: "):
+                print(self.labelled_once(line), file=sys.stderr, flush=True)
 
     def printed(self) -> list[str]:
         """The lines that children have printed."""
-        return self.log.read_text().strip().splitlines()
+        return [self.labelled_once(line) for line in self.log.read_text().strip().splitlines()]
+
+    def labelled_once(self, line: str) -> str:
+        """A line of a child: its rank is that of this process, which begins its own lines with it once it knows it."""
+        return startup.unlabelled(line) if self.place and self.place["n_processes"] > 1 else line
 
     def record(self, cell: Cell) -> Record:
         return Record.at(self.out, cell, self.place["place"])

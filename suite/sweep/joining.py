@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,8 +11,9 @@ from typing import Any
 import jax
 from etils import epath
 
+from suite import machine
 from suite.job import Cell
-from suite.sweep import events, exit_codes, processes, provenance, rendezvous, startup, store
+from suite.sweep import doctor, events, exit_codes, processes, provenance, rendezvous, startup, store
 from suite.sweep.links import Member
 from suite.sweep.options import Options
 from suite.sweep.rendezvous import Settings
@@ -27,28 +29,51 @@ OF_ONE_PROCESS = (
 )
 
 
-def join(options: Options, read: Callable[[], tuple[list[Cell], Settings]], clock: Callable[[], float]) -> list[Cell]:
+def join(
+    options: Options,
+    read: Callable[[], tuple[list[Cell], Settings]],
+    clock: Callable[[], float],
+    wall: Callable[[], float],
+    *,
+    is_doctor: bool = False,
+) -> list[Cell]:
     """Starts JAX in this process together with the others of its job; the cells that process 0 has read.
 
-    `read` gives the cells, and what was asked for: it must be the same in all processes.
+    `read` gives the cells, and what was asked for: it must be the same in all processes. `clock` never goes back, and
+    `wall` is that of the day. Where there are several processes all are looked at, and what was seen is printed; a
+    process alone is looked at for launch.doctor only.
     """
+    member = find_member(options)
+    if member is not None:
+        startup.label_lines(member.rank)
+    # Of the children that launch.compare starts one after another the first, which checks the cells.
+    looks = is_doctor or (member is not None and (options.check or not options.is_child))
+    name = ""
     try:
         cells, asked = read()
+        if looks:
+            doctor.check_host(options, in_use=not is_doctor)
         store.check_writable(options.out)
     except Exception as error:
-        refuse_together(options, error, clock)
+        if member is not None:
+            refuse_together(member, error, clock)
         raise
-    member, name = find_member(options), ""
     if member is not None:
+        seconds = options.patience if is_doctor else max(options.patience, MEETING_SECONDS)
         try:
-            cells, name = meet(options, member, cells, asked, clock)
+            cells, name = meet(options, member, cells, asked, seconds, clock)
         except rendezvous.Dismissed as dismissed:
             if options.is_child:
                 events.tell(options.events, "dismissed", code=dismissed.code)
             raise
     if all(cell.job.remat == "none" for cell in cells):  # who has blocks computed again wants memory, not time
         startup.keep_memory()
-    start_jax(options, member, name)
+    start_jax(options, member, name, check_ports=looks and member is not None)
+    if looks:
+        lines, odd = doctor.examine(options, wall)
+        if member is None or member.rank == 0:
+            print(*lines, sep="\n", flush=True)
+            print(*(f"crossover: {line}\n" for line in odd), sep="", end="", file=sys.stderr, flush=True)
     return cells
 
 
@@ -75,6 +100,7 @@ def meet(
     member: Member,
     cells: list[Cell],
     asked: Settings,
+    seconds: float,
     clock: Callable[[], float],
 ) -> tuple[list[Cell], str]:
     """Meets the other processes of the job, alike in all that decides; the cells of process 0, and the job's name.
@@ -96,7 +122,6 @@ def meet(
         return {name: hash for cell in taken for name, hash in cell.own_files().items()}
 
     offer = {"cells": [cell.to_dict() for cell in cells] if followed else [], "out": options.out}
-    seconds = max(options.patience, MEETING_SECONDS)
     with probing(options.out) if first else contextlib.nullcontext("") as probe:
         entry = rendezvous.Entry(settings_of(options, member, asked), offer | {"probe": probe}, accept)
         _, name = rendezvous.meet(member, entry, seconds, clock)
@@ -125,14 +150,12 @@ def sees(root: epath.PathLike, name: str, seconds: float) -> bool:
     return False
 
 
-def refuse_together(options: Options, error: Exception, clock: Callable[[], float]) -> None:
+def refuse_together(member: Member, error: Exception, clock: Callable[[], float]) -> None:
     """Lets the other processes of the job know that this one is refused: they would wait for it."""
-    with contextlib.suppress(exit_codes.NotMet, rendezvous.Dismissed, ValueError, LookupError, OSError):
-        member = find_member(options)
-        if member is not None:
-            text = f"is refused: {error.args[0] if isinstance(error, LookupError) else error}"
-            entry = rendezvous.Entry({}, None, lambda _: {}, refused=text)
-            rendezvous.meet(member, entry, REFUSING_SECONDS, clock)
+    text = f"is refused: {error.args[0] if isinstance(error, LookupError) else error}"
+    entry = rendezvous.Entry({}, None, lambda _: {}, refused=text)
+    with contextlib.suppress(exit_codes.NotMet, rendezvous.Dismissed, ValueError, OSError):
+        rendezvous.meet(member, entry, REFUSING_SECONDS, clock)
 
 
 def settings_of(options: Options, member: Member, asked: Settings) -> Settings:
@@ -140,14 +163,22 @@ def settings_of(options: Options, member: Member, asked: Settings) -> Settings:
     settings = {"started by": "launch.compare" if options.cells else "launch.job"} | asked
     settings |= {f"--{name}": str(getattr(options, name)) for name in ("mesh", "save_seconds", "seconds")}
     settings |= {"--num_processes": str(member.processes)}
+    packages = provenance.versions((*provenance.GPU_PACKAGES, *provenance.TPU_PACKAGES))
+    if os.environ.get("JAX_PLATFORMS") != "cpu":  # devices of two kinds would wait for each other as they start
+        settings |= {"accelerators": " and ".join(sorted(set(machine.accelerators()))) or "none"} | packages
     variables = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
     settings |= {name: value for name, value in sorted(variables.items()) if name not in OF_ONE_PROCESS}
     return settings | provenance.of_process() | provenance.sources()
 
 
-def start_jax(options: Options, member: Member | None, name: str) -> None:
-    """Starts JAX with the persistent cache under --out, together with the processes that were met, if any."""
+def start_jax(options: Options, member: Member | None, name: str, *, check_ports: bool) -> None:
+    """Starts JAX with the persistent cache under --out, together with the processes that were met, if any.
+
+    `check_ports` lets each try to reach the others before their devices do.
+    """
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(options.out) / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     processes.join(member, name, processes.local_devices(os.environ))
+    if check_ports:
+        doctor.check_ports()
     processes.check_platform(alone=member is None)

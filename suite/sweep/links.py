@@ -111,8 +111,9 @@ class Link:
 
 def connect(member: Member, wait: Wait) -> tuple[socket.socket | None, str]:
     """A connection to the address of process 0, or why there is none; ValueError where its host has no such name."""
+    seconds = min(KNOCK_SECONDS, max(1.0, wait.seconds - wait.spent))  # for a firewall may swallow every attempt
     try:
-        return socket.create_connection((member.host, member.port), KNOCK_SECONDS), ""
+        return socket.create_connection((member.host, member.port), seconds), ""
     except socket.gaierror as error:
         unknown = error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
         if unknown and wait.spent > min(NAME_SECONDS, wait.seconds):

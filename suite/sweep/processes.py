@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,6 @@ NAME_SECONDS = 300  # for JAX to find process 0 in a cluster that it knows
 MEETING_SECONDS = 60  # for JAX, after the processes have met
 SLURM_PORTS = range(61440, 65536)  # above those that a system gives out, as JAX has it
 STEP_PORTS = 509  # between the ports of two steps: the next jobs' steps are not met
-ALIKE = "alike"
 
 _numbers = itertools.count()  # of what was agreed on: every process asks in the same order
 
@@ -144,20 +143,22 @@ def join(member: Member | None, name: str, devices: list[int] | None) -> None:
 
 def check_alike(settings: rendezvous.Settings) -> None:
     """ValueError in every process, naming rank, setting and values, where settings differ between them."""
-    number, count = next(_numbers), jax.process_count()
-    if count == 1:
-        return
-    key = f"crossover/{number}"
-    if jax.process_index() == 0:
-        others = [json.loads(_read(f"{key}/{rank}")) for rank in range(1, count)]
-        differing = [(rank, rendezvous.differences(settings, other)) for rank, other in enumerate(others, 1)]
-        verdict = next((f"rank {rank} {difference}" for rank, difference in differing if difference), "")
-        _service().key_value_set(key, verdict or ALIKE)
-    else:
-        _service().key_value_set(f"{key}/{jax.process_index()}", json.dumps(settings))
-        verdict = _read(key)
-    if verdict not in ("", ALIKE):
-        raise ValueError(verdict)
+
+    def verdict(settings: list[rendezvous.Settings]) -> str:
+        differing = [(rank, rendezvous.differences(settings[0], other)) for rank, other in enumerate(settings)]
+        return next((f"rank {rank} {difference}" for rank, difference in differing if difference), "")
+
+    refuse(together(settings, verdict))
+
+
+def refuse(fault: str) -> None:
+    """ValueError with a fault that every process has been told, and nothing where there is none.
+
+    They leave together first: the end of process 0, which all others are connected to, would be one more error.
+    """
+    if fault:
+        leave()
+        raise ValueError(fault)
 
 
 def address() -> str:
@@ -182,14 +183,24 @@ def agree(value: Any, seconds: float = AGREEING_SECONDS) -> Any:
     return json.loads(_read(key, seconds))
 
 
-def collect(value: Any, seconds: float = AGREEING_SECONDS) -> list[Any]:
-    """What every process gives, in the order of their ranks, in every process: JSON."""
+def together(value: Any, verdict: Callable[[list[Any]], Any], seconds: float = AGREEING_SECONDS) -> Any:
+    """What process 0 makes of what every process gives, in the order of their ranks, in every process: JSON."""
     joined = distributed.global_state
     if joined.num_processes == 1:
-        return [value]
+        return verdict([value])
     key = f"crossover/{next(_numbers)}"
-    _service().key_value_set(f"{key}/{joined.process_id}", json.dumps(value))
-    return [json.loads(_read(f"{key}/{rank}", seconds)) for rank in range(joined.num_processes)]
+    if joined.process_id:
+        _service().key_value_set(f"{key}/{joined.process_id}", json.dumps(value))
+        return json.loads(_read(key, seconds))
+    others = [json.loads(_read(f"{key}/{rank}", seconds)) for rank in range(1, joined.num_processes)]
+    made = json.dumps(verdict([json.loads(json.dumps(value)), *others]))
+    _service().key_value_set(key, made)
+    return json.loads(made)
+
+
+def collect(value: Any, seconds: float = AGREEING_SECONDS) -> list[Any]:
+    """What every process gives, in the order of their ranks, in every process: JSON."""
+    return together(value, list, seconds)
 
 
 def barrier(name: str, seconds: float) -> None:

@@ -14,7 +14,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -26,6 +26,9 @@ from suite.sweep.record import Record, Row, stem_of
 PACKAGE = pathlib.Path(__file__).parents[2]
 RECORDED_VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "MALLOC_", "OMP_", "NPROC")
 RECORDED_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "absl-py")
+# What JAX needs for an accelerator, whatever the version of its driver.
+GPU_PACKAGES = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
+TPU_PACKAGES = ("libtpu",)
 COMPUTING = ("jax", "jaxlib", "equinox", "optax", "numpy")
 COMPILERS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 # Compiler flags that change no number: the number of devices, dumps, waiting times.
@@ -39,18 +42,20 @@ def environment() -> Row:
     return {
         "python": platform.python_version(),
         **machine.describe(),
-        "packages": dict(_versions()),
+        "packages": versions((*RECORDED_PACKAGES, *GPU_PACKAGES, *TPU_PACKAGES)),
         "variables": {name: value for name, value in os.environ.items() if name.startswith(RECORDED_VARIABLES)},
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
         **of_source({}),
     }
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    """Of the packages that are installed: images for accelerators often lack tensorflow-datasets."""
-    for name in RECORDED_PACKAGES:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed: images for accelerators often lack tensorflow-datasets."""
+    installed = {}
+    for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            yield name, importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def sources() -> dict[str, str]:

@@ -1,12 +1,15 @@
-"""Settings of a process before JAX starts: malloc, the flags of XLA, the signal of a closed terminal."""
+"""Settings of a process before JAX starts: malloc, the flags of XLA, signals, and what its lines begin with."""
 
 import contextlib
 import ctypes
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 # Of glibc's mallopt: no memory from mmap, none given back, one arena.
 MALLOPT = {-4: 0, -1: -1, -8: 1}
@@ -55,3 +58,41 @@ def on_hangup(handler: Callable[[int, object], None]) -> None:
     """Handles the end of the terminal, unless nohup has it ignored."""
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, handler)
+
+
+def label_lines(rank: int) -> None:
+    """Begins every line that Python prints from now on with the rank: the processes of a job share a terminal."""
+    sys.stdout, sys.stderr = (_Labelled(stream, f"rank {rank}: ") for stream in (sys.stdout, sys.stderr))
+
+
+def unlabelled(line: str) -> str:
+    """A line of a process without the rank that it begins with."""
+    return re.sub(r"^rank \d+: ", "", line)
+
+
+class _Labelled(io.TextIOBase):
+    """A stream whose lines are written whole, each with the label before it."""
+
+    def __init__(self, stream: TextIO, label: str):
+        self._stream = stream
+        self._label = label
+        self._begun = ""  # of the line that is being written
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"{self._label}{line}\n" for line in lines))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding

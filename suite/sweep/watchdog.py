@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import jax
 from jax.experimental import multihost_utils
 
 from suite.sweep import exit_codes
@@ -21,6 +22,7 @@ class Watchdog:
     def __init__(self, patience: float = 0.0, fault: Fault | None = None, guard: Callable[[], None] = lambda: None):
         self.patience = patience
         self.fault = fault
+        self._label = f"rank {jax.process_index()}: " if jax.process_count() > 1 else ""
         self._guard = guard  # raises where this process may write no more
         self._fed = 0
         self._limit = LONG * TICKS  # in ticks of the watchdog; until the first step all may be compilation
@@ -54,6 +56,6 @@ class Watchdog:
             still = still + 1 if self._fed == seen else 0
             seen = self._fed
             if still > self._limit:
-                os.write(2, f"crossover: no progress for {self.patience * still / TICKS:.0f} s\n".encode())
+                os.write(2, f"{self._label}crossover: no progress for {self.patience * still / TICKS:.0f} s\n".encode())
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(exit_codes.STUCK)
