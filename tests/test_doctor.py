@@ -20,18 +20,19 @@ pytestmark = pytest.mark.timeout(200)
 
 
 def ranks(
+    program: list[str],
     outs: list[pathlib.Path],
     addresses: list[str],
     variables: list[dict[str, str]],
     folders: list[pathlib.Path],
     patience: float = 60.0,
 ) -> tuple[list[int], list[str], float]:
-    """Exit codes and stderr of two processes of one launch.doctor, and the seconds until both have ended."""
+    """Exit codes and stderr of two processes of one job, and the seconds until both have ended."""
     began = time.monotonic()
     both = [
         start(
             [
-                *command("doctor", f"--out={outs[rank]}", f"--patience={patience}", "--num_processes=2"),
+                *(*program, f"--out={outs[rank]}", f"--patience={patience}", "--num_processes=2"),
                 *(f"--coordinator_address={addresses[rank]}", f"--process_id={rank}"),
             ],
             env=environment() | variables[rank],
@@ -60,15 +61,19 @@ def another_version(folder: pathlib.Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("odd", "word"),
+    ("program", "odd", "word"),
     [
-        ("version", "differs from rank 0 in optax (0.0.1 against "),
-        ("flag", "differs from rank 0 in --xla_cpu_enable_fast_math (true against nothing)"),
-        ("source", "differs from rank 0 in suite/training/step.py ("),
-        ("out", "does not see rank 0's --out="),
+        ("doctor", "version", "differs from rank 0 in optax (0.0.1 against "),
+        ("doctor", "flag", "differs from rank 0 in --xla_cpu_enable_fast_math (true against nothing)"),
+        ("doctor", "source", "differs from rank 0 in suite/training/step.py ("),
+        ("doctor", "out", "does not see rank 0's --out="),
+        ("job", "source", "differs from rank 0 in suite/training/step.py ("),
+        ("job", "out", "does not see rank 0's --out="),
     ],
 )
-def test_a_rank_that_differs_is_named_to_all_within_seconds(odd: str, word: str, tmp_path: pathlib.Path) -> None:
+def test_a_rank_that_differs_is_named_to_all_within_seconds(
+    program: str, odd: str, word: str, tmp_path: pathlib.Path
+) -> None:
     address, outs, variables, folders = free_address(), [tmp_path / "out"] * 2, [{}, {}], [tmp_path] * 2
     if odd == "version":
         variables[1] = another_version(tmp_path / "packages")
@@ -79,7 +84,8 @@ def test_a_rank_that_differs_is_named_to_all_within_seconds(odd: str, word: str,
         variables[1] = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
     else:
         outs[1] = tmp_path / "elsewhere"
-    codes, said, seconds = ranks(outs, [address] * 2, variables, folders)
+    argv = command("job", *TINY) if program == "job" else command("doctor")
+    codes, said, seconds = ranks(argv, outs, [address] * 2, variables, folders)
     assert codes == [70, 70], said
     for rank, text in enumerate(said):
         [line] = text.strip().splitlines()
@@ -91,7 +97,7 @@ def test_a_rank_that_differs_is_named_to_all_within_seconds(odd: str, word: str,
 
 def test_a_port_at_which_nobody_answers_is_named_by_both_within_seconds(tmp_path: pathlib.Path) -> None:
     addresses = [free_address(), free_address()]
-    codes, said, seconds = ranks([tmp_path] * 2, addresses, [{}, {}], [tmp_path] * 2, patience=6.0)
+    codes, said, seconds = ranks(command("doctor"), [tmp_path] * 2, addresses, [{}, {}], [tmp_path] * 2, 6.0)
     assert codes == [70, 70], said
     assert f"s for rank 1 of 2 processes to come to {addresses[0]}; do all processes run" in said[0]
     assert f"s for process 0 at {addresses[1]} (Connection refused); do all processes run" in said[1]

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from programs import TINY, command, environment, free_address, start, training, wait
+from programs import TINY, command, environment, free_address, start, wait
 
 from suite.job import Cell, Job
-from suite.sweep import exit_codes, links, processes, provenance, rendezvous, store
+from suite.sweep import exit_codes, links, processes, rendezvous, store
 from suite.sweep.links import Member
 from suite.sweep.rendezvous import Entry
 
@@ -283,42 +282,6 @@ def test_a_program_in_a_shell_of_a_slurm_allocation_is_alone_with_all_gpus(
 
 def of_two(argv: list[str], address: str, rank: int) -> list[str]:
     return [*argv, f"--coordinator_address={address}", "--num_processes=2", f"--process_id={rank}"]
-
-
-def test_ranks_from_two_checkouts_are_refused_by_name_within_seconds(tmp_path: pathlib.Path) -> None:
-    other, out, address = tmp_path / "other", tmp_path / "out", free_address()
-    for folder in ("suite", "launch"):
-        shutil.copytree(provenance.PACKAGE / folder, other / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    step = other / "suite" / "training" / "step.py"
-    text = step.read_text()
-    step.write_text(text.replace("b2=0.95", "b2=0.94"))
-    assert step.read_text() != text
-    began = time.monotonic()
-    codes, said = wait(
-        [
-            start(of_two(training(out), address, 0)),
-            start(of_two(training(out), address, 1), cwd=other, env=environment() | {"PYTHONPATH": str(other)}),
-        ],
-        60,
-    )
-    assert time.monotonic() - began < 40  # 5 s on an idle machine; this one may be busy
-    assert codes == [70, 70], said
-    for text in said:
-        assert "rank 1 (host " in text
-        assert "differs from rank 0 in suite/training/step.py (" in text
-        assert len(text.strip().splitlines()) == 1
-    assert not (out / "runs").exists(), "nothing is set aside, nothing is tried"
-
-
-def test_processes_that_share_no_directory_are_refused(tmp_path: pathlib.Path) -> None:
-    address = free_address()
-    outs = [tmp_path / "a", tmp_path / "b"]
-    codes, said = wait([start(of_two(training(out), address, rank)) for rank, out in enumerate(outs)], 60)
-    assert codes == [70, 70], said
-    for text in said:
-        assert f"does not see rank 0's --out={outs[0]} as its own --out={outs[1]}: the processes of a job share" in text
-    assert not list(tmp_path.rglob(".probe*"))
-    assert not list(tmp_path.rglob("runs"))
 
 
 def test_what_differs_in_the_data_is_named_to_both(tmp_path: pathlib.Path) -> None:

@@ -64,6 +64,7 @@ def find_bucket(options: Options) -> str:
     if not named:
         return ""
     url = os.environ.get("STORAGE_EMULATOR_HOST", STORAGE)
+    url = url if "://" in url else f"http://{url}"
     ends: list[str] = []
 
     def ask() -> None:

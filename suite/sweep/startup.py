@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from absl import logging
+
 # Of glibc's mallopt: no memory from mmap, none given back, one arena.
 MALLOPT = {-4: 0, -1: -1, -8: 1}
 # LLVM holds back from the widest vectors that a processor has. With them a small GPT's step took 0.87 of PyTorch's time
@@ -61,8 +63,12 @@ def on_hangup(handler: Callable[[int, object], None]) -> None:
 
 
 def label_lines(rank: int) -> None:
-    """Begins every line that Python prints from now on with the rank: the processes of a job share a terminal."""
+    """Begins every line that Python prints from now on with the rank: the processes of a job share a terminal.
+
+    Libraries in C++ write past it.
+    """
     sys.stdout, sys.stderr = (_Labelled(stream, f"rank {rank}: ") for stream in (sys.stdout, sys.stderr))
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
 
 def unlabelled(line: str) -> str:
