@@ -171,8 +171,15 @@ BEHIND = {"gru": 0, "slstm": 0, "mingru": 0}
         (EASY | {999: pair(5, 2, **BEHIND)}, "undecided", "not every arm with a long path is behind"),
         (EASY | {999: pair(2, 0, **BEHIND)}, "undecided", "not every arm with a long path is behind"),
         (EASY | {64: pair(5, 0, **BEHIND)}, "untested", "distance 999 was not run"),
-        (EASY | {64: pair(5, 0, **BEHIND | {"slstm": 5})}, "fails", "at distance 64 the path does not decide: slstm"),
-        (EASY | {64: pair(4, 0, **BEHIND | {"gru": 4})}, "fails", "gru in 4/5 seeds solve it as attention does in 4/5"),
+        (
+            EASY | {64: pair(5, 0, gru=0, slstm=5, mingru=5)},
+            "fails",
+            "the path does not decide: mingru in 5/5 seeds, slstm",
+        ),
+        (EASY | {64: pair(4, 0, gru=4, slstm=4, mingru=4)}, "fails", "4/5 seeds solve it as attention does in 4/5"),
+        # Were each to solve it in half of its seeds, chance would have one of four solve it in five of five.
+        (EASY | {64: pair(5, 0, **BEHIND | {"slstm": 5})}, "undecided", "of 4 arms with a long path 1 might do so by"),
+        (EASY | {64: pair(4, 0, gru=4, slstm=4, mingru=0)}, "undecided", "of 4 arms with a long path 2 might do so by"),
         (EASY | {64: pair(5, 5)}, "fails", "lstm in 5/5 seeds"),
         # What has a short path is no control of the cause, and what attention itself does not learn shows nothing.
         (EASY | {64: pair(5, 0, rglru=5)}, "untested", "distance 999 was not run"),
@@ -188,7 +195,7 @@ def test_recall_by_distance_is_judged(solved: dict, verdict: str, reason: str) -
 
 
 def test_the_lstm_speaks_by_the_best_of_its_starts_and_each_is_a_control_of_the_cause(tuned: None) -> None:
-    solved = EASY | {64: pair(5, 0) | {"lstm:forget=spread": 5, "lstm:forget=one": 1}}
+    solved = EASY | {64: pair(5, 0, slstm=5) | {"lstm:forget=spread": 5, "lstm:forget=one": 1}}
     finding = planted.finding(path_length, recalled(solved))
     assert finding.verdict == "fails"
     assert "lstm:forget=spread in 5/5 seeds" in finding.reason
@@ -311,7 +318,7 @@ def longer(rows: list[Row], arm: str, distance: int, solved: int, times: float =
 def test_a_verdict_that_turns_with_the_budget_is_undecided_and_says_how(tuned: None) -> None:
     rows = recalled(EASY | {999: pair(5, 0, **BEHIND)})
     assert judged(rows).verdict == "holds"
-    both = longer(longer(rows, ATTENTION, 999, 5), LSTM, 999, 5)
+    both = longer(longer(longer(rows, ATTENTION, 999, 5), LSTM, 999, 5), "slstm", 999, 5)
     finding = judged(both)
     assert finding.verdict == "undecided"
     assert "it turns" in finding.reason

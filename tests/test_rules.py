@@ -25,7 +25,8 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     "key",
     [
         ("path_length", "all arms solve it in 50%, quick"),
-        ("path_length", "attention and sLSTM 100%, other long paths 5%, quick"),
+        ("path_length", "attention, sLSTM and minGRU 100%, other long paths 5%, quick"),
+        ("path_length", "attention 100%, long paths 50%, quick"),
         ("path_length", "attention 95%, long paths 5%, control broken, quick"),
         ("state_tracking", "both solve it in 30%, and beyond it, quick"),
         ("state_tracking", "attention 5%, the LSTM 95%, control broken, quick"),

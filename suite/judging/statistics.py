@@ -117,6 +117,11 @@ def majority(successes: int, trials: int) -> float:
     return float(test.pvalue) if trials else 1.0
 
 
+def at_least(successes: int, trials: int, chance: float) -> float:
+    """The probability of so many successes or more."""
+    return float(scipy.stats.binom.sf(successes - 1, trials, chance))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for testing all of them, in the order given (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])

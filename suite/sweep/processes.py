@@ -54,13 +54,18 @@ def find(address: str, number: int, rank: int, variables: Mapping[str, str]) -> 
 
 
 def check_platform(alone: bool) -> None:
-    """ValueError where JAX has no device of the platform that JAX_PLATFORMS names; a peer may be to blame."""
+    """ValueError where JAX has no device of the platform that JAX_PLATFORMS names; a peer may be to blame.
+
+    The host's CPU is named beside an accelerator: first states of shards and Jacobians are made there.
+    """
+    named = jax.config.values["jax_platforms"]
+    if named and "cpu" not in named.split(","):
+        jax.config.update("jax_platforms", f"{named},cpu")
     try:
         jax.local_devices()
     except (RuntimeError, AssertionError) as error:
         if not alone and exit_codes.code_of(error) == exit_codes.PEER_DIED:
             raise
-        named = jax.config.values["jax_platforms"]
         why = str(error) or "JAX knows none here"
         raise ValueError(f"no device for JAX_PLATFORMS={named or ''}: {why}") from error
 
