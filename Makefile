@@ -21,7 +21,7 @@ help:
 	@echo
 	@echo 'PYTHON=$(PYTHON)   the interpreter, 3.11 or later'
 	@echo 'EXTRA=$(EXTRA)          cuda, tpu, tensorflow; none for a CPU'
-	@echo 'SCALE=$(SCALE)     smoke, quick, laptop; gpu and pod are for those'
+	@echo 'SCALE=$(SCALE)     smoke, quick, laptop; gpu_hour, gpu and pod are for those'
 	@echo 'OUT=$(OUT)   where runs and reports go'
 
 compare: $(VENV)-run

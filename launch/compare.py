@@ -77,16 +77,12 @@ def main() -> int:
         return print_status(epath.Path(worker.OUT.value))
     with exit_codes.door():
         scale = chosen_scale()
-        claims = parts.split_list(CLAIMS.value) if CLAIMS.value else parts.names("suite.claims")
-        if not claims:
-            raise ValueError(f"--claims names none; known: {', '.join(parts.names('suite.claims'))}")
-        for claim in claims:
-            parts.source("suite.claims", claim)
+        claims = chosen_claims()
         if not DRY_RUN.value:
             store.check_writable(worker.OUT.value)
         passed: dict[str, Any] = {name: flags.FLAGS[name].value for name in PASSED}
         options = Options(**passed)
-        plan = Plan(scale, tuple(claims), RATES.value)
+        plan = Plan(scale, claims, RATES.value)
         wanted = plan.cells([])
     if DRY_RUN.value:
         print_plan(plan, wanted)
@@ -118,6 +114,16 @@ def print_status(out: epath.Path) -> int:
     counts = collections.Counter(state for state, *_ in lines)
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no cells")
     return 0
+
+
+def chosen_claims() -> tuple[str, ...]:
+    """The claims of the command line; all of them where it names none."""
+    claims = parts.split_list(CLAIMS.value) if CLAIMS.value else parts.names("suite.claims")
+    if not claims:
+        raise ValueError(f"--claims names none; known: {', '.join(parts.names('suite.claims'))}")
+    for claim in claims:
+        parts.source("suite.claims", claim)
+    return tuple(claims)
 
 
 def chosen_scale() -> Scale:

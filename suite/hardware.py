@@ -53,6 +53,15 @@ STEP_SECONDS = {
     "NVIDIA H200": (2e-6, "as the H100, the same cores"),
 }
 
+# Bytes a second that a device can send over all links to the devices beside it.
+LINK_BYTES = {
+    "TPU v5 lite": (200e9, "Google Cloud TPU v5e page: 1,600 Gbps a chip"),
+    "TPU v5": (600e9, "Google Cloud TPU v5p page: 4,800 Gbps a chip"),
+    "TPU v6 lite": (400e9, "Google Cloud TPU v6e page: 3,200 Gbps a chip"),
+    "TPU7x": (300e9, "Google Cloud TPU7x page: 1,200 GBps in both directions, a chip of two devices"),
+    "NVIDIA H100 80GB HBM3": (450e9, "NVIDIA H100 data sheet: NVLink, 900 GB/s in both directions"),
+}
+
 
 def peak(device_kind: str) -> Peak:
     """The peaks of a device, by `jax.Device.device_kind`; LookupError names the line that is missing."""
@@ -73,3 +82,10 @@ def step_seconds(device_kind: str) -> float:
     if device_kind not in STEP_SECONDS:
         raise LookupError(f"no step latency for {device_kind!r}; add a line with its source to suite/hardware.py")
     return STEP_SECONDS[device_kind][0]
+
+
+def link_bytes_per_second(device_kind: str) -> float:
+    """Bytes a second that a device sends to others at most; LookupError where no line says it."""
+    if device_kind not in LINK_BYTES:
+        raise LookupError(f"no link bandwidth for {device_kind!r}; add a line with its source to suite/hardware.py")
+    return LINK_BYTES[device_kind][0]

@@ -39,6 +39,11 @@ class Job:
     hidden: int = _field(
         0, "hidden size of the MLP after every mixer; 0 for two thirds of 4 D, -1 for no MLP", minimum=-1
     )
+    head_size: int = _field(
+        0,
+        "channels of a head of attention, whose number follows from the width; 0: as --mixer says",
+        minimum=0,
+    )
     width: int = _field(128, "width D of the model; with --match_to, the width of the arm that is matched", minimum=1)
     depth: int = _field(2, "number of blocks", minimum=1)
     match: str = _field(

@@ -87,6 +87,7 @@ def width_unit(mixer: str) -> int:
 
 PAIR = ("attention", "lstm")
 FIELD = (*PAIR, "gru", "elman", "mingru", "rglru", "mamba2", "gated_deltanet")  # one or two arms of each family
+HEAD_SIZE = 64  # channels of attention's heads at scales for accelerators, which its fast kernels take
 INSTALLATION = "smoke is a test of the installation"
 # Of a training that only shows that it runs.
 FEW = {"width": 16, "batch": 16, "steps": 20, "validate_every": 20, "validation_examples": 16, "test_examples": 64}
@@ -125,22 +126,34 @@ _GPU = dataclasses.replace(
     _LAPTOP,
     name="gpu",
     about="days on one GPU, with every claim in its full range",
-    job=Job(width=768, depth=12, batch=16, length=1024, dtype="bfloat16"),
+    job=Job(width=768, head_size=HEAD_SIZE, depth=12, batch=16, length=1024, dtype="bfloat16"),
     lengths=(256, 512, 1024, 2048, 4096, 8192),
     processes=5,
     seeds=8,
     curves={"length": 4096, "batch": 16, "steps": 20_000, "validate_every": 1000, "test_examples": 1024},
     matches=("params", "flops"),
 )
+_GPU_HOUR = dataclasses.replace(
+    _QUICK,
+    name="gpu_hour",
+    about="an hour on one H100, as estimated, for the judged pair: what an hour can decide",
+    job=Job(width=512, head_size=HEAD_SIZE, depth=6, batch=16, length=1024, dtype="bfloat16"),
+    lengths=(256, 1024, 2048),
+    curves={"length": 512, "batch": 16, "steps": 500, "validate_every": 250, "test_examples": 256},
+)
+# What is not trained again at another matching: a day is spent on steps that wait for one another.
 _POD = dataclasses.replace(
     _GPU,
     name="pod",
-    about="days on a Cloud TPU pod slice; batch sizes are a chip's",
-    job=Job(width=1024, depth=24, batch=8, length=2048, dtype="bfloat16"),
-    lengths=(512, 1024, 2048, 4096, 8192, 16384),
-    curves={**_GPU.curves, "length": 8192, "batch": 1},
+    about="a day, as estimated, on a Cloud TPU slice of 256 v5e chips; batch sizes are a chip's",
+    arms=(*PAIR, "mamba2"),
+    job=Job(width=1024, head_size=HEAD_SIZE, depth=8, batch=8, length=2048, dtype="bfloat16"),
+    lengths=(512, 1024, 2048, 4096),
+    processes=3,
+    curves={**_GPU.curves, "length": 4096, "batch": 1, "steps": 2000, "validate_every": 500},
+    matches=("params",),
 )
-SCALES = {scale.name: scale for scale in (_SMOKE, _QUICK, _LAPTOP, _GPU, _POD)}
+SCALES = {scale.name: scale for scale in (_SMOKE, _QUICK, _LAPTOP, _GPU_HOUR, _GPU, _POD)}
 
 
 def curve_cells(scale: Scale) -> list[Cell]:

@@ -21,13 +21,13 @@ os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5l
 os.environ |= {"JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_NUMPY_RANK_PROMOTION": "raise"}
 
 from ahead import VOCAB
-from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from suite import mesh as meshes
 from suite.counting import collectives
 from suite.job import Job
 from suite.model import backbone
+from suite.planning.topology import parse
 from suite.sweep import provenance
 from suite.training import conditions
 from suite.training.programs import Programs
@@ -99,7 +99,7 @@ def compile_all(path: pathlib.Path) -> None:
 
 
 def mesh_of(spec: str, topology: str) -> Mesh:
-    return meshes.make(spec, list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices))
+    return parse(topology).mesh(spec)
 
 
 ABOUT = """# Training steps on meshes of TPUs

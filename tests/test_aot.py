@@ -13,11 +13,13 @@ from ahead import VOCAB, compiled_gradient, parameter_bytes, text_of
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from suite import hardware, parts
 from suite import mesh as meshes
-from suite import parts
 from suite.counting import collectives
 from suite.job import Job
-from suite.model import backbone
+from suite.model import backbone, matching
+from suite.planning.topology import parse
+from suite.scale import SCALES
 from suite.training import conditions
 from suite.training.programs import Programs, is_shape
 
@@ -141,6 +143,17 @@ def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, mesh: Mes
     assert {(one.operation, one.axes, one.loops) for one in sums} == {("all-reduce", ("data",), ())}
     gradients = collectives.SENT["all-reduce"](parameter_bytes(job), mesh.size)
     assert gradients < sum(one.sent for one in sums) < 1.1 * gradients
+
+
+@pytest.mark.parametrize("name", ["attention", "lstm"])
+def test_the_longest_steps_of_scale_pod_fit_what_it_is_for(name: str) -> None:
+    mesh = parse("v5e:16x16").mesh("")
+    scale = SCALES["pod"].on(mesh.size)
+    job = matching.solve(scale.arm(name, length=scale.lengths[-1]), VOCAB)
+    memory = Programs(job, mesh, VOCAB).lowered_step.compile().memory_analysis()
+    assert memory is not None
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    assert held < hardware.peak(mesh.devices.flat[0].device_kind).memory_bytes
 
 
 # A loop over time and one over chunks: it takes minutes, and whole steps of all arms on 8 chips stand above.

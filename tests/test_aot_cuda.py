@@ -7,13 +7,14 @@ import functools
 import importlib.util
 
 import pytest
-from ahead import compiled_gradient, text_of
-from jax.experimental import topologies
+from ahead import VOCAB, compiled_gradient, text_of
 from jax.sharding import Mesh
 
-from suite import mesh as meshes
-from suite import parts
+from suite import hardware, parts
 from suite.job import Job
+from suite.model import matching
+from suite.planning.topology import parse
+from suite.scale import SCALES
 from suite.training import conditions
 from suite.training.programs import Programs
 
@@ -24,41 +25,13 @@ pytestmark = [
         importlib.util.find_spec("jax_cuda13_plugin") is None, reason="CUDA is not installed: make test-aot-cuda"
     ),
 ]
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84942979072
-  shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 28 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 # cuDNN's LSTM asks cuDNN for its sizes as it is compiled, which takes a GPU.
 KERNELS = {"persistent": "__gpu$xla.gpu.triton", "cudnn": "__cudnn$fmha"}
 
 
 @functools.cache
 def mesh_of(n_devices: int) -> Mesh:
-    topology = topologies.get_topology_desc(
-        platform="cuda", topology_name="", topology=f"1x1x{n_devices}", target_config=H100
-    )
-    return meshes.make(devices=list(topology.devices))
+    return parse(f"h100:{n_devices}").mesh("")
 
 
 @pytest.mark.parametrize("n_devices", [1, 2])
@@ -84,3 +57,14 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str) -> 
     assert memory is not None
     assert memory.temp_size_in_bytes > 0
     assert (KERNELS["cudnn"] in text_of(compiled)) == (conditions.implementation(job, mesh_of(2)) == "cudnn")
+
+
+@pytest.mark.parametrize("name", ["attention", "lstm"])
+def test_the_longest_steps_of_scale_gpu_hour_fit_what_it_is_for(name: str) -> None:
+    mesh = parse("h100:1").mesh("")
+    scale = SCALES["gpu_hour"].on(mesh.size)
+    job = matching.solve(scale.arm(name, length=scale.lengths[-1]), VOCAB)
+    memory = Programs(job, mesh, VOCAB).lowered_step.compile().memory_analysis()
+    assert memory is not None
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    assert held < hardware.peak(mesh.devices.flat[0].device_kind).memory_bytes

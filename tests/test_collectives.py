@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from suite import mesh as meshes
-from suite.counting import collectives
+from suite.counting import collectives, hlo
 from suite.counting.collectives import Collective
 from suite.job import Job
 from suite.training.programs import Programs
@@ -126,11 +126,11 @@ def test_loops_of_the_training_step_go_by_the_names_that_tell_them_apart(devices
         "jit(step)/shard_map/microbatches/while/body/closed_call/" + way
         for way in ("jvp(blocks)/while", "transpose(jvp(blocks))/while")
     }
-    assert {name for name in names if not collectives.is_over_time(name)} == {
+    assert {name for name in names if not hlo.is_over_time(name)} == {
         "jit(step)/shard_map/microbatches/while",
         *blocks,
     }
-    assert any(collectives.is_over_time(name) for name in names)
+    assert any(hlo.is_over_time(name) for name in names)
     sums = collectives.of_text(text, mesh)
     assert {(one.operation, one.axes, one.loops) for one in sums} == {("all-reduce", ("data",), ())}
 

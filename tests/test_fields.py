@@ -24,6 +24,7 @@ CHANGED = {
     "block": "plain",
     "short_conv": 3,
     "hidden": 40,
+    "head_size": 8,
     "width": 24,
     "depth": 3,
     "match": "none",
@@ -47,6 +48,7 @@ CHANGED = {
     "validation_examples": 16,
     "test_examples": 16,
 }
+BASES = {"head_size": BASE.replace(mixer="attention", match_to="")}  # of heads that are no knob of BASE's mixer
 IN_THE_RECORDS = ("record_every", "validate_every", "validation_examples", "test_examples")
 
 
@@ -79,7 +81,8 @@ def test_every_field_has_a_change_to_try() -> None:
 @pytest.mark.parametrize("field", [field for field in CHANGED if field not in IN_THE_RECORDS])
 def test_a_field_changes_the_program_the_start_or_the_data(field: str, devices: list) -> None:
     mesh = meshes.make(devices=devices[:1])
-    before, after = (rig.build(job, mesh) for job in (BASE, BASE.replace(**{field: CHANGED[field]})))
+    base = {field: BASE, **BASES}[field]
+    before, after = (rig.build(job, mesh) for job in (base, base.replace(**{field: CHANGED[field]})))
 
     def same(part: Callable[[rig.Rig], list[np.ndarray]]) -> bool:
         return all(np.array_equal(*pair) for pair in zip(part(before), part(after), strict=True))

@@ -20,6 +20,7 @@ OTHER = {
     "block": "plain",
     "short_conv": 4,
     "hidden": 96,
+    "head_size": 32,
     "width": 64,
     "depth": 3,
     "match": "none",

@@ -74,6 +74,13 @@ MAY_IMPORT = {
     "suite/benchmark.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.training"},
     "suite/claims/*": PLAIN | ZERO | {"suite.claims"},
     "suite/report/*": PLAIN | ZERO | {"vl_convert", "suite.claims", "suite.report"},
+    "suite/planning/bounds.py": ZERO,
+    "suite/planning/*": JAX
+    | PLAIN
+    | ZERO
+    | ONE
+    | TWO
+    | {"suite.planning", "suite.training", "suite.measures", "suite.report.words", "suite.sweep"},
     "suite/machine.py": set(),
     "suite/spreadsheets.py": set(),
     "suite/*.py": PLAIN | ZERO,

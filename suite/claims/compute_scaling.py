@@ -93,12 +93,15 @@ SIZES = {
     ),
     "quick": _QUICK,
     "laptop": _LAPTOP,
+    "gpu_hour": dataclasses.replace(_QUICK, untested="an hour pays for one decade of budgets"),
     "gpu": _GPU,
+    # Sequences are short and models no deeper: of 256 chips' examples a step is quick, and what its loops wait is not.
     "pod": Sizes(
-        training={**_GPU.training, "length": 2048, "batch": 2, "test_examples": 4096},
-        widths=(256, 384, 512, 768, 1024),
-        budgets=(1e16, 4e16, 1.6e17, 6.4e17, 2.56e18, 1.024e19),
-        seeds=_GPU.seeds,
+        training={**_GPU.training, "depth": 4, "length": 256, "batch": 32, "test_examples": 8192},
+        widths=(512, 640, 768, 896, 1024),
+        budgets=(6e16, 2.6e17, 1.1e18, 4.7e18, 2e19),
+        seeds=(6, 5, 4, 3, 3),
+        shown=2,
     ),
 }
 

@@ -97,6 +97,7 @@ SIZES = {
     "smoke": Sizes(untested=INSTALLATION),
     "quick": Sizes(untested="windows of 256 tokens; the rule wants 4,096"),
     "laptop": Sizes(untested="windows of 512 tokens; the rule wants 4,096"),
+    "gpu_hour": Sizes(untested="windows of 512 tokens; the rule wants 4,096"),
     "gpu": Sizes(seeds=2),
     "pod": Sizes(seeds=2),
 }

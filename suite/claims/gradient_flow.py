@@ -64,7 +64,7 @@ class Sizes:
 
 
 SIZES = {"smoke": Sizes(reach=64, whole=False, untested=INSTALLATION)}
-SIZES |= dict.fromkeys(("quick", "laptop", "gpu", "pod"), Sizes())
+SIZES |= dict.fromkeys(("quick", "laptop", "gpu_hour", "gpu", "pod"), Sizes())
 
 
 @dataclasses.dataclass(frozen=True)

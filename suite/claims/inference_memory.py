@@ -66,6 +66,7 @@ SIZES = {
     "smoke": Sizes(),
     "quick": Sizes(),
     "laptop": Sizes(contexts=(64, 4096), batches=(1, 8)),
+    "gpu_hour": Sizes(contexts=(1024, 16384), batches=(1, 16)),
     "gpu": Sizes(contexts=(1024, 65536), batches=(1, 16, 128)),
     "pod": Sizes(contexts=(1024, 65536), batches=(1, 8, 32)),
 }

@@ -75,9 +75,10 @@ SIZES = {
     "smoke": Sizes(FEW, distances=(4,), reach=64, untested=INSTALLATION),
     "quick": _QUICK,
     "laptop": Sizes({**_QUICK.recall, "steps": 300, "validate_every": 300}, distances=(8, 32, 96)),
+    "gpu_hour": Sizes({**_GPU.recall, "steps": 400, "validate_every": 400}, distances=(8, 128)),
     "gpu": _GPU,
     "pod": Sizes(
-        {**_GPU.recall, "width": 256, "batch": 16, "steps": 20_000, "validate_every": 2000, "test_examples": 4096},
+        {**_GPU.recall, "width": 256, "batch": 16, "steps": 4000, "validate_every": 1000, "test_examples": 4096},
         distances=_GPU.distances,
     ),
 }
@@ -88,7 +89,7 @@ def cells(scale: Scale, rows: list[Row]) -> list[Cell]:
     sizes = SIZES[scale.name]
     far = sizes.distances[-1]
     long = [arm for mixer in LONG for arm in trials.variants(mixer)]
-    shown = _interventions(far, scale.job.depth)
+    shown = _interventions(far, job(scale, ATTENTION, far).depth)
     others = [arm for arm in scale.arms if arm not in (ATTENTION, *long)]
     wanted = [
         Cell(scale.arm(mixer, length=sizes.reach), "path") for mixer in dict.fromkeys((ATTENTION, *LONG, *others))

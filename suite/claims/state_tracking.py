@@ -85,10 +85,15 @@ SIZES = {
         word_problem=_QUICK.word_problem,
         word_seeds=0,  # one seed decides nothing, and its rates would take 120 trainings; more seeds are for a GPU
     ),
+    "gpu_hour": Sizes(
+        parity={**_GPU.parity, "steps": 1000, "validate_every": 1000, "test_examples": 1024},
+        word_problem=_GPU.word_problem,
+        word_seeds=0,
+    ),
     "gpu": _GPU,
     "pod": Sizes(
-        parity={**_GPU.parity, "width": 256, "batch": 16},
-        word_problem={**_GPU.word_problem, "width": 256, "batch": 16},
+        parity={**_GPU.parity, "width": 256, "batch": 16, "steps": 5000},
+        word_problem={**_GPU.word_problem, "width": 256, "batch": 16, "steps": 20_000},
         word_seeds=_GPU.word_seeds,
     ),
 }

@@ -1,1 +1,1 @@
-"""What a program costs, read from its jaxpr: FLOPs, sequential depth, shortest paths."""
+"""What a program costs: FLOPs, sequential depth and paths from its jaxpr; bytes sent and moved from its HLO."""

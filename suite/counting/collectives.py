@@ -25,10 +25,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-# Scopes (jax.named_scope) of the training step's loops that do not go over time; every other loop of a program does.
-BLOCKS, MICROBATCHES, RING = "blocks", "microbatches", "ring"
-NOT_OVER_TIME = {BLOCKS, MICROBATCHES, RING}
-CALLS = ("closed_call", "eval_jaxpr")  # what JAX 0.10 and 0.12 put between a scope and its loop
+from suite.counting import hlo
 
 SENT: dict[str, Callable[[int, int], int]] = {  # by the operand's bytes and the number of devices in a group
     "all-gather": lambda size, n: (n - 1) * size,
@@ -48,24 +45,8 @@ CHAIN = re.compile(r'\bchannel_id=(\d+).*\bchain_id="(\w+)"')
 # Of a send: what it is a part of, and the slices that take part.
 BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}.*_xla_megascale_transfer_type="(\w+)"')
 
-COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
-ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,<=]*)\]")
-BITS = {"pred": 8, "token": 0, "opaque": 0}
-CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
-BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
-TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 OF_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\((.*?)\))? ?\{([^}]*)\}")
-OP_NAME = re.compile(r'op_name="([^"]*)"')
-
-
-class Loop(NamedTuple):
-    """A loop of a compiled program: its op_name, how often its body runs (None: not written there), what it is over."""
-
-    name: str
-    trips: int | None
-    over_time: bool
 
 
 class Collective(NamedTuple):
@@ -74,7 +55,7 @@ class Collective(NamedTuple):
     operation: str
     axes: tuple[str, ...]
     sent: int
-    loops: tuple[Loop, ...]  # the outermost first
+    loops: tuple[hlo.Loop, ...]  # the outermost first
     operands: str  # their types on one device
     name: str  # op_name
 
@@ -90,20 +71,10 @@ class Collective(NamedTuple):
         return any(loop.over_time for loop in self.loops)
 
 
-class Instruction(NamedTuple):
-    """A line of a computation."""
-
-    name: str
-    type: str
-    opcode: str
-    operands: str
-    attributes: str
-
-
 class Program(NamedTuple):
     """The computations of a program, and the mesh that it is for."""
 
-    computations: dict[str, list[Instruction]]
+    computations: dict[str, list[hlo.Instruction]]
     mesh: Mesh
     chains: set[tuple[str, ...]]  # that were counted
 
@@ -117,23 +88,11 @@ def of_program(compiled: jax.stages.Compiled, mesh: Mesh) -> list[Collective]:
 
 def of_text(text: str, mesh: Mesh) -> list[Collective]:
     """The same from a program's HLO. ValueError where it holds what this reading does not know."""
-    entry, computations = _parse(text)
+    entry, computations = hlo.parse(text)
     return list(_of_computation(entry, Program(computations, mesh, set()), ()))
 
 
-def is_over_time(name: str) -> bool:
-    """Whether a loop goes over time, by its op_name, as in `jit(step)/transpose(jvp(blocks))/while`.
-
-    Trip counts do not tell: a loop may be unrolled, or as long as the model is deep. The scopes of the few loops that
-    do not go over time are written where these are written, and every loop of a mixer, a user's own too, goes without.
-    A loop without a name is taken for one over time; those that XLA makes of one operation have that operation's.
-    """
-    *before, last = ["", *(scope for scope in name.split("/") if scope not in CALLS)]
-    scope = re.search(r"(\w*)\)*$", before[-1] if before else "")
-    return not name or (last == "while" and (scope is None or scope[1] not in NOT_OVER_TIME))
-
-
-def _of_computation(name: str, program: Program, loops: tuple[Loop, ...]) -> Iterator[Collective]:
+def _of_computation(name: str, program: Program, loops: tuple[hlo.Loop, ...]) -> Iterator[Collective]:
     """Those of a computation and of all that it calls."""
     instructions = program.computations[name]
     types = {instruction.name: instruction.type for instruction in instructions}
@@ -145,16 +104,16 @@ def _of_computation(name: str, program: Program, loops: tuple[Loop, ...]) -> Ite
         elif instruction.opcode == "send":
             yield _between_slices(instruction, types, loops)
         elif instruction.opcode == "conditional":
-            branches = [list(_of_computation(branch, program, loops)) for branch in _called(instruction)]
+            branches = [list(_of_computation(branch, program, loops)) for branch in hlo.called(instruction)]
             yield from max(branches, key=_total, default=[])
         elif not instruction.opcode.endswith(("-update", "-done")):  # they name the computation of their -start
-            inner = (*loops, _loop(instruction, program.computations)) if instruction.opcode == "while" else loops
-            for called in _called(instruction):
+            inner = (*loops, hlo.loop_of(instruction, program.computations)) if instruction.opcode == "while" else loops
+            for called in hlo.called(instruction):
                 yield from _of_computation(called, program, inner)
 
 
 def _collective(
-    operation: str, instruction: Instruction, types: dict[str, str], program: Program, loops: tuple[Loop, ...]
+    operation: str, instruction: hlo.Instruction, types: dict[str, str], program: Program, loops: tuple[hlo.Loop, ...]
 ) -> Iterator[Collective]:
     """One; none where no device sends to another, or where another link of its chain was counted."""
     if operation in UNKNOWN:
@@ -167,21 +126,21 @@ def _collective(
         program.chains.add(chain.groups())
     if groups:
         operands = _operands(instruction, types)
-        sent = SENT[operation](_bytes(operands), max(map(len, groups)))
-        yield Collective(operation, _axes(groups, mesh), sent, loops, operands, _op_name(instruction))
+        sent = SENT[operation](hlo.n_bytes(operands), max(map(len, groups)))
+        yield Collective(operation, _axes(groups, mesh), sent, loops, operands, hlo.op_name(instruction))
 
 
-def _between_slices(instruction: Instruction, types: dict[str, str], loops: tuple[Loop, ...]) -> Collective:
+def _between_slices(instruction: hlo.Instruction, types: dict[str, str], loops: tuple[hlo.Loop, ...]) -> Collective:
     match = BETWEEN_SLICES.search(instruction.attributes)
     operation = match[2].lower().replace("_", "-") if match else ""
     if match is None or operation not in SENT:
         raise ValueError(f"no cost is known of the send {instruction.attributes}; give it one in {__name__}")
     operands = _operands(instruction, types)
-    sent = SENT[operation](_bytes(operands), len(_numbers(match[1])))
-    return Collective(operation, ("data",), sent, loops, operands, _op_name(instruction))
+    sent = SENT[operation](hlo.n_bytes(operands), len(_numbers(match[1])))
+    return Collective(operation, ("data",), sent, loops, operands, hlo.op_name(instruction))
 
 
-def _operands(instruction: Instruction, types: dict[str, str]) -> str:
+def _operands(instruction: hlo.Instruction, types: dict[str, str]) -> str:
     """The types of what goes into an instruction; a token, which orders sends, is nothing."""
     named = [types[operand] for operand in re.findall(r"%([\w.\-]+)", instruction.operands)]
     return ", ".join(type for type in named if not type.startswith("token"))
@@ -202,7 +161,7 @@ def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis in mesh.axis_names if axis in varying)
 
 
-def _groups(instruction: Instruction, n_devices: int) -> list[list[int]]:
+def _groups(instruction: hlo.Instruction, n_devices: int) -> list[list[int]]:
     """The devices of each group: {{0,1},{2,3}}, [2,2]<=[4], or mesh['a'=2,'b'=2] {'b'}; {} stands for all."""
     attributes = instruction.attributes
     if iota := IOTA.search(attributes):
@@ -240,86 +199,12 @@ def _of_mesh(sizes: str, ids: str | None, over: str) -> list[list[int]]:
     return list(groups.values())
 
 
-def _pairs(instruction: Instruction) -> list[list[int]]:
+def _pairs(instruction: hlo.Instruction) -> list[list[int]]:
     match = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", instruction.attributes)
     if match is None:
         raise ValueError(f"cannot read the source_target_pairs of {instruction.opcode}: {instruction.attributes}")
     return [_numbers(pair) for pair in re.findall(r"\{([\d,]*)\}", match[1])]
 
 
-def _loop(instruction: Instruction, computations: dict[str, list[Instruction]]) -> Loop:
-    trips = TRIPS.search(instruction.attributes)
-    name = _op_name(instruction)
-    return Loop(name, int(trips[1]) if trips else _trips(instruction, computations), is_over_time(name))
-
-
-def _trips(instruction: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
-    """The length of a loop that counts up from 0 to a constant of its condition; None where it is another loop."""
-    condition = re.search(r"\bcondition=%?([\w.\-]+)", instruction.attributes)
-    assert condition is not None, f"a while without a condition: {instruction}"
-    inside = _within(condition[1], computations)
-    limits = [one.operands for one in inside if one.opcode == "constant" and re.match(r"[su]\d+\[\]", one.type)]
-    counts_up = [one for one in inside if one.opcode == "compare" and "direction=LT" in one.attributes]
-    return int(limits[0]) if len(limits) == len(counts_up) == 1 else None
-
-
-def _within(name: str, computations: dict[str, list[Instruction]]) -> list[Instruction]:
-    """The instructions of a computation and of all that it calls."""
-    here = computations[name]
-    return [*here, *(inner for one in here for called in _called(one) for inner in _within(called, computations))]
-
-
-def _called(instruction: Instruction) -> list[str]:
-    branches = BRANCHES.search(instruction.attributes)
-    listed = re.findall(r"[\w.\-]+", branches[1]) if branches else []
-    return [*listed, *CALLED.findall(instruction.attributes)]
-
-
-def _parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:
-    """The name of the entry computation, and the instructions of each computation."""
-    entry, computations = "", {}
-    here: list[Instruction] = []
-    for line in text.splitlines():
-        if line.startswith(("%", "ENTRY ")) and (match := COMPUTATION.match(line)):
-            here = computations[match[1]] = []
-            entry = match[1] if line.startswith("ENTRY ") else entry
-        elif match := INSTRUCTION.match(line):
-            here.append(_instruction(match[1], match[2]))
-    if not entry:
-        raise ValueError(f"no program in HLO: it begins with {text[:60]!r}")
-    return entry, computations
-
-
-def _instruction(name: str, text: str) -> Instruction:
-    """Takes `f32[4] all-gather(%x), dimensions={0}` apart; types and operands may hold brackets and spaces."""
-    end = _end(text) if text.startswith("(") else text.index(" ")
-    opcode, _, rest = text[end:].strip().partition("(")
-    close = _end("(" + rest) - 1
-    return Instruction(name, text[:end], opcode, rest[: close - 1], rest[close:])
-
-
-def _end(text: str) -> int:
-    """Where the bracket closes that a text begins with."""
-    depth = 0
-    for match in re.finditer(r"[()]", text):
-        depth += 1 if match[0] == "(" else -1
-        if depth == 0:
-            return match.end()
-    raise ValueError(f"a bracket does not close: {text[:60]}")
-
-
-def _bytes(types: str) -> int:
-    bits = 0
-    for element, width, shape in ARRAY.findall(types):
-        size = int(width) if width else BITS[element]
-        bits += size * math.prod(int(axis.removeprefix("<=")) for axis in filter(None, shape.split(",")))
-    return math.ceil(bits / 8)
-
-
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",") if number]
-
-
-def _op_name(instruction: Instruction) -> str:
-    name = OP_NAME.search(instruction.attributes)
-    return name[1] if name else ""

@@ -11,7 +11,7 @@ A file defines `Mixer`, an `eqx.Module` with
 and says at its top, as constants that are read without importing it, its NAME in the middle of a sentence, the FAMILY
 of suite/ops that runs it, and its STATE: a "cache", or one whose recurrence is "nonlinear", "diagonal" or "matrix". It
 may say VARIANTS: a knob of how it starts, or of its positions, and the values that are published; claims let the mixer
-speak by the best of them.
+speak by the best of them. It may say HEADS_KNOB: the knob that a job's head_size sets by the width.
 
 Inputs come in the compute dtype and outputs leave in it; parameters and recurrent states are float32. With parameters
 and inputs cast to float64 everything is float64: `precision.wide` says which. A mixer of several implementations has a

@@ -11,6 +11,7 @@ NAME = "attention"
 FAMILY = "attention"
 STATE = "cache"
 STATE_KNOB = "window"
+HEADS_KNOB = "heads"
 VARIANTS = {"positions": ("rope", "none", "alibi")}
 POSITIONS = ("rope", "alibi", "learned", "none")
 

@@ -114,7 +114,7 @@ class Model(eqx.Module):
         x_BTD = meshes.same_over_model(x_BTD)
         arrays, static = eqx.partition(self.pattern, eqx.is_array)
         if self.pattern:
-            with jax.named_scope("blocks"):  # profiles and suite/counting/collectives.py tell loops apart by it
+            with jax.named_scope("blocks"):  # profiles and suite/counting/hlo.py tell loops apart by it
                 x_BTD, _ = jax.lax.scan(repeat, x_BTD, arrays)
         for block in self.rest:
             x_BTD = run(block, x_BTD)
@@ -167,7 +167,7 @@ class Model(eqx.Module):
 
 def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
     """The model of a job at `job.width`; ValueError where the mixer's knobs do not fit."""
-    specs = parts.pattern(job.mixer)
+    specs = pattern(job)
     residual = job.block == "residual"
     make = functools.partial(Block, job.width, short_conv=job.short_conv, hidden=job.hidden, residual=residual)
     repeats, remainder = divmod(job.depth, len(specs))
@@ -188,6 +188,25 @@ def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
         dtype=job.dtype,
         remat=job.remat,
     )
+
+
+def pattern(job: Job) -> list[str]:
+    """The mixers of a job's pattern at its width, attention's with heads of job.head_size channels where it has one.
+
+    An arm that says how many heads it has keeps them.
+    """
+    specs = parts.pattern(job.mixer)
+    return [_with_heads(spec, job.width, job.head_size) for spec in specs] if job.head_size else specs
+
+
+def _with_heads(spec: str, width: int, head_size: int) -> str:
+    try:
+        knob = str(parts.constant("suite.mixers", spec, "HEADS_KNOB"))
+    except LookupError:
+        return spec
+    _, given = parts.split(parts.short("suite.mixers", spec))
+    heads = max(1, round(width / head_size))
+    return spec if knob in given else parts.with_knobs("suite.mixers", spec, {knob: heads})
 
 
 def shapes(job: Job, vocab: int) -> Model:

@@ -27,7 +27,7 @@ def solve(job: Job, vocab: int) -> Job:
         return job.replace(width=job.own_width, own_width=0, match_to="")
     if job.match == "none" or not job.match_to:
         return job.replace(match_to="")
-    names = ("mixer", "block", "short_conv", "hidden", "width", "depth", "match", "match_to")
+    names = ("mixer", "block", "short_conv", "hidden", "head_size", "width", "depth", "match", "match_to")
     if job.match != "params":
         names = (*names, "length", "dtype")
     solved = _solve(Job(**{name: getattr(job, name) for name in names}), vocab)

@@ -138,7 +138,7 @@ def _turns_forward(run: Callable[..., Any], params: PyTree, x_BTD: Array, first:
         return jax.tree.map(functools.partial(jnp.where, is_next), sent, incoming), results
 
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, params, x_BTD, first))
-    with jax.named_scope("ring"):  # suite/counting/collectives.py tells loops apart by it
+    with jax.named_scope("ring"):  # suite/counting/hlo.py tells loops apart by it
         incoming, results = jax.lax.fori_loop(0, meshes.shards_of_context(), turn, (first, empty))
     return results, (params, x_BTD, incoming)
 

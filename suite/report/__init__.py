@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from suite import files, parts
-from suite.report import fairness, over_devices, page, results, utilisation, verdicts
+from suite.report import fairness, over_devices, page, planned, results, utilisation, verdicts
 from suite.report import trainings as trained
 from suite.report.page import Page
 from suite.report.records import Comparison, Problem, read
@@ -32,6 +32,7 @@ def compose(comparison: Comparison) -> Page:
         *results.failures(comparison),
         *trained.learning(comparison, groups),
         *utilisation.utilisation(comparison),
+        *planned.planned(comparison),
         *over_devices.over_devices(comparison),
         *results.plain_tables(comparison),
         *fairness.fairness(comparison, groups),

@@ -92,6 +92,7 @@ class Comparison:
     problems: tuple[Problem, ...]
     environment: Row  # of the newest run here; empty before it
     flags: str  # all of them, defaults too: of the comparison, or of the newest run
+    plan: Row  # of launch.plan; empty where there is none
 
     @property
     def every_row(self) -> list[Row]:
@@ -133,6 +134,7 @@ COMPARISON = {
     "place": dict,
 }
 NO_COMPARISON: Row = {name: empty() for name, empty in COMPARISON.items()}
+PLAN = {"place": dict, "programs": list}
 ENVIRONMENT = {
     **{"python": str, "platform": str, "cpu": str, "cores": (int, str), "memory_bytes": int, "packages": dict},
     **{"variables": dict, "commit": str, "source": str},
@@ -168,8 +170,10 @@ def _read_rows(out: epath.Path, settings: Row, loaded: list[Claim], problems: li
     flags = out / "compare.flags"
     no_evidence = _no_evidence(settings)
     first, *others = claims.matches(rows)
+    plan, unplanned = _plan(out)
     problems = [
         *problems,
+        *unplanned,
         *(_problem(out, path, why) for path, why in (*survey.problems, *damaged, *unreadable)),
         *_mixed(rows),
     ]
@@ -190,6 +194,7 @@ def _read_rows(out: epath.Path, settings: Row, loaded: list[Claim], problems: li
         problems=tuple(problems),
         environment=environment,
         flags=flags.read_bytes().decode(errors="replace") if flags.is_file() else {"flags": "", **environment}["flags"],
+        plan=plan,
     )
 
 
@@ -212,6 +217,30 @@ def _settings(out: epath.Path) -> tuple[Row, list[Problem]]:
     except files.Damaged as damaged:
         return NO_COMPARISON, [_problem(out, damaged.path, damaged.why)]
     return settings, []
+
+
+def _plan(out: epath.Path) -> tuple[Row, list[Problem]]:
+    """The plan in plan.json; empty where it is missing or damaged."""
+    path = out / "plan.json"
+    if not path.exists():
+        return {}, []
+    try:
+        plan = _read_json(path, PLAN)
+        if not all(_is_planned(program) for program in plan["programs"]) or "place" not in plan["place"]:
+            raise files.Damaged(path, "its programs or its place are not what was written")
+    except files.Damaged as damaged:
+        return {}, [_problem(out, damaged.path, damaged.why)]
+    return plan, []
+
+
+def _is_planned(program: Any) -> bool:
+    """Whether a program of a plan says what a report reads of it."""
+    match program:
+        case {"solved": {"mixer": str()}, "bounds": {"low": float(), "high": float(), "longest": str()}}:
+            return Job.__dataclass_fields__.keys() <= program["solved"].keys()
+        case dict():
+            return "bounds" not in program
+    return False
 
 
 def _read_json(path: epath.Path, types: Mapping[str, type | tuple[type, ...]]) -> Row:

@@ -18,7 +18,9 @@ from suite.sweep.record import Row
 
 AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
 # The fields in which two trainings on one task and length may differ and still stand in one table.
-DISTINGUISHING = ("width", "depth", "block", "short_conv", "hidden", "batch", "steps", "optimizer", "decay", "dtype")
+DISTINGUISHING = (
+    *("width", "depth", "block", "short_conv", "hidden", "head_size", "batch", "steps", "optimizer", "decay", "dtype"),
+)
 TESTS = ("accuracy", "examples", "tokens trained on", "seconds of training")
 
 

@@ -43,7 +43,7 @@ def of_row(job: Job, solved: Job, mesh: Mesh, task: Any) -> dict[str, Any]:
 def implementation(job: Job, mesh: Mesh) -> str:
     """The implementations that the mixers of a job run on a mesh, one a part of its pattern, joined by +."""
     ran = []
-    for spec in parts.pattern(job.mixer):
+    for spec in backbone.pattern(job):
         module, knobs = parts.load("suite.mixers", spec)
         if "implementation" in knobs:
             shape = eqx.filter_eval_shape(lambda m=module, k=knobs: m.Mixer(job.width, key=jax.random.key(0), **k))
