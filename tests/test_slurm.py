@@ -33,6 +33,7 @@ AuthType=auth/none
 AuthInfo=cred_expire=5
 CredType=cred/none
 SlurmctldPort={port}
+FirstJobId={port}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmdParameters=config_overrides
@@ -62,7 +63,10 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
 @pytest.fixture
 def slurm(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Slurm of one node on the loopback: no munge, no systemd, nothing under /etc."""
+    """A Slurm of one node on the loopback: no munge, no systemd, nothing under /etc.
+
+    Its jobs have numbers of their own, for processes meet at a port that follows from the number of their job.
+    """
     if os.geteuid() or not shutil.which("slurmctld") or not shutil.which("slurmd"):
         pytest.skip("NOT TESTED: no slurmctld here; apt-get install slurm-wlm, and root")
     (tmp_path / "state").mkdir()
