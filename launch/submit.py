@@ -3,9 +3,9 @@
     python -m launch.submit --engine=slurm:partition=gpu,time=04:00:00 --workers=2 -- launch.compare --out=/shared/out
     python -m launch.submit --engine=local --dry_run -- launch.job --mixer=lstm --out=out/lstm
 
-After `--` stands the same command as without an engine: launch.compare or launch.job with their flags. Each of
---workers runs it, on as many --nodes with as many --tasks_per_node, and all share the cells of its --out. What only
-one engine needs are knobs of its spec; launch/engines/ has a file for each engine, which says them.
+After `--` stands the same command as without an engine: launch.compare, launch.job or launch.doctor with its flags.
+Each of --workers runs it, on as many --nodes with as many --tasks_per_node, and all share the cells of its --out. What
+only one engine needs are knobs of its spec; launch/engines/ has a file for each engine, which says them.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from suite import parts
 from suite.sweep import exit_codes
 
 FOLDER = "launch.engines"
-PROGRAMS = ("launch.compare", "launch.job")
+PROGRAMS = ("launch.compare", "launch.job", "launch.doctor")
 # Flags of those programs that are the engine's to give.
 OF_THE_ENGINE = ("--coordinator_address", "--num_processes", "--process_id")
 
@@ -75,7 +75,7 @@ def program(command: tuple[str, ...]) -> list[str]:
     """The words of the command from the program's name on; ValueError where an engine cannot run it."""
     words = list(command[command.index("-m") + 1 :] if "-m" in command[:2] else command)
     if not words or words[0] not in PROGRAMS:
-        raise ValueError(f"wanted -- and a command of {' or '.join(PROGRAMS)}, not {shlex.join(command)!r}")
+        raise ValueError(f"wanted -- and a command of {', '.join(PROGRAMS)}, not {shlex.join(command)!r}")
     names = [word.partition("=")[0] for word in words]
     if not any(word.startswith("--out=") for word in words):
         raise ValueError(f"{words[0]} wants an --out=DIRECTORY that all workers see")

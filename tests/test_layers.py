@@ -139,6 +139,13 @@ for name in {modules}:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("launch/engines/")])
+def test_an_engine_renders_and_neither_reads_nor_runs_anything(file: str):
+    tree = parsed(file)
+    assert not {"os", "pathlib", "shutil", "socket", "subprocess", "time"} & set(imports(tree))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "open"]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_only_the_mesh_says_partition_spec(file: str):
     if file != "suite/mesh.py":

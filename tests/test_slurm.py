@@ -1,28 +1,25 @@
-"""A real preemption by a real Slurm on this machine: a job of low priority is saved, requeued, and ends as if alone."""
+"""Real preemptions by a real Slurm on this machine: what it stops is saved, requeued, and ends as if alone."""
 
+import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from programs import TINY, assert_same, command, environment, ranks, training, wait
+from programs import TINY, command, environment, final_of_run, ranks, rows_of, wait
 
-from suite.sweep import provenance, store
+from suite.job import Cell, Job
+from suite.sweep import store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
-# By the number of tasks: long enough for a notice to come in their middle.
-STEPS = {
-    1: ["--steps=20000", "--validate_every=1000", "--record_every=1000"],
-    2: ["--steps=2000", "--validate_every=100", "--record_every=100"],
-}
-
 CORES = 4  # as the nodes count them, whatever the machine has: two workers of two processes at once
 CONFIGURATION = """
 ClusterName=crossover
@@ -105,47 +102,69 @@ def variables() -> str:
     return " ".join(f"{name}={environment()[name]}" for name in ("JAX_PLATFORMS", "XLA_FLAGS", "PYTHONPATH"))
 
 
-def script(folder: pathlib.Path, argv: list[str]) -> pathlib.Path:
-    """The batch script of BUILD.md, with another program to run and without the GPUs."""
-    text = (provenance.PACKAGE / "BUILD.md").read_text().partition("```bash\n")[2].partition("```")[0]
-    text, programs = re.subn(
-        r"srun (.*) \.venv/bin/python .* &", rf"srun \1 env {variables()} {' '.join(argv)} &", text
-    )
-    text, gpus = re.subn(r"#SBATCH --gpus-per-node=8\n", "", text)
-    assert (programs, gpus) == (1, 1), text
-    path = folder / "crossover.sh"
-    path.write_text(text)
-    return path
-
-
-@pytest.mark.parametrize("tasks", STEPS)
-def test_the_documented_script_is_preempted_saved_requeued_and_ends_alike(
-    tasks: int, slurm: None, tmp_path: pathlib.Path
+def test_an_array_of_workers_is_preempted_and_killed_and_ends_alike(
+    slurm: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    high = tmp_path / "high.sh"
-    high.write_text("#!/bin/bash\nsleep 5\n")
-    options = ["--parsable", "--exclusive", f"--output={tmp_path}/%j.log", "--nodes=1", f"--ntasks-per-node={tasks}"]
-    job = asked("sbatch", *options, "--partition=low", str(script(tmp_path, training(out, *STEPS[tasks]))))
-    assert job
-    until = time.monotonic() + 200
-    while not any(row.get("phase") == "validation" for row in store.load(out)):
-        assert time.monotonic() < until, (tmp_path / f"{job}.log").read_text()
-        time.sleep(0.1)
-    assert asked("sbatch", *options, "--partition=high", str(high))
-    until = time.monotonic() + 400  # a busy machine takes a minute and more for what an idle one does in ten seconds
-    while not list(out.glob("runs/*/learning.done")):
-        assert time.monotonic() < until, (tmp_path / f"{job}.log").read_text()
-        time.sleep(0.2)
-    record = next(out.glob("runs/*/learning.cell")).read_text()
-    assert '"ended": {"0": 75}' in record, record
-    log = (tmp_path / f"{job}.log").read_text()
-    assert log.count("started learning") == 2, "the log is appended to"
-    assert "DUE TO PREEMPTION" not in log, "the script has asked for its requeue, before its time was over"
-    whole = tmp_path.with_name(f"{tmp_path.name}-whole")
-    codes, said = wait(ranks(training(whole, *STEPS[tasks]), tasks))
-    assert codes == [0] * tasks, said
-    assert_same(out, whole)
+    """Two workers of two processes each share four trainings; a job of high priority takes their node."""
+    for name in ("JAX_PLATFORMS", "XLA_FLAGS", "PYTHONPATH"):
+        monkeypatch.setenv(name, environment()[name])
+    sizes = {"width": 16, "length": 16, "batch": 8, "learning_rate": 3e-3}
+    lengths = {"steps": 1200, "validate_every": 100, "validation_examples": 16, "test_examples": 16}
+    job = Job(mixer="lstm", task="recall:pairs=2,vocab=16", **sizes, **lengths)
+    cells = [Cell(job.replace(seed=seed), "learning").to_dict() for seed in range(4)]
+    (tmp_path / "cells.json").write_text(json.dumps({"cells": cells, "asked": {}}))
+    flags = [f"--cells={tmp_path}/cells.json", "--lease_seconds=3"]  # as launch.compare gives them to its children
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    engine = ["--engine=slurm:partition=low,exclusive=false", "--workers=2", "--tasks_per_node=2"]
+    submit = command("submit", *engine, f"--to={tmp_path}", "--", "launch.job", *flags, f"--out={out}")
+    submitted = subprocess.run(submit, capture_output=True, text=True, timeout=200, check=False)
+    assert submitted.returncode == 0, submitted.stderr
+    array = re.findall(r"Submitted batch job (\d+)", submitted.stdout)[0]
+
+    def logs() -> dict[str, str]:
+        return {path.name: path.read_text() for path in tmp_path.glob("crossover-*.log")}
+
+    def wait_until(condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + 400  # a busy machine takes a minute for what an idle one does in ten seconds
+        while not condition():
+            assert time.monotonic() < until, (asked("squeue", "-o", "%i %T %r %j"), logs())
+            time.sleep(0.1)
+
+    wait_until(lambda: any(row.get("phase") == "validation" for row in store.load(out)))
+    processes = asked("scontrol", "listpids", asked("squeue", "-h", "-j", f"{array}_1", "-o", "%A"))
+    for pid in re.findall(r"^(\d+) +\d+ +0 ", processes, re.MULTILINE):  # of its step: the script lives
+        os.kill(int(pid), signal.SIGKILL)
+    wait_until(lambda: state(array, 1, "Restarts") == "1")
+    asked("sbatch", "--partition=high", "--exclusive", f"--output={tmp_path}/high.log", "--wrap=sleep 1")
+    wait_until(lambda: state(array, 0, "Restarts") == "1")
+    # Meanwhile, for Slurm waits until its credentials have expired before it starts a job again.
+    codes, said = wait(ranks(command("job", *flags, f"--out={whole}"), 2))
+    assert codes == [0, 0], said
+    wait_until(lambda: not asked("squeue", "-h", "-j", array))
+    assert [state(array, number) for number in (0, 1)] == ["COMPLETED"] * 2, logs()
+    assert sorted(logs()) == [f"crossover-{array}_{number}.log" for number in (0, 1)]
+    assert "stopped, and saved" in logs()[f"crossover-{array}_0.log"]
+    assert all("DUE TO PREEMPTION" not in text for text in logs().values()), "a script has asked for its requeue itself"
+    assert trained(out) == trained(whole)
+    assert sorted(trained(out)) == [0, 1, 2, 3]
+
+
+def state(array: str, number: int, word: str = "JobState") -> str:
+    """What Slurm says of a worker of an array."""
+    return re.findall(rf"\b{word}=(\w+)", asked("scontrol", "show", "job", f"{array}_{number}"))[0]
+
+
+def trained(out: pathlib.Path) -> dict[int, tuple[list[dict], list[bytes]]]:
+    """Of the training of each seed its rows, without what differs from run to run, and the bits of its parameters."""
+    rows = [row for row in rows_of(out) if row["measure"] == "learning"]
+    return {
+        job.seed: (
+            [row for row in rows if row["run_id"] == job.id],
+            [leaf.tobytes() for leaf in final_of_run(job, run)],
+        )
+        for job, run in store.survey(out).runs
+        if (run / "final").exists()
+    }
 
 
 def test_two_jobs_within_one_task_are_each_alone(slurm: None, tmp_path: pathlib.Path) -> None:
