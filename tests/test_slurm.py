@@ -108,9 +108,8 @@ def test_an_array_of_workers_is_preempted_and_killed_and_ends_alike(
     """Two workers of two processes each share four trainings; a job of high priority takes their node."""
     for name in ("JAX_PLATFORMS", "XLA_FLAGS", "PYTHONPATH"):
         monkeypatch.setenv(name, environment()[name])
-    sizes = {"width": 16, "length": 16, "batch": 8, "learning_rate": 3e-3}
-    lengths = {"steps": 1200, "validate_every": 100, "validation_examples": 16, "test_examples": 16}
-    job = Job(mixer="lstm", task="recall:pairs=2,vocab=16", **sizes, **lengths)
+    job = Job(mixer="lstm", task="recall:pairs=2,vocab=16", width=16, length=16, batch=8, learning_rate=3e-3)
+    job = job.replace(steps=1200, validate_every=100, validation_examples=16, test_examples=16)
     cells = [Cell(job.replace(seed=seed), "learning").to_dict() for seed in range(4)]
     (tmp_path / "cells.json").write_text(json.dumps({"cells": cells, "asked": {}}))
     flags = [f"--cells={tmp_path}/cells.json", "--lease_seconds=3"]  # as launch.compare gives them to its children
