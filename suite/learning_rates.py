@@ -122,14 +122,14 @@ def nearest(job: Job, lines: Iterable[Choice]) -> Choice | None:
     Steps count because the best rate of twenty steps is too high for three hundred.
     """
     arm, name = job.arm, parts.split(job.task)[0]
-    lines = [line for line in lines if line.arm == arm and parts.split(line.task)[0] == name]
+    of_task = (line for line in lines if line.arm == arm and parts.split(line.task)[0] == name)
+    return min(of_task, key=functools.partial(_distance, job), default=None)
 
-    def distance(line: Choice) -> tuple[bool, bool, bool, float, bool]:
-        apart = sum(_octaves(line, job, name) for name in ("length", "steps"))
-        other_task = line.task != parts.short("suite.tasks", job.task)
-        return line.block != job.block, line.short_conv != job.short_conv, not _covers(line, job), apart, other_task
 
-    return min(lines, key=distance, default=None)
+def _distance(job: Job, line: Choice) -> tuple[bool, bool, bool, float, bool]:
+    apart = sum(_octaves(line, job, name) for name in ("length", "steps"))
+    other_task = line.task != parts.short("suite.tasks", job.task)
+    return line.block != job.block, line.short_conv != job.short_conv, not _covers(line, job), apart, other_task
 
 
 def provenance(job: Job, choices: Iterable[Choice] = ()) -> str:

@@ -79,18 +79,9 @@ def names(folder: str) -> list[str]:
 
 def knobs(folder: str, spec: str) -> dict[str, Value]:
     """All knobs of the part, at the spec's values and otherwise their defaults, in the order of the source."""
-    name, given = split(spec)
-    defaults = _defaults(folder, name)
-    for knob in given:
-        if knob not in defaults:
-            raise LookupError(f"{name!r} has no knob {knob!r}; {_suggest(knob, defaults)}")
-    values = {knob: _typed(name, knob, text, defaults[knob]) for knob, text in given.items()}
-    path = source(folder, name)
-    bounds = _bounds(path, path.stat().st_mtime_ns)
-    for knob, value in values.items():
-        if value != defaults[knob]:
-            _check_bounds(name, knob, value, bounds)
-    return defaults | values
+    path = source(folder, split(spec)[0])
+    changed = path.stat().st_mtime_ns
+    return literals.defaults(path, changed, ENTRY[folder]) | _differing(folder, spec, path, changed)
 
 
 def canonical(folder: str, spec: str) -> str:
@@ -111,9 +102,8 @@ def short(folder: str, spec: str) -> str:
         return spec
     if name.endswith(".py") and not _file(name).is_file():
         return spec  # a stored spec outlives its file
-    defaults = _defaults(folder, name)
-    changed = {knob: value for knob, value in knobs(folder, spec).items() if value != defaults[knob]}
-    return _join(_spelt(folder, name), changed)
+    path = source(folder, name)
+    return _join(_spelt(folder, name), _differing(folder, spec, path, path.stat().st_mtime_ns))
 
 
 def with_knobs(folder: str, spec: str, changes: Mapping[str, Value]) -> str:
@@ -268,9 +258,19 @@ def _list_files(folder: pathlib.Path, _changed: int) -> dict[str, pathlib.Path]:
     return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
-def _defaults(folder: str, name: str) -> dict[str, Value]:
-    path = source(folder, name)
-    return literals.defaults(path, path.stat().st_mtime_ns, ENTRY[folder])
+@functools.cache
+def _differing(folder: str, spec: str, path: pathlib.Path, changed: int) -> dict[str, Value]:
+    """The knobs that a spec sets to another value than their default, in the order of the source."""
+    name, given = split(spec)
+    defaults, bounds = literals.defaults(path, changed, ENTRY[folder]), _bounds(path, changed)
+    for knob in given:
+        if knob not in defaults:
+            raise LookupError(f"{name!r} has no knob {knob!r}; {_suggest(knob, defaults)}")
+    values = {knob: _typed(name, knob, text, defaults[knob]) for knob, text in given.items()}
+    differing = {knob: values[knob] for knob in defaults if knob in values and values[knob] != defaults[knob]}
+    for knob, value in differing.items():
+        _check_bounds(name, knob, value, bounds)
+    return differing
 
 
 def _bounds(path: pathlib.Path, changed: int) -> Mapping[str, tuple[float, float]]:

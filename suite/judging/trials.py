@@ -185,16 +185,18 @@ def _trials(arm: str, rows: list[Row], bar: float) -> Trials:
     ends = [row for row in rows if row.get("phase") == "test" or row["outcome"] != "ok"]
     rate = rate_of_most_seeds(ends) if ends else 0.0
 
-    def at_rate(of_phase: Iterable[Row]) -> tuple[Row, ...]:
-        return tuple(sorted((row for row in of_phase if row["learning_rate"] == rate), key=lambda row: row["seed"]))
-
     ok = [row for row in ends if row["outcome"] == "ok"]
-    tests = at_rate(ok)
+    tests = _at_rate(ok, rate)
     tested = {row["seed"] for row in tests}
-    last = (row for row in rows if row.get("phase") == "validation" and row.get("step") == row["steps"])
+    last = [row for row in rows if row.get("phase") == "validation" and row.get("step") == row["steps"]]
+    validations = _at_rate((row for row in last if row["outcome"] == "ok"), rate)
     probes = sorted((row for row in ok if row["learning_rate"] != rate), key=lambda row: row["learning_rate"])
-    failed = at_rate(row for row in ends if row["outcome"] != "ok" and row["seed"] not in tested)
-    return Trials(arm, rate, bar, tests, at_rate(row for row in last if row["outcome"] == "ok"), tuple(probes), failed)
+    failed = _at_rate((row for row in ends if row["outcome"] != "ok" and row["seed"] not in tested), rate)
+    return Trials(arm, rate, bar, tests, validations, tuple(probes), failed)
+
+
+def _at_rate(rows: Iterable[Row], rate: float) -> tuple[Row, ...]:
+    return tuple(sorted((row for row in rows if row["learning_rate"] == rate), key=lambda row: row["seed"]))
 
 
 def solved_difference(one: Trials, other: Trials) -> tuple[float, ...]:
