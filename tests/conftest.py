@@ -26,9 +26,23 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 from beartype import BeartypeConf, beartype
+from beartype.claw import beartype_package
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as every type checker has it
-jaxtyping.install_import_hook("suite", "conftest.checked")
+CONF = BeartypeConf(is_pep484_tower=True, claw_is_pep526=False)  # an int is a float, as every type checker has it
+checked = beartype(conf=CONF)
+SUITE = pathlib.Path(__file__).parent.parent / "suite"
+
+
+def _modules_of_arrays() -> Iterator[str]:
+    """The modules whose signatures have axes. Checking these takes ten times as long, of every call."""
+    for path in SUITE.rglob("*.py"):
+        if "jaxtyping" in path.read_text(encoding="utf-8"):
+            name = ".".join(path.relative_to(SUITE.parent).with_suffix("").parts)
+            yield name.removesuffix(".__init__")
+
+
+jaxtyping.install_import_hook([*_modules_of_arrays()], "conftest.checked")
+beartype_package("suite", conf=CONF)
 
 
 @pytest.fixture(scope="session")
