@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import pytest
 from programs import command, run
 
+from suite import learning_rates
 from suite import mesh as meshes
-from suite import parts
 from suite.counting import traffic
-from suite.job import Job
+from suite.job import Cell, Job
+from suite.judging import trials
 from suite.planning import bounds, fit, most, program, topology
 from suite.report import planned
 from suite.report.utilisation import Timing
@@ -101,24 +102,32 @@ def request(kind: str, job: Job) -> dict:
     return {"kind": kind, "job": json.loads(job.to_json()), "vocab": 16}
 
 
-@pytest.mark.parametrize("claims", [("state_tracking",), ("compute_scaling", "parallelism")])
-def test_cells_that_depend_on_results_are_counted_at_their_most(claims: tuple[str, ...]) -> None:
-    plan = Plan(dataclasses.replace(SCALES["laptop"], arms=PAIR), claims, "tuned")
+@pytest.fixture(scope="module")
+def tracking() -> tuple[list[Cell], int]:
+    """The cells of state_tracking by the judged pair, whose rates are all chosen anew."""
+    plan = Plan(dataclasses.replace(SCALES["laptop"], arms=PAIR), ("state_tracking",), "anew")
+    return most.cells(plan, lambda jobs: {job: MODEL for job in jobs})
+
+
+def test_rates_are_counted_up_to_the_end_of_their_grid(tracking: tuple[list[Cell], int]) -> None:
+    cells, first = tracking
+    rates = {cell.job.learning_rate for cell in cells if cell.job.seed == learning_rates.SEEDS[0]}
+    assert rates == {*learning_rates.GRID, 0.1, 0.3, 1.0}
+    assert first < len(cells)
+
+
+def test_all_variants_are_counted_as_trained_for_longer(tracking: tuple[list[Cell], int]) -> None:
+    cells, _ = tracking
+    longer = {cell.job.arm for cell in cells if cell.job.steps == 2000}
+    assert {*trials.variants("attention"), *trials.variants("lstm")} <= longer
+
+
+def test_at_fixed_compute_one_width_beyond_the_edge_is_counted() -> None:
+    plan = Plan(dataclasses.replace(SCALES["quick"], arms=PAIR), ("compute_scaling",), "table")
     cells, first = most.cells(plan, lambda jobs: {job: MODEL for job in jobs})
-    assert first == len(plan.cells([]))
-    assert len(cells) > 2 * first
-    rates = {cell.job.learning_rate for cell in cells if cell.job.seed == 1000}
-    assert max(rates) == 1.0 or claims[0] != "state_tracking"
-    trained = {cell.job for cell in cells if cell.measure == "learning" and cell.job.seed == 0}
-    if "state_tracking" in claims:
-        longer = {job.arm for job in trained if job.steps == 2000}
-        assert {arm for arm in longer if parts.split(arm)[0] == "lstm"} == {
-            "lstm",
-            "lstm:forget=chrono",
-            "lstm:forget=spread",
-        }
-    else:
-        assert max(job.width for job in trained if job.length == 128) > 64
+    widths = {cell.job.width for cell in cells if cell.measure == "learning" and cell.job.length == 128}
+    assert len({width for width in widths if width > 64}) == 1
+    assert first < len(cells)
 
 
 def test_a_measured_step_stands_beside_the_bounds_of_its_own_program() -> None:
