@@ -147,7 +147,7 @@ _POD = dataclasses.replace(
     name="pod",
     about="a day, as estimated, on a Cloud TPU slice of 256 v5e chips; batch sizes are a chip's",
     arms=(*PAIR, "mamba2"),
-    job=Job(width=1024, head_size=HEAD_SIZE, depth=8, batch=8, length=2048, dtype="bfloat16"),
+    job=Job(width=1024, head_size=HEAD_SIZE, depth=8, batch=4, length=2048, dtype="bfloat16"),
     lengths=(512, 1024, 2048, 4096),
     processes=3,
     curves={**_GPU.curves, "length": 4096, "batch": 1, "steps": 2000, "validate_every": 500},
