@@ -58,16 +58,18 @@ def check_platform(alone: bool) -> None:
 
     The host's CPU is named beside an accelerator: first states of shards and Jacobians are made there.
     """
-    named = jax.config.values["jax_platforms"]
-    if named and "cpu" not in named.split(","):
+    named = jax.config.values["jax_platforms"] or ""
+    is_other = bool(named) and "cpu" not in named.split(",")
+    if is_other:
         jax.config.update("jax_platforms", f"{named},cpu")
     try:
-        jax.local_devices()
+        platform = jax.local_devices()[0].platform
     except (RuntimeError, AssertionError) as error:
         if not alone and exit_codes.code_of(error) == exit_codes.PEER_DIED:
             raise
-        why = str(error) or "JAX knows none here"
-        raise ValueError(f"no device for JAX_PLATFORMS={named or ''}: {why}") from error
+        raise ValueError(f"no device for JAX_PLATFORMS={named}: {str(error) or 'JAX knows none here'}") from error
+    if is_other and platform == "cpu":  # JAX takes the CPU in the place of what it does not know
+        raise ValueError(f"no device for JAX_PLATFORMS={named}: JAX knows none here")
 
 
 def local_devices(variables: Mapping[str, str]) -> list[int] | None:
