@@ -97,7 +97,7 @@ def choose(
     if family_name == "attention" and meshes.shards_of_context() > 1:
         # The kernels' queries start where their keys do. On eight devices of two cores a step with the ring took 1.04
         # (95 % 0.97 to 1.10; 4,096 tokens) and 1.04 (0.99 to 1.09; 16,384) of one with all keys gathered, by
-        # tests/ring_or_gather.py; it holds half (docs/measured/meshes.md).
+        # tests/ring_or_gather.py; it holds less (docs/measured/meshes.md).
         return "ring"
     n_bytes = jnp.dtype(dtype).itemsize
     cannot = {
