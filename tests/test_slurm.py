@@ -231,13 +231,15 @@ def test_a_comparison_in_a_shell_of_an_allocation_has_workers_of_one_process(
     flags = [*TINY, "--scale=smoke", "--arms=lstm,gru", f"--claims={tmp_path}/sizes.py", f"--out={tmp_path}/out"]
     line = " ".join(["env", variables(), *command("compare", *flags, "--workers=2")])
     (tmp_path / "typed.sh").write_text(f"env > {tmp_path}/variables; {line} > {tmp_path}/said 2>&1\n")
-    subprocess.run(
-        ["script", "-qec", "salloc -n2", "/dev/null"],
-        input=f"bash {tmp_path}/typed.sh; exit\n",
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    argv = ["script", "-qec", "salloc -n2", "/dev/null"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as shell:
+        assert shell.stdin
+        until = time.monotonic() + 60
+        while not (tmp_path / "variables").exists():  # a terminal forgets what was typed before its shell was there
+            assert time.monotonic() < until, "no shell"
+            print(f"bash {tmp_path}/typed.sh; exit", file=shell.stdin, flush=True)
+            time.sleep(1)
+        shell.wait(300)
     given = (tmp_path / "variables").read_text()
     assert "SLURM_NTASKS=2" in given
     assert "SLURM_PROCID=0" in given, "as a task has it"
