@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from suite import hardware, parts
 from suite import mesh as meshes
-from suite import parts
 from suite.job import Job
-from suite.model import backbone
+from suite.model import backbone, matching
+from suite.scale import Scale
+from suite.training.programs import Programs
 
 VOCAB = 256
 
@@ -38,6 +40,16 @@ def text_of(compiled: jax.stages.Compiled) -> str:
     text = compiled.as_text()
     assert text is not None
     return text
+
+
+def assert_the_longest_step_fits(scale: Scale, name: str, mesh: Mesh) -> None:
+    """Compiles an arm's training step at a scale's greatest length; a device's memory holds it."""
+    scale = scale.on(mesh.size)
+    job = matching.solve(scale.arm(name, length=scale.lengths[-1]), VOCAB)
+    memory = Programs(job, mesh, VOCAB).lowered_step.compile().memory_analysis()
+    assert memory is not None
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    assert held < hardware.peak(mesh.devices.flat[0].device_kind).memory_bytes
 
 
 def parameter_bytes(job: Job) -> int:

@@ -9,15 +9,15 @@ import importlib.util
 import equinox as eqx
 import jax
 import pytest
-from ahead import VOCAB, compiled_gradient, parameter_bytes, text_of
+from ahead import VOCAB, assert_the_longest_step_fits, compiled_gradient, parameter_bytes, text_of
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from suite import hardware, parts
 from suite import mesh as meshes
+from suite import parts
 from suite.counting import collectives
 from suite.job import Job
-from suite.model import backbone, matching
+from suite.model import backbone
 from suite.planning.topology import parse
 from suite.scale import SCALES
 from suite.training import conditions
@@ -147,13 +147,7 @@ def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, mesh: Mes
 
 @pytest.mark.parametrize("name", ["attention", "lstm"])
 def test_the_longest_steps_of_scale_pod_fit_what_it_is_for(name: str) -> None:
-    mesh = parse("v5e:16x16").mesh("")
-    scale = SCALES["pod"].on(mesh.size)
-    job = matching.solve(scale.arm(name, length=scale.lengths[-1]), VOCAB)
-    memory = Programs(job, mesh, VOCAB).lowered_step.compile().memory_analysis()
-    assert memory is not None
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    assert held < hardware.peak(mesh.devices.flat[0].device_kind).memory_bytes
+    assert_the_longest_step_fits(SCALES["pod"], name, parse("v5e:16x16").mesh(""))
 
 
 # A loop over time and one over chunks: it takes minutes, and whole steps of all arms on 8 chips stand above.

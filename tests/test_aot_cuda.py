@@ -7,12 +7,11 @@ import functools
 import importlib.util
 
 import pytest
-from ahead import VOCAB, compiled_gradient, text_of
+from ahead import assert_the_longest_step_fits, compiled_gradient, text_of
 from jax.sharding import Mesh
 
-from suite import hardware, parts
+from suite import parts
 from suite.job import Job
-from suite.model import matching
 from suite.planning.topology import parse
 from suite.scale import SCALES
 from suite.training import conditions
@@ -61,10 +60,4 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str) -> 
 
 @pytest.mark.parametrize("name", ["attention", "lstm"])
 def test_the_longest_steps_of_scale_gpu_hour_fit_what_it_is_for(name: str) -> None:
-    mesh = parse("h100:1").mesh("")
-    scale = SCALES["gpu_hour"].on(mesh.size)
-    job = matching.solve(scale.arm(name, length=scale.lengths[-1]), VOCAB)
-    memory = Programs(job, mesh, VOCAB).lowered_step.compile().memory_analysis()
-    assert memory is not None
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    assert held < hardware.peak(mesh.devices.flat[0].device_kind).memory_bytes
+    assert_the_longest_step_fits(SCALES["gpu_hour"], name, parse("h100:1").mesh(""))

@@ -142,7 +142,7 @@ def _between_slices(instruction: hlo.Instruction, types: dict[str, str], loops: 
 
 def _operands(instruction: hlo.Instruction, types: dict[str, str]) -> str:
     """The types of what goes into an instruction; a token, which orders sends, is nothing."""
-    named = [types[operand] for operand in re.findall(r"%([\w.\-]+)", instruction.operands)]
+    named = [types[operand] for operand in hlo.operand_names(instruction)]
     return ", ".join(type for type in named if not type.startswith("token"))
 
 

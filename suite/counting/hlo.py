@@ -52,6 +52,11 @@ def parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:
     return entry, computations
 
 
+def operand_names(instruction: Instruction) -> list[str]:
+    """The names of the values that an instruction reads."""
+    return re.findall(r"%([\w.\-]+)", instruction.operands)
+
+
 def called(instruction: Instruction) -> list[str]:
     """The computations that an instruction calls."""
     branches = BRANCHES.search(instruction.attributes)

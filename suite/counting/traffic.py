@@ -64,7 +64,7 @@ def _of_computation(name: str, computations: dict[str, list[Instruction]]) -> Tr
 
 def _moved(instruction: Instruction, here: dict[str, Instruction], computations: dict[str, list[Instruction]]) -> int:
     """The bytes that one instruction reads and writes."""
-    operands = [here[name] for name in _operands(instruction) if name in here]
+    operands = [here[name] for name in hlo.operand_names(instruction) if name in here]
     if instruction.opcode == "fusion":
         [name] = hlo.called(instruction)
         return _of_fusion(operands, instruction, computations[name])
@@ -88,7 +88,7 @@ def _of_fusion(operands: list[Instruction], fusion: Instruction, inside: list[In
         else:
             read += _n_bytes(operand.type)
     roots = _roots(inside[-1], by_name)
-    updates = [by_name[_operands(root)[1]] for root in roots if root.opcode == "dynamic-update-slice"]
+    updates = [by_name[hlo.operand_names(root)[1]] for root in roots if root.opcode == "dynamic-update-slice"]
     in_place = sum(_n_bytes(root.type) for root in roots if root.opcode == "dynamic-update-slice")
     return read + _n_bytes(fusion.type) - in_place + sum(_n_bytes(update.type) for update in updates)
 
@@ -102,7 +102,7 @@ def _users(name: str, inside: list[Instruction]) -> list[tuple[Instruction, int]
     """Who reads a value, with the place of it among its operands; what only shows it in another shape is passed by."""
     users = []
     for one in inside:
-        if name in (operands := _operands(one)):
+        if name in (operands := hlo.operand_names(one)):
             users += _users(one.name, inside) if one.opcode == "bitcast" else [(one, operands.index(name))]
     return users
 
@@ -110,14 +110,10 @@ def _users(name: str, inside: list[Instruction]) -> list[tuple[Instruction, int]
 def _roots(root: Instruction, by_name: dict[str, Instruction]) -> list[Instruction]:
     """The instructions that make what a computation gives."""
     if root.opcode == "tuple":
-        return [inner for name in _operands(root) for inner in _roots(by_name[name], by_name)]
+        return [inner for name in hlo.operand_names(root) for inner in _roots(by_name[name], by_name)]
     while root.opcode == "bitcast":
-        root = by_name[_operands(root)[0]]
+        root = by_name[hlo.operand_names(root)[0]]
     return [root]
-
-
-def _operands(instruction: Instruction) -> list[str]:
-    return re.findall(r"%([\w.\-]+)", instruction.operands)
 
 
 def _n_bytes(types: str) -> int:
