@@ -55,10 +55,10 @@ STEP_SECONDS = {
 
 # Bytes a second that a device can send over all links to the devices beside it.
 LINK_BYTES = {
-    "TPU v5 lite": (200e9, "Google Cloud TPU v5e page: 1,600 Gbps a chip"),
-    "TPU v5": (600e9, "Google Cloud TPU v5p page: 4,800 Gbps a chip"),
-    "TPU v6 lite": (400e9, "Google Cloud TPU v6e page: 3,200 Gbps a chip"),
-    "TPU7x": (300e9, "Google Cloud TPU7x page: 1,200 GBps in both directions, a chip of two devices"),
+    "TPU v5 lite": (200e9, "Google Cloud TPU v5e page: 400 GB/s in both directions"),
+    "TPU v5": (600e9, "Google Cloud TPU v5p page: 1,200 GB/s in both directions"),
+    "TPU v6 lite": (400e9, "Google Cloud TPU v6e page: 800 GB/s in both directions"),
+    "TPU7x": (300e9, "Google Cloud TPU7x page: 1,200 GB/s in both directions, a chip of two devices"),
     "NVIDIA H100 80GB HBM3": (450e9, "NVIDIA H100 data sheet: NVLink, 900 GB/s in both directions"),
 }
 
