@@ -26,6 +26,7 @@ LIMITS = (1e-5, 1.0)  # beyond which an edge is not extended
 SEEDS = (1000, 1001)  # of task and initialisation; comparisons take theirs from 0
 OTHERWISE = 3e-3  # for an arm or a task that is not in the table
 SIZES = ("length", "width", "batch", "steps")  # of a training for which a rate is chosen
+SURROUNDINGS = ("block", "short_conv", "hidden")  # of its mixer
 WITHIN = 2  # times a size, within which a rate that was chosen is taken as chosen for it
 LENGTHS = {"recall": "distance"}  # knobs that are a size too: tokens between what is shown and where it is asked for
 NEAR = {"final_accuracy": 0.05, "loss": 0.02}  # of the best score: as far as the window of good rates reaches
@@ -39,6 +40,7 @@ class Choice:
     task: str  # short spec
     block: str
     short_conv: int
+    hidden: int
     length: int
     width: int
     batch: int
@@ -71,7 +73,7 @@ def look_up(job: Job, choices: Iterable[Choice] = ()) -> float:
 def covering(job: Job, choices: Iterable[Choice] = ()) -> Choice | None:
     """The choice that was made for this very training; None where none was.
 
-    It is of the same arm, task, block and short convolution, and its length, width, batch and steps are each within a
+    It is of the same arm and task, in the same surroundings, and its length, width, batch and steps are each within a
     factor of WITHIN of the job's; so is the distance of recall, which is a length.
     """
     line = nearest(job, (*choices, *table()))
@@ -86,12 +88,16 @@ def is_tuned(job: Job, choices: Iterable[Choice] = ()) -> bool:
 
 def _covers(line: Choice | Job, job: Job) -> bool:
     """Whether a rate that was chosen for one is taken as chosen for the other."""
-    same = (line.arm, line.block, line.short_conv) == (job.arm, job.block, job.short_conv)
     return (
-        same
+        line.arm == job.arm
+        and _surroundings(line) == _surroundings(job)
         and _is_same_task(parts.short("suite.tasks", line.task), parts.short("suite.tasks", job.task))
         and all(_octaves(line, job, name) <= math.log2(WITHIN) for name in SIZES)
     )
+
+
+def _surroundings(of: Choice | Job) -> tuple[str | int, ...]:
+    return tuple(getattr(of, name) for name in SURROUNDINGS)
 
 
 @functools.cache
@@ -117,7 +123,7 @@ def _octaves(line: Choice | Job, job: Job, name: str) -> float:
 
 
 def nearest(job: Job, lines: Iterable[Choice]) -> Choice | None:
-    """The line for a job's arm and task that is nearest to it: block and conv, then whether it covers the job, sizes.
+    """The line for a job's arm and task that is nearest to it: its surroundings, whether it covers the job, sizes.
 
     Steps count because the best rate of twenty steps is too high for three hundred.
     """
@@ -126,10 +132,11 @@ def nearest(job: Job, lines: Iterable[Choice]) -> Choice | None:
     return min(of_task, key=functools.partial(_distance, job), default=None)
 
 
-def _distance(job: Job, line: Choice) -> tuple[bool, bool, bool, float, bool]:
+def _distance(job: Job, line: Choice) -> tuple[list[bool], bool, float, bool]:
+    differs = [one != other for one, other in zip(_surroundings(line), _surroundings(job), strict=True)]
     apart = sum(_octaves(line, job, name) for name in ("length", "steps"))
     other_task = line.task != parts.short("suite.tasks", job.task)
-    return line.block != job.block, line.short_conv != job.short_conv, not _covers(line, job), apart, other_task
+    return differs, not _covers(line, job), apart, other_task
 
 
 def provenance(job: Job, choices: Iterable[Choice] = ()) -> str:
@@ -291,7 +298,7 @@ class Curve:
         return Choice(
             arm=job.arm,
             task=parts.short("suite.tasks", job.task),
-            **{name: getattr(job, name) for name in ("block", "short_conv", "length", "width", "batch", "steps")},
+            **{name: getattr(job, name) for name in (*SURROUNDINGS, *SIZES)},
             learning_rate=self.best,
             score=round(accuracy if self.scored_by == "final_accuracy" else -minus_loss, 4),
             scored_by=self.scored_by,

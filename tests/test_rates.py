@@ -104,6 +104,7 @@ def test_as_few_trainings_are_tuned_as_cover_all() -> None:
     jobs = [JOB.replace(seed=seed, learning_rate=learning_rate) for seed in range(3) for learning_rate in (1e-3, 3e-3)]
     others = [JOB.replace(length=4), JOB.replace(short_conv=4), JOB.replace(mixer="gru"), JOB.replace(steps=2000)]
     others += [JOB.replace(width=128), JOB.replace(task="copy"), JOB.replace(block="plain")]
+    others += [JOB.replace(hidden=64), JOB.replace(hidden=-1)]
     tuned = learning_rates.to_tune([*jobs, *others, JOB.replace(width=48), JOB.replace(steps=700)])
     assert len(tuned) == 1 + len(others)
     for job in (*jobs, *others):
@@ -192,7 +193,7 @@ HARMS = {
     "empty": (lambda text: "", "wants the columns arm, task"),
     "another header": (lambda text: text.replace("arm,", "", 1), "wants the columns arm, task"),
     "cut in the last line": (lambda text: text[:-3], "the last line is cut"),
-    "cut in a line": (lambda text: text[: text.rindex(",")] + "\n", "columns, wanted 18"),
+    "cut in a line": (lambda text: text[: text.rindex(",")] + "\n", "columns, wanted 19"),
     "a rate of NaN": (lambda text: text.replace("0.01,", "nan,", 1), "line [0-9]+ wants a finite rate"),
     "no rate": (lambda text: text.replace(",0.01,", ",,", 1), "line [0-9]+: could not convert"),
     "a rate below nothing": (lambda text: text.replace(",0.01,", ",-0.01,", 1), "line [0-9]+ wants a finite rate"),
@@ -229,6 +230,7 @@ def test_the_nearest_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         line(length=16, learning_rate=1.0),
         line(length=256, learning_rate=2.0),
         line(length=64, short_conv=4, learning_rate=3.0),
+        line(length=64, hidden=-1, learning_rate=5.0),
     )
     monkeypatch.setattr(learning_rates, "table", lambda: lines)
     assert learning_rates.look_up(JOB.replace(length=20)) == 1.0
@@ -237,6 +239,7 @@ def test_the_nearest_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert learning_rates.look_up(JOB.replace(length=300)) == 2.0
     assert learning_rates.look_up(JOB.replace(length=300, steps=JOB.steps // 20)) == 4.0
     assert learning_rates.look_up(JOB.replace(length=300, short_conv=4)) == 3.0
+    assert learning_rates.look_up(JOB.replace(length=300, hidden=-1)) == 5.0
     assert learning_rates.look_up(JOB.replace(mixer="gru")) == learning_rates.OTHERWISE
     assert learning_rates.look_up(JOB.replace(task="copy")) == learning_rates.OTHERWISE
 

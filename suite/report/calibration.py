@@ -214,7 +214,7 @@ def write_rates(curves: Sequence[Curve], command: str, out: epath.PathLike) -> e
     page.write(Page("Learning rates, chosen on validation", headline, blocks), out, "rates")
     choices = sorted(
         (curve.choice() for curve in curves),
-        key=lambda choice: (choice.task, choice.length, choice.short_conv, choice.arm),
+        key=lambda choice: (choice.task, choice.length, choice.short_conv, choice.hidden, choice.arm),
     )
     files.write(epath.Path(out) / "rates.csv", learning_rates.text(choices))
     return epath.Path(out) / "rates.csv"
@@ -225,13 +225,15 @@ def _setting(curves: Sequence[Curve], arms: Sequence[str]) -> Iterator[Block]:
     task = parts.short("suite.tasks", job.task)
     score = "validation loss" if _by_loss(curves[0]) else "accuracy at the final position, then by loss"
     conv = f", conv {job.short_conv}" if job.short_conv else ""
-    where = f"{task}, {job.length:,} tokens{conv}, {job.steps:,} steps"
+    hidden = f", hidden {job.hidden}" if job.hidden else ""
+    where = f"{task}, {job.length:,} tokens{conv}{hidden}, {job.steps:,} steps"
     yield Heading(where, name=f"{where}, width {job.width}, {job.batch}, {job.block}")
     yield Prose(
         f"Width {job.width}, depth {job.depth}, {job.steps:,} steps of {job.batch}, {job.block} block; scored by "
         f"{score}, median over seeds. {row['device_kind']}, jax {row['jax']}, commit {row['commit']}."
     )
     sizes = f"t{job.length}-d{job.width}-b{job.batch}-n{job.steps}-conv{job.short_conv}"
+    sizes += f"-hidden{job.hidden}" if job.hidden else ""
     figure = _scores_figure(curves, f"rates_{slug(f'{task}-{sizes}-{job.block}')}")
     yield from figures.chart(figure, figures.styles_of(figure, arms), "from the least to the greatest seed")
     lines = []
