@@ -73,11 +73,10 @@ def lines(every: list[dict], measured: dict) -> list[str]:
     about = [
         "## Bounds of cpu:1 beside measured steps",
         "",
-        f"On {machine.cores()} cores of {machine.cpu()}, float32, recall, depth 2, none matched; peaks "
-        f"as measured beside the steps: {speeds_told}, {words.seconds(speeds.step_seconds)} a dependent step. A step's "
-        f"time is the median of {CALLS}. Made by `python tests/planned_steps.py` at commit "
-        f"{provenance.of_source({})['commit']}, with others at work on the machine. **Of {len(rows)} measured steps "
-        f"{inside} lie inside their bounds.**",
+        f"On {machine.cores()} cores of {machine.cpu()}, float32, recall, depth 2, none matched; peaks as measured "
+        f"beside the steps: {speeds_told}, {words.seconds(speeds.step_seconds)} a dependent step. A step's time is the "
+        f"median of {CALLS}. Made by `python tests/planned_steps.py` at commit "
+        f"{provenance.of_source({})['commit']}. **Of {len(rows)} measured steps {inside} lie inside their bounds.**",
         "",
     ]
     return [*about, *table.table(COLUMNS, rows)]
