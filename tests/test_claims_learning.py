@@ -301,6 +301,29 @@ def test_variants_are_trained_for_longer_one_after_another_until_one_solves_the_
     assert trained() == {*variants}
 
 
+def test_arms_with_a_long_path_are_trained_for_longer_where_none_came_up_to_attention(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far = path_length.SIZES["quick"].distances[-1]
+    others = {arm for mixer in path_length.LONG if mixer != LSTM for arm in trials.variants(mixer)}
+    everyone = (*trials.variants(ATTENTION), *trials.variants(LSTM), *others)
+
+    def trained(solved: dict[str, int], with_longer: dict[str, int]) -> set[str]:
+        rows = recalled({4: pair(5, 5), far: dict.fromkeys(everyone, 0) | {ATTENTION: 5} | solved})
+        for arm, count in with_longer.items():
+            rows = longer(rows, arm, far, count)
+        of_longer = [cell.job.arm for cell in path_length.cells(QUICK, rows) if cell.job.steps == 4 * SHORTER]
+        return {*of_longer} & others
+
+    behind = {ATTENTION: 5} | dict.fromkeys(trials.variants(LSTM), 0)
+    assert trained({}, behind) == set()  # what is nearer than the textbook says holds in no case
+    monkeypatch.setattr(path_length, "FAR", far)
+    assert trained({}, behind) == others
+    assert trained({}, behind | {LSTM: 5}) == set()  # the verdict turns already
+    assert trained({"slstm": 5}, behind) == set()  # it is "fails" or undecided
+    assert trained({}, {ATTENTION: 5, LSTM: 0}) == set()  # the LSTM's other starts come first
+
+
 # What a verdict must not turn with.
 
 
@@ -323,7 +346,12 @@ def test_a_verdict_that_turns_with_the_budget_is_undecided_and_says_how(tuned: N
     assert finding.verdict == "undecided"
     assert "it turns" in finding.reason
     assert "at 4 times the steps fails" in finding.reason
-    assert judged(longer(longer(rows, ATTENTION, 999, 5), LSTM, 999, 0)).verdict == "holds"
+    pair_for_longer = longer(longer(rows, ATTENTION, 999, 5), LSTM, 999, 0)
+    assert judged(pair_for_longer).verdict == "holds"
+    assert judged(longer(pair_for_longer, "slstm", 999, 0)).verdict == "holds"
+    # One arm of four may solve it by chance: then nothing is decided with the longer trainings.
+    finding = judged(longer(pair_for_longer, "slstm", 999, 5))
+    assert (finding.verdict, "it turns" in finding.reason) == ("undecided", True)
 
 
 @pytest.mark.parametrize("times", [0.025, 10])
