@@ -53,7 +53,7 @@ class Sizes:
 SIZES = {
     "smoke": Sizes(batches=(4,), memory_bytes=1e9, turns=3, untested=INSTALLATION),
     "quick": Sizes(batches=(2,), memory_bytes=2e9, turns=10, untested=ON_A_CPU),
-    "laptop": Sizes(batches=(1, 4), memory_bytes=4e9, turns=10, untested=ON_A_CPU),
+    "laptop": Sizes(batches=(2,), memory_bytes=4e9, turns=10, untested=ON_A_CPU),
     "gpu": Sizes(batches=(8, 16, 32, 64), memory_bytes=6.4e10, turns=20),
     "gpu_hour": Sizes(batches=(16, 64), memory_bytes=6.4e10, turns=10),
     "pod": Sizes(batches=(2, 4, 8, 16), memory_bytes=1.4e10, turns=20),
