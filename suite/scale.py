@@ -117,10 +117,10 @@ _SMOKE = dataclasses.replace(
 _LAPTOP = dataclasses.replace(
     _QUICK,
     name="laptop",
-    about="an hour, as estimated, on two CPU cores: an arm of each family, longer lengths, more compute",
+    about="an hour and a half on two CPU cores: an arm of each family, longer lengths, more compute",
     arms=FIELD,
     lengths=(128, 1024, 2048),
-    curves={**_QUICK.curves, "length": 512, "batch": 4, "steps": 300},
+    curves={**_QUICK.curves, "length": 512, "batch": 4, "steps": 150},
 )
 _GPU = dataclasses.replace(
     _LAPTOP,

@@ -75,7 +75,7 @@ _LAPTOP = Sizes(
     widths=(16, 32, 64),
     budgets=(1e9, 4e9, 1.8e10, 7.5e10, 3.2e11),
     seeds=(8, 8, 8, 6, 3),
-    shown=3,
+    shown=2,
 )
 _GPU = Sizes(
     training={**_LAPTOP.training, "length": 1024, "batch": 32, "test_examples": 2048},
