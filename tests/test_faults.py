@@ -38,6 +38,23 @@ def whole_of_two(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A training of one process that was killed after 85 of its 120 steps."""
+    out = tmp_path_factory.mktemp("killed")
+    assert run(training(out, "--fault=kill@85:0")).returncode == -signal.SIGKILL
+    return out
+
+
+@pytest.fixture(scope="module")
+def preempted(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A training of two processes that were given notice after 45 steps."""
+    out = tmp_path_factory.mktemp("preempted")
+    codes, said = wait(ranks(training(out, "--fault=term@45:0")))
+    assert codes == [75, 75], said
+    return out
+
+
 def test_a_rank_that_is_killed_takes_the_other_with_it_and_both_come_back(
     tmp_path: pathlib.Path, whole_of_two: pathlib.Path
 ) -> None:
@@ -194,20 +211,20 @@ def test_a_batch_that_is_poisoned_gives_an_outcome_and_not_a_number(tmp_path: pa
     assert not list(tmp_path.glob("runs/*/final"))
 
 
-def test_rows_that_are_torn_are_made_again(tmp_path: pathlib.Path, whole: pathlib.Path) -> None:
-    assert run(training(tmp_path, "--fault=kill@65:0")).returncode == -signal.SIGKILL
-    [path] = tmp_path.glob("runs/*/learning.jsonl")
+def test_rows_that_are_torn_are_made_again(tmp_path: pathlib.Path, killed: pathlib.Path, whole: pathlib.Path) -> None:
+    out = pathlib.Path(shutil.copytree(killed, tmp_path / "out"))
+    [path] = out.glob("runs/*/learning.jsonl")
     os.truncate(path, path.stat().st_size - 7)
-    assert run(training(tmp_path)).returncode == 0
-    assert_same(tmp_path, whole)
+    assert run(training(out)).returncode == 0
+    assert_same(out, whole)
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut"])
 def test_a_checkpoint_that_is_damaged_is_put_aside_and_the_one_before_taken(
-    harm: str, tmp_path: pathlib.Path, whole: pathlib.Path
+    harm: str, tmp_path: pathlib.Path, killed: pathlib.Path, whole: pathlib.Path
 ) -> None:
-    assert run(training(tmp_path, "--fault=kill@85:0")).returncode == -signal.SIGKILL
-    [folder] = tmp_path.glob("runs/*/checkpoints")
+    out = pathlib.Path(shutil.copytree(killed, tmp_path / "out"))
+    [folder] = out.glob("runs/*/checkpoints")
     steps = sorted(int(path.stem) for path in folder.glob("*.manifest"))
     largest = max((folder / str(steps[-1])).rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)
     if harm == "flip":
@@ -216,11 +233,11 @@ def test_a_checkpoint_that_is_damaged_is_put_aside_and_the_one_before_taken(
         largest.write_bytes(content)
     else:
         os.truncate(largest, largest.stat().st_size - 7)
-    again = run(training(tmp_path))
+    again = run(training(out))
     assert again.returncode == 0, again.stderr
     assert f"{folder / str(steps[-1])} is damaged" in again.stderr
     assert (folder / f"{steps[-1]}.bad0").exists()
-    assert_same(tmp_path, whole)
+    assert_same(out, whole)
 
 
 def test_a_disk_that_fills_up_ends_it_in_one_line_and_nothing_is_lost(
@@ -270,13 +287,12 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: pathlib.Path, whole: pathl
 
 @pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 4)])
 def test_a_job_of_two_processes_goes_on_with_another_number(
-    processes: int, devices: int, tmp_path: pathlib.Path, whole_of_two: pathlib.Path
+    processes: int, devices: int, tmp_path: pathlib.Path, preempted: pathlib.Path, whole_of_two: pathlib.Path
 ) -> None:
-    codes, said = wait(ranks(training(tmp_path, "--fault=term@45:0")))
-    assert codes == [75, 75], said
-    codes, said = wait(ranks(training(tmp_path), processes, devices))
+    out = pathlib.Path(shutil.copytree(preempted, tmp_path / "out"))
+    codes, said = wait(ranks(training(out), processes, devices))
     assert codes == [0] * processes, said
-    mine, theirs = store.load(tmp_path), store.load(whole_of_two)
+    mine, theirs = store.load(out), store.load(whole_of_two)
     assert [(row["phase"], row["step"]) for row in mine] == [(row["phase"], row["step"]) for row in theirs]
     assert mine[-1]["fingerprint"] == theirs[-1]["fingerprint"], "the same data"
     # float32 sums in another order, over 120 steps.

@@ -101,10 +101,11 @@ def test_a_null_pair_shows_no_difference_in_speed(devices: list, monkeypatch: py
 
 def timed(job: Job, labels: tuple[str, str], group: str, devices: list) -> list[Row]:
     """Rows of one job timed twice at once, in turns, as if it were two arms; three times over."""
-    mesh = meshes.make(devices=devices[:1])
+    built = rig.build(job, meshes.make(devices=devices[:1]))
     rows = []
     for repeat in range(3):
-        turns = zip(*(step_time.measure(rig.build(job, mesh), blocks=3) for _ in labels), strict=True)
+        # The row of the compilation and three blocks: the claim reads none of what comes after.
+        turns = zip(*(itertools.islice(step_time.measure(built, blocks=3), 4) for _ in labels), strict=True)
         for pair in turns:
             for label, row in zip(labels, pair, strict=True):
                 shared = {"arm": label, "interleave_with": group, "repeat": repeat, "placed": True, "platform": "gpu"}

@@ -168,22 +168,31 @@ def test_a_plan_is_printed_and_nothing_run(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+LONG = ["--steps=1200", "--validate_every=40"]  # a notice is a second under way
+
+
+@pytest.fixture(scope="module")
+def long_whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("whole")
+    assert run(training(out, *LONG)).returncode == 0
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_training_ends_bit_identical(how: signal.Signals, tmp_path: pathlib.Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    long = ["--steps=1200", "--validate_every=40"]  # a notice is a second under way
-    subprocess.run(training(whole, *long), env=environment(1), check=True, capture_output=True, timeout=200)
-    process = start(training(killed, *long))
+def test_a_killed_training_ends_bit_identical(
+    how: signal.Signals, tmp_path: pathlib.Path, long_whole: pathlib.Path
+) -> None:
+    killed = tmp_path / "killed"
+    process = start(training(killed, *LONG))
     wait_for_step(killed, 40, process)
     process.send_signal(how)
     process.communicate(timeout=60)
     assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
     assert not list(killed.glob("runs/*/learning.done"))
-    again = subprocess.run(training(killed, *long), env=environment(1), check=True, capture_output=True, timeout=200)
-    assert again.returncode == 0
-    assert_same(killed, whole)
-    skipped = subprocess.run(training(killed, *long), env=environment(1), check=True, capture_output=True, text=True)
+    assert run(training(killed, *LONG)).returncode == 0
+    assert_same(killed, long_whole)
+    skipped = run(training(killed, *LONG))
     assert "skipped" in skipped.stdout
 
 
