@@ -234,7 +234,7 @@ def test_a_comparison_in_a_shell_of_an_allocation_has_workers_of_one_process(
     argv = ["script", "-qec", "salloc -n2", "/dev/null"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as shell:
         assert shell.stdin
-        until = time.monotonic() + 60
+        until = time.monotonic() + 200
         while not (tmp_path / "variables").exists():  # a terminal forgets what was typed before its shell was there
             assert time.monotonic() < until, "no shell"
             print(f"bash {tmp_path}/typed.sh; exit", file=shell.stdin, flush=True)

@@ -125,9 +125,10 @@ def _guards(scale: Scale, rows: list[Row], far: int) -> list[Cell]:
             for arm in trained:
                 wanted += trials.cells(job(scale, arm, far, longer=True), scale.seeds, probes=False)
     others = [arm for mixer in LONG if mixer != LSTM for arm in trials.variants(mixer)]
-    shown = _are_behind(arms, others, scale.seeds) and _are_behind(longer, trials.variants(LSTM), scale.seeds)
-    for arm in others if far >= FAR and shown else ():
-        wanted += trials.cells(job(scale, arm, far, longer=True), scale.seeds, probes=False)
+    is_behind = _are_behind(arms, others, scale.seeds) and _are_behind(longer, trials.variants(LSTM), scale.seeds)
+    if far >= FAR and is_behind:
+        for arm in others:
+            wanted += trials.cells(job(scale, arm, far, longer=True), scale.seeds, probes=False)
     return wanted
 
 
