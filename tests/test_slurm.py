@@ -46,7 +46,6 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 GresTypes=gpu
-LaunchParameters=use_interactive_step
 ReturnToService=2
 KillWait=5
 PreemptType=preempt/partition_prio
@@ -225,21 +224,15 @@ def test_a_comparison_in_a_shell_of_an_allocation_has_workers_of_one_process(
     slurm: None, tmp_path: pathlib.Path
 ) -> None:
     """The shell that salloc opens on a node has the variables of a task, among others the allocation's two tasks."""
-    if not shutil.which("script"):
-        pytest.skip("NOT TESTED: no terminal without script; apt-get install bsdutils")
     (tmp_path / "sizes.py").write_text(SIZES)
     flags = [*TINY, "--scale=smoke", "--arms=lstm,gru", f"--claims={tmp_path}/sizes.py", f"--out={tmp_path}/out"]
     line = " ".join(["env", variables(), *command("compare", *flags, "--workers=2")])
-    (tmp_path / "typed.sh").write_text(f"env > {tmp_path}/variables; {line} > {tmp_path}/said 2>&1\n")
-    argv = ["script", "-qec", "salloc -n2", "/dev/null"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as shell:
-        assert shell.stdin
-        until = time.monotonic() + 200
-        while not (tmp_path / "variables").exists():  # a terminal forgets what was typed before its shell was there
-            assert time.monotonic() < until, "no shell"
-            print(f"bash {tmp_path}/typed.sh; exit", file=shell.stdin, flush=True)
-            time.sleep(1)
-        shell.wait(300)
+    (tmp_path / "compared.sh").write_text(f"env > {tmp_path}/variables; {line} > {tmp_path}/said 2>&1\n")
+    step = ["srun", "--interactive", "--preserve-env"]  # as salloc starts the user's shell, which needs a terminal
+    done = subprocess.run(
+        ["salloc", "-n2", *step, "bash", f"{tmp_path}/compared.sh"], capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
     given = (tmp_path / "variables").read_text()
     assert "SLURM_NTASKS=2" in given
     assert "SLURM_PROCID=0" in given, "as a task has it"
