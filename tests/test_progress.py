@@ -131,3 +131,13 @@ def test_fresh_processes_of_a_timing_are_spread_over_the_comparison(children: in
         over |= now.keys()
         left = [cell for cell in left if cell not in now]
     assert before == pytest.approx({0: 0.0, 1: 0.5, 2: 1.0}, abs=0.2)
+
+
+def test_children_take_the_cells_of_the_others_from_their_ends() -> None:
+    """From their beginnings both would compile the same programs."""
+    jobs = [Job(width=width, seed=seed) for width in (8, 16, 24, 32) for seed in (0, 1)]
+    first, second = shares([Cell(job, "learning") for job in jobs], set(), set(), 2)
+    own = len(first) // 2
+    assert {*first[:own]}.isdisjoint(second[:own])
+    assert first[own:] == second[:own][::-1]
+    assert second[own:] == first[:own][::-1]

@@ -94,10 +94,11 @@ def _plain(machine: Machine, row: Row) -> Iterator[Row]:
     """One line for each number that a row holds."""
     columns = declarations.columns_of(row)
     n = next((row[name] for name, unit in columns.conditions.items() if unit == "n" and name in row), 1)
+    same = _line(machine, row, "", None, n, "ok")
     for column, number in columns.numbers(row).items():
-        yield _line(machine, row, number.metric, number.value, n, "ok")
+        yield same | {"metric": number.metric, "value": number.value}
         if column == "loss" and words.in_bits(row):
-            yield _line(machine, row, f"{row['phase']}_bits_per_byte", number.value / math.log(2), n, "ok")
+            yield same | {"metric": f"{row['phase']}_bits_per_byte", "value": number.value / math.log(2)}
 
 
 def _timed(machine: Machine, timing: Timing) -> Iterator[Row]:

@@ -30,8 +30,11 @@ from suite.sweep.schedule import Plan
 LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
 DISMISSING_SECONDS = 60  # for the comparisons on other hosts to hear of the end
 FAILING_SECONDS = 10  # for those that have not ended already, where it could not go on
-CHILD_SECONDS = 240  # after which a child ends, for a report to be drawn
-REPORT_SECONDS = 300  # between two reports of what there is so far
+# After which children end, for the claims to be asked anew and for a report of what there is so far: soon at first, and
+# then after a share of the time gone by, since compiled programs end with them and all wait for the last.
+FIRST_SECONDS = 100
+CHILD_SECONDS = 240
+SHARE = 1 / 4
 # What XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower.
 ONE_THREAD = {"NPROC": "1"}
 
@@ -64,6 +67,7 @@ class Comparison:
         self.progress = Progress(schedule.estimate_seconds, self.clock)
         self.children: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
+        self.began = self.clock()
         self.report_due = 0.0
 
     def describe(self) -> None:
@@ -113,14 +117,14 @@ class Comparison:
             return self.follow_first()
         if self.any_batch:
             self.plan = dataclasses.replace(self.plan, scale=self.plan.scale.on(self.place["devices_of_examples"]))
-        while left := self.left():
+        while left := self.left(rows := self.rows()):
             self.progress.forecast.expect(left)
-            code = self.run_children(self.shares(left))
+            code = self.run_children(self.shares(left, rows))
             if code:
                 return code
             if self.clock() > self.report_due:
                 self.report(self, False)
-                self.report_due = self.clock() + REPORT_SECONDS
+                self.report_due = self.clock() + self.child_seconds
         return 0
 
     def follow_first(self) -> int:
@@ -137,9 +141,13 @@ class Comparison:
             member = Member(self.address, self.place["n_processes"], 0)
             rendezvous.dismiss(member, code, seconds, self.clock)
 
-    def left(self) -> list[Cell]:
-        """The cells that the claims ask for and that are not over."""
-        rows = self.rows()
+    @property
+    def child_seconds(self) -> float:
+        """The seconds after which a child that is started now ends."""
+        return max(CHILD_SECONDS if self.over else FIRST_SECONDS, SHARE * (self.clock() - self.began))
+
+    def left(self, rows: list[Row]) -> list[Cell]:
+        """The cells that the claims ask for, of what the rows tell, and that are not over."""
         wanted = self.plan.cells(rows)
         with exit_codes.door():
             provenance.check_done(self.out, rows, wanted, self.options.data_dir)
@@ -157,10 +165,10 @@ class Comparison:
         """The rows that were measured here, or that do not depend on the place."""
         return store.of_place(store.load(self.out), self.place["place"])
 
-    def shares(self, left: list[Cell]) -> list[list[Cell]]:
+    def shares(self, left: list[Cell], rows: list[Row]) -> list[list[Cell]]:
         """The cells that are run next, a list for each child."""
         # The report shows them at equal seconds.
-        with_seconds = {cell for matched in self.plan.scales(self.rows()) for cell in curve_cells(matched)}
+        with_seconds = {cell for matched in self.plan.scales(rows) for cell in curve_cells(matched)}
         alone = self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or machine.share() < schedule.CHILDREN
         children = self.workers or (1 if alone else schedule.CHILDREN)
         return schedule.shares(
@@ -191,7 +199,7 @@ class Comparison:
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "cells.json"
             file.write_text(json.dumps({"cells": [cell.to_dict() for cell in cells], "asked": self.asked}))
-            options = dataclasses.replace(self.options, cells=str(file), seconds=CHILD_SECONDS, check=check)
+            options = dataclasses.replace(self.options, cells=str(file), seconds=self.child_seconds, check=check)
             with child(options, self.log, ONE_THREAD if shared else {}) as (process, events):
                 self.children.add(process)
                 for event in events:

@@ -96,7 +96,8 @@ def shares(left: list[Cell], over: Iterable[Cell], with_seconds: set[Cell], chil
 
     Repeats of a timing are spread over the whole comparison, the first before all else and the last after it: between
     processes that run one after another a machine that drifts would look as if it stood still. A child's own share
-    comes first in its list, then those of the others, for when it is done with its own.
+    comes first in its list, then those of the others from their ends, for when it is done with its own: from their
+    beginnings it would compile what they have compiled.
     """
     timed, now = _parted(left, with_seconds)
     if timed:
@@ -118,7 +119,8 @@ def shares(left: list[Cell], over: Iterable[Cell], with_seconds: set[Cell], chil
         least = seconds.index(min(seconds))
         shares[least] += programs[key]
         seconds[least] += cost[key]
-    return [[*itertools.chain(*shares[child:], *shares[:child])] for child in range(children)]
+    ends = [share[::-1] for share in shares]
+    return [[*share, *itertools.chain(*ends[child + 1 :], *ends[:child])] for child, share in enumerate(shares)]
 
 
 def _parted(cells: Iterable[Cell], with_seconds: set[Cell]) -> tuple[list[Cell], list[Cell]]:

@@ -23,6 +23,8 @@ NOT_IN_A_PROGRAM = {
     **{"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1},
     **{"learning_rate": 1.0, "warmup": 0.0, "steps": 1},  # the schedule stands in the state
 }
+# For a program that runs once for a few milliseconds, and on a CPU takes as long to be optimised as a training step.
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Programs:
 
     @functools.cached_property
     def initialise(self) -> Any:
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=UNOPTIMISED if self._starts_on_cpu else None)
         def initialise(seed: jax.Array, schedule: steps.Schedule) -> State:
             built = backbone.build(self.job, self.vocab, key=jax.random.key(seed))
             matrices = backbone.matrices(backbone.shapes(self.job, self.vocab))
@@ -59,11 +61,15 @@ class Programs:
         all devices it does not end on CPU hosts: the threads of the orthogonal matrices' QR and the devices wait for
         each other.
         """
-        on_host = meshes.makes_shards(self.mesh)
-        with jax.default_device(jax.local_devices(backend="cpu")[0] if on_host else self.mesh.local_devices[0]):
+        device = jax.local_devices(backend="cpu")[0] if self._starts_on_cpu else self.mesh.local_devices[0]
+        with jax.default_device(device):
             seed = jnp.asarray(job.seed, jnp.int32)
             state = self.initialise(seed, steps.Schedule.of(job))
         return meshes.place(state, meshes.layout(state, self.mesh))
+
+    @property
+    def _starts_on_cpu(self) -> bool:
+        return meshes.makes_shards(self.mesh) or self.mesh.devices.flat[0].platform == "cpu"
 
     @functools.cached_property
     def like(self) -> State:
