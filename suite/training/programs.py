@@ -43,16 +43,12 @@ class Programs:
     def optimizer(self) -> Any:
         return steps.make_optimizer(self.job, backbone.matrices(backbone.shapes(self.job, self.vocab)))
 
-    @functools.cached_property
-    def initialise(self) -> Any:
-        @functools.partial(jax.jit, compiler_options=UNOPTIMISED if self._starts_on_cpu else None)
-        def initialise(seed: jax.Array, schedule: steps.Schedule) -> State:
-            built = backbone.build(self.job, self.vocab, key=jax.random.key(seed))
-            matrices = backbone.matrices(backbone.shapes(self.job, self.vocab))
-            optimizer = steps.make_optimizer(self.job, matrices, schedule)
-            return steps.start(eqx.filter(built, eqx.is_array), optimizer)
-
-        return initialise
+    def initialise(self, seed: jax.Array, schedule: steps.Schedule) -> State:
+        """The state before the first step, to be traced."""
+        built = backbone.build(self.job, self.vocab, key=jax.random.key(seed))
+        matrices = backbone.matrices(backbone.shapes(self.job, self.vocab))
+        optimizer = steps.make_optimizer(self.job, matrices, schedule)
+        return steps.start(eqx.filter(built, eqx.is_array), optimizer)
 
     def start(self, job: Job) -> State:
         """The state before the first step, made on one device of each process, of which its devices get their parts.
@@ -64,8 +60,12 @@ class Programs:
         device = jax.local_devices(backend="cpu")[0] if self._starts_on_cpu else self.mesh.local_devices[0]
         with jax.default_device(device):
             seed = jnp.asarray(job.seed, jnp.int32)
-            state = self.initialise(seed, steps.Schedule.of(job))
+            state = self._initialise(seed, steps.Schedule.of(job))
         return meshes.place(state, meshes.layout(state, self.mesh))
+
+    @functools.cached_property
+    def _initialise(self) -> Any:
+        return jax.jit(self.initialise, compiler_options=UNOPTIMISED if self._starts_on_cpu else None)
 
     @property
     def _starts_on_cpu(self) -> bool:
