@@ -32,7 +32,7 @@ DISMISSING_SECONDS = 60  # for the comparisons on other hosts to hear of the end
 FAILING_SECONDS = 10  # for those that have not ended already, where it could not go on
 # After which children end, for the claims to be asked anew and for a report of what there is so far: soon at first, and
 # then after a share of the time gone by, since compiled programs end with them and all wait for the last.
-FIRST_SECONDS = 100
+FIRST_SECONDS = 80
 CHILD_SECONDS = 240
 SHARE = 1 / 4
 # What XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower.
