@@ -35,6 +35,7 @@ FAILING_SECONDS = 10  # for those that have not ended already, where it could no
 FIRST_SECONDS = 80
 CHILD_SECONDS = 240
 SHARE = 1 / 4
+LONGEST_SECONDS = 3600  # of a comparison of days there is a report every hour
 # What XLA sizes its thread pool by: two pools of two threads on two cores are a tenth slower.
 ONE_THREAD = {"NPROC": "1"}
 
@@ -144,7 +145,8 @@ class Comparison:
     @property
     def child_seconds(self) -> float:
         """The seconds after which a child that is started now ends."""
-        return max(CHILD_SECONDS if self.over else FIRST_SECONDS, SHARE * (self.clock() - self.began))
+        share = min(LONGEST_SECONDS, SHARE * (self.clock() - self.began))
+        return max(CHILD_SECONDS if self.over else FIRST_SECONDS, share)
 
     def left(self, rows: list[Row]) -> list[Cell]:
         """The cells that the claims ask for, of what the rows tell, and that are not over."""
