@@ -1,13 +1,17 @@
 """What a comparison says of the time that is left, held against the time that it then took."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
 from suite import parts
 from suite.job import Cell, Job
 from suite.scale import SCALES, curve_cells
+from suite.sweep.comparison import Comparison
+from suite.sweep.options import Options
 from suite.sweep.progress import FEWEST, Forecast
-from suite.sweep.schedule import estimate_seconds, shares
+from suite.sweep.schedule import Plan, estimate_seconds, shares
 
 # Of every measure: how far the estimates of its cells are off, in one direction for all of them.
 OFF = {"learning": 0.7, "gradient_reach": 2.0, "step_time": 1.5, "size": 0.3, "decode": 1.4, "length_accuracy": 0.5}
@@ -141,3 +145,14 @@ def test_children_take_the_cells_of_the_others_from_their_ends() -> None:
     assert {*first[:own]}.isdisjoint(second[:own])
     assert first[own:] == second[:own][::-1]
     assert second[own:] == first[:own][::-1]
+
+
+def test_children_end_soon_at_first_and_every_hour_in_the_end(tmp_path: pathlib.Path) -> None:
+    now = [0.0]
+    plan, options = Plan(SCALES["quick"], ()), Options(out=str(tmp_path))
+    running = Comparison(plan, options, 0, True, {}, [], lambda comparison, done: None, lambda: now[0])
+    told = [running.child_seconds]
+    running.over.add(Cell(Job(), "size"))
+    for now[0] in (60.0, 2000.0, 1e6):
+        told.append(running.child_seconds)
+    assert told == [80, 240, 500, 3600]
