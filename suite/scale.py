@@ -147,7 +147,8 @@ _POD = dataclasses.replace(
     name="pod",
     about="a day, as estimated, on a Cloud TPU slice of 256 v5e chips; batch sizes are a chip's",
     arms=(*PAIR, "mamba2"),
-    job=Job(width=1024, head_size=HEAD_SIZE, depth=8, batch=4, length=2048, dtype="bfloat16"),
+    # With activations of every block Mamba-2's step takes twice the memory of a chip.
+    job=Job(width=1024, head_size=HEAD_SIZE, depth=8, batch=4, length=2048, dtype="bfloat16", remat="block"),
     lengths=(512, 1024, 2048, 4096),
     processes=3,
     curves={**_GPU.curves, "length": 4096, "batch": 1, "steps": 2000, "validate_every": 500},

@@ -157,6 +157,6 @@ def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, mesh: Mes
     assert gradients < sum(one.sent for one in sums) < 1.1 * gradients
 
 
-@pytest.mark.parametrize("name", ["attention", "lstm"])
+@pytest.mark.parametrize("name", SCALES["pod"].arms)
 def test_the_longest_steps_of_scale_pod_fit_what_it_is_for(name: str) -> None:
     assert_the_longest_step_fits(SCALES["pod"], name, parse("v5e:16x16").mesh(""))
