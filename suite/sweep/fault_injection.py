@@ -6,8 +6,6 @@ import re
 import signal
 import threading
 
-import numpy as np
-
 NOTICED = 3.0  # seconds within which a notice has reached every process of a job
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM, "int": signal.SIGINT}
 KINDS = (*SIGNALS, "raise", "stuck", "late", "poison", "hog")
@@ -37,7 +35,7 @@ class Fault:
             case "hog":
                 held = []
                 while True:
-                    held.append(np.ones(1 << 22))
+                    held.append(b"1" * (1 << 25))
 
     def poisons(self, step: int) -> bool:
         """Whether the batch of a step is to hold NaN."""

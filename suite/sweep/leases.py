@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tensorstore
 from etils import epath
 
 from suite import files
@@ -28,6 +27,8 @@ class Leases:
     """The keys under a directory, as one worker sees them. `clock` gives seconds that never go back."""
 
     def __init__(self, root: epath.PathLike, seconds: float, clock: Callable[[], float]):
+        import tensorstore  # here, not above: --help and --status answer at once
+
         self.seconds = seconds
         self.clock = clock
         self.held: dict[str, Lease] = {}
