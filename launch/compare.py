@@ -109,8 +109,7 @@ def print_status(out: epath.Path) -> int:
         if not out.exists():
             raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
     lines = list(status.table(out))
-    for line in [status.COLUMNS, *lines]:
-        print("{:<8}{:>6}  {:<12}{:<24}{}".format(*line))
+    print("\n".join("{:<8}{:>6}  {:<12}{:<24}{}".format(*line) for line in [status.COLUMNS, *lines]))
     counts = collections.Counter(state for state, *_ in lines)
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no cells")
     return 0

@@ -72,9 +72,17 @@ def read(path: epath.PathLike) -> bytes:
     """The bytes of a file."""
     if is_object(path):
         return epath.Path(path).read_bytes()
-    # Of a text several times as fast as through epath, and with nothing between: sweeps have many small files.
-    with open(path, "rb", buffering=0) as file:
-        return file.readall()
+    # Half the system calls of open(), and nothing of epath: sweeps have many small files.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        pieces = []
+        while piece := os.read(descriptor, 1 << 16):
+            pieces.append(piece)
+        return b"".join(pieces)
+    except IsADirectoryError as error:
+        raise IsADirectoryError(error.errno, error.strerror, os.fspath(path)) from error
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: epath.PathLike, *wanted: str) -> dict[str, Any]:

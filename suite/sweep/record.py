@@ -61,14 +61,19 @@ class Record:
         """The path of the folder as a text, asked of epath once: a sweep has many thousand records."""
         return os.fspath(self.folder)
 
+    @property
+    def start(self) -> str:
+        """What the paths of all its files begin with."""
+        return f"{self.directory}/{self.stem}"
+
     def file(self, suffix: str) -> str:
         """The path of one of the files, as a text."""
-        return f"{self.directory}/{self.stem}.{suffix}"
+        return f"{self.start}.{suffix}"
 
     @property
     def rows_path(self) -> epath.Path:
         """The file of the rows; in an object store the folder of their objects."""
-        return epath.Path(self.file("jsonl.d" if files.is_object(self.directory) else "jsonl"))
+        return epath.Path(_rows_path(self.start))
 
     def rows(self) -> list[Row]:
         """The rows in the order in which they were written; lines that are no row are dropped."""
@@ -105,13 +110,8 @@ class Record:
         files.sync(epath.Path(self.file("jsonl")))
 
     def content(self) -> bytes:
-        """The bytes of the rows; of an object store those of its objects, one after the other."""
-        try:
-            if not files.is_object(self.directory):
-                return files.read(self.file("jsonl"))
-            return b"".join(row.read_bytes() for row in sorted(self.rows_path.iterdir()))
-        except FileNotFoundError:
-            return b""
+        """The bytes of the rows."""
+        return content_of(self.start)
 
     @property
     def is_over(self) -> bool:
@@ -160,20 +160,7 @@ class Record:
 
     def damage_of(self, content: bytes) -> str:
         """What is wrong with these bytes of its rows, by its done marker."""
-        marker = self.file("done")
-        try:
-            text = files.read(marker)
-            written = files.parse_json(marker, text, "rows", "crc32")
-        except IsADirectoryError:
-            return f"{marker} is a directory"
-        except Damaged as damaged:
-            return str(damaged)
-        if zlib.crc32(content) == written["crc32"]:
-            return ""
-        n_rows = len(_rows(content))
-        if n_rows != written["rows"]:
-            return f"{n_rows} rows are there and {written['rows']} were written"
-        return "its bytes are not those that were written"
+        return damage_of(self.start, content)
 
     def _stamps(self) -> tuple:
         """What tells whether rows and marker have changed."""
@@ -186,6 +173,31 @@ class Record:
                 stat = os.stat(self.file(suffix))
                 stamps.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
         return tuple(stamps)
+
+
+def content_of(start: str) -> bytes:
+    """The bytes of the rows of a record by the start of its paths; of an object store those of its objects in a row."""
+    try:
+        if not files.is_object(start):
+            return files.read(_rows_path(start))
+        return b"".join(row.read_bytes() for row in sorted(epath.Path(_rows_path(start)).iterdir()))
+    except FileNotFoundError:
+        return b""
+
+
+def damage_of(start: str, content: bytes) -> str:
+    """What is wrong with these bytes of the rows of a record by its done marker, or nothing."""
+    marker = f"{start}.done"
+    try:
+        written = files.read_json(marker, "rows", "crc32")
+    except Damaged as damaged:
+        return str(damaged)
+    if zlib.crc32(content) == written["crc32"]:
+        return ""
+    n_rows = len(_rows(content))
+    if n_rows != written["rows"]:
+        return f"{n_rows} rows are there and {written['rows']} were written"
+    return "its bytes are not those that were written"
 
 
 def stem(measure: str, place: str = "", repeat: int = 0, interleave_with: str = "") -> str:
@@ -212,6 +224,10 @@ def parse(line: bytes) -> Row | None:
     except (ValueError, RecursionError):  # no UTF-8, or no JSON
         return None
     return row if isinstance(row, dict) and row else None
+
+
+def _rows_path(start: str) -> str:
+    return f"{start}.jsonl.d" if files.is_object(start) else f"{start}.jsonl"
 
 
 def _rows(content: bytes) -> list[Row]:
