@@ -6,7 +6,7 @@ import numpy as np
 
 from suite.tasks import Batch, CounterGenerator
 
-BOUNDS = {"vocab": (2, 65_536)}  # memory for examples and embeddings grows with it
+BOUNDS = {"vocab": (2, 65_536), "queries": (0, 65_536)}  # memory for examples and embeddings grows with the vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Task:
     Tokens: 0 is blank, the lower half of the rest are keys, the upper half values. At `distance` 0 the queries stand on
     every second place after the pairs, drawn without replacement, so that the distance varies up to the whole length;
     otherwise each stands exactly `distance` tokens after its key, the whole at a random offset: the load stays as it is
-    while the distance grows. `density` is the share of the filler that is noise, values that belong to no key.
+    while the distance grows. `density` is the share of the filler that is noise, values that belong to no key. Of the
+    pairs `queries` are asked for, 0 for all; the others distract.
 
     An example of 14 tokens with vocab=9,pairs=3; a point where nothing is due:
 
@@ -30,12 +31,15 @@ class Task:
     pairs: int = 8
     distance: int = 0
     density: float = 0.0
+    queries: int = 0
 
     def __post_init__(self) -> None:
         if self.pairs < 1:
             raise ValueError(f"pairs {self.pairs} wants at least 1")
         if not 0 <= self.density <= 1:
             raise ValueError(f"density {self.density} is a share, wanted 0 to 1")
+        if self.queries > self.pairs:
+            raise ValueError(f"{self.queries} queries need as many pairs; there are {self.pairs}")
         if self.distance == 0 and 4 * self.pairs > self.length:
             raise ValueError(
                 f"{self.pairs} pairs and as many queries need {4 * self.pairs} tokens; length is {self.length}"
@@ -76,13 +80,15 @@ class Task:
             noise_BT = 1 + self.keys + draws.integers(self.keys, self.length)
             is_noise_BT = draws.integers(1 << 20, self.length) < self.density * (1 << 20)
             tokens_BT = np.where(is_noise_BT, noise_BT, tokens_BT)
-            # After a query a value would look like a new pair.
-            tokens_BT[row_B1, np.minimum(queries_BP + 1, self.length - 1)] = 0
+        asked_BQ = draws.sample(self.pairs, self.queries or self.pairs)
+        queries_BQ = queries_BP[row_B1, asked_BQ]
+        # After a query a value would look like a new pair.
+        tokens_BT[row_B1, np.minimum(queries_BQ + 1, self.length - 1)] = 0
         tokens_BT[row_B1, shown_BP] = keys_BP
         tokens_BT[row_B1, shown_BP + 1] = values_BP
-        tokens_BT[row_B1, queries_BP] = keys_BP
-        targets_BT[row_B1, queries_BP] = values_BP
-        distances_BT[row_B1, queries_BP] = queries_BP - shown_BP
+        tokens_BT[row_B1, queries_BQ] = keys_BP[row_B1, asked_BQ]
+        targets_BT[row_B1, queries_BQ] = values_BP[row_B1, asked_BQ]
+        distances_BT[row_B1, queries_BQ] = queries_BQ - shown_BP[row_B1, asked_BQ]
         return Batch(tokens_BT, targets_BT, (distances_BT > 0).astype(np.float32)), distances_BT
 
     def _places(self, draws: CounterGenerator) -> tuple[np.ndarray, np.ndarray]:
