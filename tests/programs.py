@@ -18,6 +18,7 @@ from suite.job import Cell, Job
 from suite.sweep import provenance, store
 from suite.sweep.options import Options
 from suite.sweep.worker import Worker
+from suite.tasks import corpora
 from suite.training import checkpoint, rig
 
 TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--length=16", "--batch=8", "--learning_rate=3e-3"]
@@ -114,14 +115,14 @@ def assert_same(out: pathlib.Path, whole: pathlib.Path) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-def worker(out: pathlib.Path) -> Worker:
+def worker(out: pathlib.Path, data_dir: os.PathLike | str = corpora.DATA_DIR) -> Worker:
     """The worker of launch.job in this process, on one device and without a watchdog, which would end the tests."""
-    options = Options(out=str(out), lease_seconds=1.0, patience=0.0)
+    options = Options(out=str(out), lease_seconds=1.0, patience=0.0, data_dir=str(data_dir))
     return Worker(options, meshes.make(devices=jax.devices()[:1]), time.monotonic)
 
 
-def run_here(out: pathlib.Path, job: Job, *measures: str) -> int:
+def run_here(out: pathlib.Path, job: Job, *measures: str, data_dir: os.PathLike | str = corpora.DATA_DIR) -> int:
     """What launch.job does of a directory: the door's checks, then the cells; its exit code."""
     store.check_writable(out)
     store.check_run(out, job)
-    return worker(out).run([Cell(job, measure) for measure in measures])
+    return worker(out, data_dir).run([Cell(job, measure) for measure in measures])

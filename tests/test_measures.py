@@ -19,6 +19,8 @@ NAMES = parts.names("suite.measures")
 NOT_PLACED = [name for name in NAMES if not parts.constant("suite.measures", name, "PLACED")]
 JOB = Job(mixer="lstm", match_to="attention", task="recall:pairs=1,vocab=16", width=16, depth=1, length=12, batch=8)
 JOB = JOB.replace(steps=2, validate_every=2, record_every=1, validation_examples=8, test_examples=8)
+TEXT = JOB.replace(task="text")
+ON_TEXT = ("strata",)  # measures that want it
 
 MINE = '''
 """The square of each number up to some number."""
@@ -51,11 +53,13 @@ def rows_of(out: pathlib.Path, name: str) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def outs(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
+def outs(tmp_path_factory: pytest.TempPathFactory, data_dir: pathlib.Path) -> list[pathlib.Path]:
     """A directory with every measure of a job, and another with those again that do not depend on the place."""
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     for out, names in ((first, NAMES), (second, NOT_PLACED)):
-        assert run_here(out, JOB, *map(smallest, names)) == exit_codes.DONE
+        measures = [smallest(name) for name in names if name not in ON_TEXT]
+        assert run_here(out, JOB, *measures) == exit_codes.DONE
+        assert run_here(out, TEXT, "learning", *ON_TEXT, data_dir=data_dir) == exit_codes.DONE
     return [first, second]
 
 
@@ -105,11 +109,12 @@ def test_every_number_is_finite_and_told_apart_in_the_table(name: str, outs: lis
         assert len(conditions) == len(lines)
 
 
-def test_where_a_need_has_diverged_a_row_says_so_and_nothing_crashes(tmp_path: pathlib.Path):
+def test_where_a_need_has_diverged_a_row_says_so_and_nothing_crashes(tmp_path: pathlib.Path, data_dir: pathlib.Path):
     names = [name for name in NAMES if parts.constant("suite.measures", name, "NEEDS")]
-    diverging = JOB.replace(learning_rate=1e30)
-    assert run_here(tmp_path, diverging, "learning", *names) == exit_codes.DONE
-    assert rows_of(tmp_path, "learning")[-1]["outcome"] == "diverged"
+    for job, measures in ((JOB, [name for name in names if name not in ON_TEXT]), (TEXT, ON_TEXT)):
+        diverging = job.replace(learning_rate=1e30)
+        assert run_here(tmp_path, diverging, "learning", *measures, data_dir=data_dir) == exit_codes.DONE
+        assert rows_of(tmp_path, "learning")[-1]["outcome"] == "diverged"
     for name in names:
         [row] = rows_of(tmp_path, name)
         assert (row["phase"], row["outcome"]) == (declarations.columns(name).first, "diverged")

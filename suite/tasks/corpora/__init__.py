@@ -28,6 +28,7 @@ from suite.tasks import SPLITS
 DATA_DIR = "~/tensorflow_datasets"  # TFDS's own default
 OWN = ("sources",)
 SEPARATOR = b"\0"  # between documents
+PIECE = 1 << 24  # bytes that are looked through at once
 # Files of a prepared data set, and a field without which each is damaged.
 DESCRIBED_IN = {"dataset_info.json": "name", "features.json": "pythonClassName"}
 
@@ -56,6 +57,12 @@ def open_tokens(corpus: str, data_dir: str) -> Tokens:
 
     with sources.prepared_again(_writable(data_dir, "sources")) as builder:
         return _open(builder, data_dir)
+
+
+def ends(tokens_N: np.ndarray) -> np.ndarray:
+    """Where the documents of a split end, each at its zero byte; one that has such a byte within is taken for two."""
+    pieces = (np.flatnonzero(tokens_N[first : first + PIECE] == 0) + first for first in range(0, len(tokens_N), PIECE))
+    return np.concatenate([*pieces])
 
 
 def cache_dir() -> pathlib.Path:
