@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from suite import files, parts
-from suite.report import fairness, over_devices, page, planned, results, utilisation, verdicts
+from suite.report import contexts, fairness, over_devices, page, planned, results, utilisation, verdicts
 from suite.report import trainings as trained
 from suite.report.page import Page
 from suite.report.records import Comparison, Problem, read
@@ -31,6 +31,7 @@ def compose(comparison: Comparison) -> Page:
         *(block for judged in comparison.judged for block in verdicts.claim(comparison, judged)),
         *results.failures(comparison),
         *trained.learning(comparison, groups),
+        *contexts.contexts(comparison, groups),
         *utilisation.utilisation(comparison),
         *planned.planned(comparison),
         *over_devices.over_devices(comparison),

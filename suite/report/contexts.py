@@ -1,0 +1,242 @@
+"""Contexts: the accuracy of trained models by length, distance and depth, and the context that is effective.
+
+Nothing of it is judged. The table has the shape of RULER's (Hsieh et al. 2024).
+"""
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from suite import parts
+from suite.claims import Figure, Point
+from suite.report import figures, heat_map, words
+from suite.report.page import Block, Cells, Chart, Commands, Heading, Prose, Table
+from suite.report.records import Comparison
+from suite.report.trainings import Trainings
+from suite.sweep.record import Row
+
+MEASURE = "length_accuracy"
+THRESHOLD, MORE_THRESHOLDS = 0.9, (0.5, 0.99)  # of accuracy
+FEWEST = 3  # lengths: a claim that reads at the trained length and at another shows them itself
+
+Scores = dict[int, dict[int, float]]  # of each seed, the score at each length
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What one arm, with its remedy, has read of the test at several lengths."""
+
+    name: str
+    arm: str
+    trained: int
+    rows: list[Row]
+    missing: list[str]  # the outcomes of the seeds that were not read
+
+    @property
+    def lengths(self) -> list[int]:
+        return sorted({row["eval_length"] for row in self.rows})
+
+    def scores(self, column: str) -> Scores:
+        """Of every seed that was read at all lengths."""
+        scores: Scores = defaultdict(dict)
+        for row in self.rows:
+            if row["phase"] == "length":
+                scores[row["seed"]][row["eval_length"]] = row[column]
+        return {seed: at for seed, at in sorted(scores.items()) if len(at) == len(self.lengths)}
+
+    def accuracy(self, phase: str, column: str) -> dict[tuple[int, int], list[float]]:
+        """The accuracies of the seeds at each length, and at each value of a column there."""
+        at: dict[tuple[int, int], list[float]] = defaultdict(list)
+        for row in self.rows:
+            if row["phase"] == phase:
+                at[row["eval_length"], row[column]].append(row["accuracy"])
+        return dict(sorted(at.items()))
+
+
+def contexts(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block]:
+    """A section for each task whose trainings were read at three lengths or more."""
+    read = [(group, readings) for group in groups if (readings := _readings(comparison, group))]
+    for number, (group, readings) in enumerate(read, 1):
+        yield from _section(comparison, group, readings, number)
+
+
+def effective(scores: Scores, threshold: float) -> list[int]:
+    """Of each seed the longest length at which its score is at least the threshold; 0 where there is none."""
+    return [max((length for length, score in at.items() if score >= threshold), default=0) for at in scores.values()]
+
+
+def weighted(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of scores with these weights."""
+    return sum(score * weight for score, weight in zip(scores, weights, strict=True)) / sum(weights)
+
+
+def _readings(comparison: Comparison, group: Trainings) -> list[Reading]:
+    """The readings of a group's arms, in their order."""
+    runs = {row["run_id"] for row in group.rows}
+    by_name: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in comparison.rows:
+        if row["run_id"] in runs and row["outcome"] == "ok" and parts.split(row["measure"])[0] == MEASURE:
+            by_name[row["arm"], row["remedy"]].append(row)
+    readings = []
+    for (arm, remedy), rows in sorted(by_name.items(), key=lambda item: (comparison.order(item[0][0]), item[0][1])):
+        seeds = {row["seed"] for row in rows}
+        others = {row["seed"]: row["outcome"] for row in group.rows if row["arm"] == arm and row["seed"] not in seeds}
+        missing = ["not read yet" if outcome == "ok" else words.outcome(outcome) for outcome in others.values()]
+        name = f"{arm}, {remedy}" if remedy else arm
+        reading = Reading(name, arm, group.job.length, rows, missing)
+        if len(reading.lengths) >= FEWEST and reading.scores("accuracy"):
+            readings.append(reading)
+    return readings
+
+
+def _section(comparison: Comparison, group: Trainings, readings: list[Reading], number: int) -> Iterator[Block]:
+    yield Heading(f"Context on {group.task} (not judged)", name=f"contexts {number}")
+    yield Prose(" ".join(_sentences(group, readings)))
+    styled = figures.styles_of(_by_length(readings, number), comparison.arms)
+    yield from figures.chart(_by_length(readings, number), styled, "from the least to the greatest seed")
+    yield Table(_columns(readings), tuple(line for reading in readings for line in _lines(reading, readings)))
+    yield from _heat_map(readings, number)
+    longest = max(reading.lengths[-1] for reading in readings)
+    for name, length in {"trained": group.job.length, "longest": longest}.items():
+        figure = _by_distance(readings, length, f"contexts_{number}_distance_{name}")
+        yield from figures.chart(figure, styled, "from the least to the greatest seed")
+    rows = [row for reading in readings for row in reading.rows]
+    yield Commands(tuple(comparison.commands(rows)), "each training by itself")
+
+
+def _sentences(group: Trainings, readings: list[Reading]) -> Iterator[str]:
+    yield f"{group.conditions}."
+    reached = [f"{words.arm(reading.name)} reads {_over_seeds(reading)}" for reading in readings]
+    yield f"Trained at {group.job.length:,} tokens, {words.listed(reached)}."
+    yield (
+        "That is the effective context: the longest length at which at least "
+        f"{THRESHOLD:g} of the answers are correct, without more training at that length; the median over seeds, and "
+        "from the least to the greatest of them."
+    )
+    counts = sorted({len(reading.scores("accuracy")) for reading in readings} - {1})
+    if counts:
+        held = [f"{words.percent(1 - 2 ** (1 - count))} of {words.count(count)}" for count in counts]
+        yield f"Such a range holds the median of all seeds with a probability of {words.listed(held)}."
+    yield (
+        "Accuracies in the table are means over seeds; the averages over lengths have equal weights, weights that rise "
+        "by one from length to length (inc.), and weights that fall (dec.)."
+    )
+
+
+def _over_seeds(reading: Reading) -> str:
+    """The effective context in a sentence."""
+    scores = reading.scores("accuracy")
+    return f"{_effective(reading, scores, THRESHOLD)} in {words.counted(len(scores), 'seed')}"
+
+
+def _effective(reading: Reading, scores: Scores, threshold: float) -> str:
+    """The median of the effective contexts of the seeds with their range: 64 (32 to 128)."""
+    lengths = effective(scores, threshold)
+    median, low, high = statistics.median_low(lengths), min(lengths), max(lengths)
+    text = _of_read(median, reading)
+    return text if low == high else f"{text} ({_of_read(low, reading)} to {_of_read(high, reading)})"
+
+
+def _of_read(length: int, reading: Reading) -> str:
+    """An effective context, which may lie outside of the lengths that were read."""
+    if not length:
+        return f"below {reading.lengths[0]:,}"
+    return f"{length:,} or more" if length == reading.lengths[-1] else f"{length:,}"
+
+
+def _columns(readings: list[Reading]) -> Cells:
+    thresholds = [f"effective at {threshold:g}" for threshold in MORE_THRESHOLDS]
+    lengths = [f"{length:,}" for length in _lengths(readings)]
+    return ("arm", "seeds", "trained", "effective", *thresholds, *lengths, "average", "inc.", "dec.")
+
+
+def _lengths(readings: list[Reading]) -> list[int]:
+    return sorted({length for reading in readings for length in reading.lengths})
+
+
+def _lines(reading: Reading, readings: list[Reading]) -> Iterator[Cells]:
+    """The line of an arm; where it differs, one for the examples of which all answers are correct."""
+    scores, exact = reading.scores("accuracy"), reading.scores("exact_match")
+    yield _line(reading, readings, reading.name, scores)
+    if exact != scores:
+        yield _line(reading, readings, f"{reading.name}, exact match", exact)
+
+
+def _line(reading: Reading, readings: list[Reading], name: str, scores: Scores) -> Cells:
+    means = {length: statistics.fmean(at[length] for at in scores.values()) for length in reading.lengths}
+    rising = range(1, len(means) + 1)
+    averages = [weighted(list(means.values()), weights) for weights in ([1] * len(means), rising, rising[::-1])]
+    return (
+        name,
+        ", ".join([str(len(scores)), *reading.missing]),
+        f"{reading.trained:,}",
+        *(_effective(reading, scores, threshold) for threshold in (THRESHOLD, *MORE_THRESHOLDS)),
+        *(words.percent(means[length]) if length in means else "" for length in _lengths(readings)),
+        *map(words.percent, averages),
+    )
+
+
+def _by_length(readings: list[Reading], number: int) -> Figure:
+    points = [
+        _point(reading.name, length, [at[length] for at in reading.scores("accuracy").values()])
+        for reading in readings
+        for length in reading.lengths
+    ]
+    return Figure(
+        name=f"contexts_{number}_length",
+        title=f"Accuracy by length, of models that were trained at {readings[0].trained:,} tokens",
+        x="length (tokens)",
+        y="accuracy",
+        points=tuple(points),
+        thresholds={"effective": THRESHOLD},
+        log_y=False,
+    )
+
+
+def _by_distance(readings: list[Reading], length: int, name: str) -> Figure:
+    points = [
+        _point(reading.name, low, accuracies)
+        for reading in readings
+        for (at_length, low), accuracies in reading.accuracy("distance", "low").items()
+        if at_length == length and low
+    ]
+    return Figure(
+        name=name,
+        title=f"Accuracy by the distance of an answer from what it needs, at {length:,} tokens",
+        x="distance (tokens, from here to twice as far)",
+        y="accuracy",
+        points=tuple(points),
+        log_y=False,
+    )
+
+
+def _point(series: str, x: int, accuracies: list[float]) -> Point:
+    """The median, and the range where there are several."""
+    bounds = (min(accuracies), max(accuracies)) if len(accuracies) > 1 else ()
+    return Point(series, x, statistics.median(accuracies), *bounds)
+
+
+def _heat_map(readings: list[Reading], number: int) -> Iterator[Chart]:
+    """Depth against length, a panel for each arm; nothing where the depth was not measured."""
+    maps = {reading.name: _by_depth(reading) for reading in readings}
+    maps = {name: cells for name, cells in maps.items() if cells}
+    if not maps:
+        return
+    weakest = [f"{name} {_weakest(cells)}" for name, cells in maps.items()]
+    yield Chart(
+        f"contexts_{number}_depth",
+        "Accuracy by depth, from the beginning of the example (top) to the question (bottom), and by length",
+        heat_map.draw(maps, readings[0].trained),
+        f"Least accuracy: {'; '.join(weakest)}.",
+        "Means over seeds. The trained length stands in bold.",
+    )
+
+
+def _by_depth(reading: Reading) -> dict[tuple[int, int], float]:
+    return {at: statistics.fmean(seeds) for at, seeds in reading.accuracy("depth", "at_depth").items()}
+
+
+def _weakest(cells: dict[tuple[int, int], float]) -> str:
+    (length, depth), accuracy = min(cells.items(), key=lambda cell: cell[1])
+    return f"{words.percent(accuracy)} at {length:,} tokens from {depth} % of them"
