@@ -132,7 +132,8 @@ def check_forms(mixer: Any, width: int, close: float = CLOSE, *, stateful: bool 
     for leaf in jax.tree.leaves(wanted_gradient):
         if not np.all(np.isfinite(leaf)):
             raise ValueError("a gradient of __call__ is not finite")
-    for name, form in _forms(stateful=stateful).items():
+    forms = _forms(stateful=stateful) | ({"read": in_whole} if stateful and hasattr(mixer, "read") else {})
+    for name, form in forms.items():
         if form is in_parallel:
             continue
         y_BTD, gradient = run(form, mixer, inputs(width), probe(width))
@@ -175,6 +176,13 @@ def in_chunks(mixer: Any, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]
         y_BTD, state = mixer.extend(chunk_BTD, state)
         outputs.append(y_BTD)
     return jnp.concatenate(outputs, axis=1)
+
+
+def in_whole(mixer: Any, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """All but the last tokens by `read`, and these from the state that it leaves."""
+    y_BTD, state = mixer.read(x_BTD[:, : CHUNKS[0]], x_BTD.shape[1])
+    rest_BTD, _ = mixer.extend(x_BTD[:, CHUNKS[0] :], state)
+    return jnp.concatenate([y_BTD, rest_BTD], axis=1)
 
 
 def in_steps(mixer: Any, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

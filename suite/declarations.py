@@ -14,7 +14,7 @@ from suite.literals import formula
 MEASURES = "suite.measures"
 QUANTITY = re.compile(r"(?P<unit>\S+)(?: per (?P<per>\w+))?(?: as (?P<metric>\S+))?")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
-OF_EVERY_MEASURE = ("phase", "outcome", "turn")
+OF_EVERY_MEASURE = ("phase", "outcome", "turn", "error", "estimate_bytes", "estimated_from")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,8 +32,17 @@ def describe() -> dict[str, Any]:
         "host": socket.gethostname(),
         "cpu": cpu(),
         "cores": cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": _installed_bytes(),
     }
+
+
+def memory_bytes() -> int:
+    """Bytes of memory that this process may take: all that is installed, or less where a control group limits it."""
+    return min([_installed_bytes(), *memory_limits(OWN_GROUPS, GROUPS)])
+
+
+def _installed_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @functools.cache
@@ -79,25 +88,38 @@ def _allowed() -> int:
 
 def quotas(own_groups: pathlib.Path, groups: pathlib.Path) -> Iterator[float]:
     """Cores' worth of processor time that control groups allow, of every group with a limit that the process is in."""
+    for folder in _groups_of("cpu", own_groups, groups):
+        limit = folder / "cpu.max"
+        quota, period = folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"
+        if limit.exists():
+            words = limit.read_text().split()
+        elif quota.exists() and period.exists():
+            words = [quota.read_text().strip(), period.read_text().strip()]
+        else:
+            continue
+        if words[0] not in ("max", "-1"):
+            yield int(words[0]) / int(words[1])
+
+
+def memory_limits(own_groups: pathlib.Path, groups: pathlib.Path) -> Iterator[int]:
+    """Bytes of memory that control groups allow, of every group with a limit that the process is in."""
+    for folder in _groups_of("memory", own_groups, groups):
+        for limit in (folder / "memory.max", folder / "memory.limit_in_bytes"):
+            if limit.exists() and (text := limit.read_text().strip()) != "max":
+                yield int(text)
+
+
+def _groups_of(controller: str, own_groups: pathlib.Path, groups: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folders of the control groups of one controller that the process is in, the innermost first."""
     if not own_groups.exists():
         return
     for line in own_groups.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         root = groups / controllers
         inner = root / path.lstrip("/")  # of a container its host's path, which is not there: the root is its own
-        for folder in (inner, *(parent for parent in inner.parents if parent.is_relative_to(root))):
-            limit = folder / "cpu.max"
-            quota, period = folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"
-            if limit.exists():
-                words = limit.read_text().split()
-            elif quota.exists() and period.exists():
-                words = [quota.read_text().strip(), period.read_text().strip()]
-            else:
-                continue
-            if words[0] not in ("max", "-1"):
-                yield int(words[0]) / int(words[1])
+        yield from (inner, *(parent for parent in inner.parents if parent.is_relative_to(root)))
 
 
 def accelerators(root: pathlib.Path = pathlib.Path("/")) -> list[str]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from suite import inference
 from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import decode
@@ -53,7 +54,7 @@ def test_rows_say_what_was_read_and_decoded_and_take_no_name_of_a_job_field(meas
     for row in of(measured["lstm"], "decode"):
         assert row["decoded"] % SIZES["tokens"] == 0
         # A block is not shorter than it should be, on a machine that is not five times as fast as a moment before.
-        assert row["decode_seconds"] > decode.BLOCK_SECONDS / 5
+        assert row["decode_seconds"] > inference.BLOCK_SECONDS / 5
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -87,7 +88,7 @@ def test_a_part_of_a_context_may_be_read_and_the_cache_is_for_all(devices: list)
 def test_it_runs_on_one_device_of_a_mesh(devices: list):
     rows = list(decode.measure(build("attention", devices), **{**SIZES, "longest": 16}))
     assert [row["phase"] for row in rows] == ["prefill", "memory", "decode", "decode"]
-    built = decode.on_one_device(build("attention", devices))
+    built = inference.on_one_device(build("attention", devices))
     assert {device for leaf in jax.tree.leaves(eqx.filter(built, eqx.is_array)) for device in leaf.devices()} == {
         devices[0]
     }
@@ -98,11 +99,11 @@ def test_it_runs_on_one_device_of_a_mesh(devices: list):
 def test_decoded_tokens_are_the_likeliest_of_the_parallel_form(mixer: str, devices: list):
     built = build(mixer, devices[:1])
     whole = eqx.combine(built.state.params, built.static)
-    flat = decode.on_one_device(built)
+    flat = inference.on_one_device(built)
     params, static = eqx.partition(flat, eqx.is_array)
     prompt_BT = np.random.default_rng(0).integers(16, size=(2, 24), dtype=np.int32)
     state = jax.jit(lambda: flat.start(2, 32, jnp.dtype("float32")))()
-    read, further = decode.make_read(static), decode.make_decode(static, 8, 32)
+    read, further = inference.make_read(static), inference.make_decode(static, 8, 32)
     for first in range(0, 24, 8):
         token_B, state = read(params, jnp.asarray(prompt_BT[:, first : first + 8]), state)
     # A call consumes the state and gives one back.
@@ -122,6 +123,6 @@ def test_decoded_tokens_are_the_likeliest_of_the_parallel_form(mixer: str, devic
 
 
 def test_only_what_is_made_for_a_length_grows_with_it(devices: list):
-    flat = decode.on_one_device(build("mingru+attention:kv_heads=2,window=8", devices[:1]))
-    sizes = {length: jax.tree.leaves(decode.grows(flat, length)) for length in (8, 9)}
+    flat = inference.on_one_device(build("mingru+attention:kv_heads=2,window=8", devices[:1]))
+    sizes = {length: jax.tree.leaves(inference.grows(flat, length)) for length in (8, 9)}
     assert (sum(sizes[8]), sum(sizes[9])) == (2, 0)  # keys and values, until the window is full

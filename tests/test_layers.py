@@ -36,7 +36,7 @@ ZERO = {
 ONE = {"suite.mesh", "suite.counting", "suite.training.clock", "suite.ops"}
 ONE |= {"suite.sweep.processes", "suite.sweep.watchdog"}
 TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.training.step", "suite.training.checkpoint"}
-TWO |= {"suite.training.programs", "suite.training.conditions"}
+TWO |= {"suite.training.programs", "suite.training.conditions", "suite.training.memory"}
 
 # The first pattern that fits a file says what it may import besides the standard library, inside functions too.
 MAY_IMPORT = {
@@ -63,13 +63,14 @@ MAY_IMPORT = {
     "suite/model/backbone.py": JAX | ZERO | {"suite.mesh", "suite.ops"},
     "suite/model/*": JAX | ZERO | {"suite.counting", "suite.model"},
     "suite/contract.py": JAX | PLAIN | ZERO | TWO,
+    "suite/inference.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.training"},
     "suite/measures/*": JAX
     | PLAIN
     | {"optax"}
     | ZERO
     | ONE
     | TWO
-    | {"suite.contract", "suite.training", "suite.measures"},
+    | {"suite.contract", "suite.inference", "suite.training", "suite.measures"},
     "suite/baselines/*": {"numpy", "suite.job"},  # the other library by its name, which need not be installed
     "suite/benchmark.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.training"},
     "suite/claims/*": PLAIN | ZERO | {"suite.claims"},

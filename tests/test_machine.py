@@ -91,3 +91,26 @@ def test_the_time_that_a_control_group_allows(own_groups: str, files: dict[str, 
     groups.write_text(f"{own_groups}\n")
     assert list(machine.quotas(groups, tmp_path / "cgroup")) == wanted
     assert list(machine.quotas(pathlib.Path("/no/such/file"), tmp_path / "cgroup")) == []
+
+
+@pytest.mark.parametrize(
+    ("own_groups", "files", "wanted"),
+    [
+        ("0::/job/step", {"job/memory.max": "1000", "job/step/memory.max": "max"}, [1000]),
+        (
+            "4:memory:/job",
+            {"memory/job/memory.limit_in_bytes": "2000", "memory/memory.limit_in_bytes": "9000"},
+            [2000, 9000],
+        ),
+        ("4:cpu:/job", {"memory/job/memory.limit_in_bytes": "2000"}, []),
+    ],
+)
+def test_the_memory_that_a_control_group_allows(own_groups: str, files: dict[str, str], wanted: list, tmp_path):
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    groups = tmp_path / "own"
+    groups.write_text(f"{own_groups}\n")
+    assert list(machine.memory_limits(groups, tmp_path / "cgroup")) == wanted
+    assert 0 < machine.memory_bytes() <= machine.describe()["memory_bytes"]

@@ -20,6 +20,7 @@ from suite.report import planned
 from suite.report.utilisation import Timing
 from suite.scale import PAIR, SCALES
 from suite.sweep.schedule import Plan
+from suite.training.memory import largest_that_fits
 from suite.training.programs import NOT_IN_A_PROGRAM
 
 KIND = "NVIDIA H100 80GB HBM3"
@@ -157,14 +158,14 @@ def test_the_largest_that_fits_is_found_from_either_side(largest: int, start: in
         tried.append(size)
         return size <= largest
 
-    low, high = fit.largest_that_fits(fits, start, 1)
+    low, high = largest_that_fits(fits, start, 1, fit.MOST)
     assert low <= largest < high
     assert high - low <= max(1, largest // 16)
     assert len(tried) < 16
 
 
 def test_nothing_fits_where_the_least_does_not() -> None:
-    assert fit.largest_that_fits(lambda size: False, 64, 8) == (0, 8)
+    assert largest_that_fits(lambda size: False, 64, 8, fit.MOST) == (0, 8)
 
 
 @pytest.mark.slow

@@ -98,6 +98,10 @@ DEPTH: dict[str, Callable[[int], int]] = {
 }
 
 
+def test_every_arm_has_its_bytes_of_state_counted_by_hand() -> None:
+    assert {parts.split(mixer)[0] for mixer in STATE_BYTES} == set(parts.names("suite.mixers"))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mixer", STATE_BYTES)
 def test_bytes_of_state_are_those_counted_by_hand(mixer: str, dtype: str) -> None:

@@ -17,6 +17,7 @@ The last six are literals and are read without running the file. A quantity's un
 of `s per read` by the condition `read`, and names one of `1 as norm_at_{distance}` norm_at_8 instead of phase_column.
 
 Rows are flat. Each has an `outcome` ("ok", "diverged", "oom", "did_not_compile", "crashed"), a `phase` of QUANTITIES,
-columns that are declared and, where it repeats another, its `turn`. The worker adds `rig.conditions`, the measure, its
+columns that are declared and, where it repeats another, its `turn`; one without a number may say why as `error`, and
+`estimate_bytes` with `estimated_from`. The worker adds `rig.conditions`, the measure, its
 repeat and group. Where a measure of NEEDS ended without a number, one row with its outcome stands for all.
 """

@@ -15,9 +15,10 @@ speak by the best of them. It may say HEADS_KNOB: the knob that a job's head_siz
 
 Inputs come in the compute dtype and outputs leave in it; parameters and recurrent states are float32. With parameters
 and inputs cast to float64 everything is float64: `precision.wide` says which. A mixer of several implementations has a
-knob `implementation` and a method `ran(dtype)` that names the one that `__call__` runs. suite/contract.py runs all of
-this at tiny shapes. A user's own mixer may leave out `start`, `extend`, `step` and the constants; measures that want
-the methods then refuse it.
+knob `implementation` and a method `ran(dtype)` that names the one that `__call__` runs. One whose `extend` from the
+start is not its fastest way to read a whole sequence has a method `read(x_BTD, length) -> y_BTD, state` that is, with
+the state for `length` tokens. suite/contract.py runs all of this at tiny shapes. A user's own mixer may leave out
+`start`, `extend`, `step` and the constants; measures that want the methods then refuse it.
 
 Below stands what mixers of one kind share. All classes are abstract or final: a file's `Mixer` defines what its kind
 leaves open, and overrides nothing.

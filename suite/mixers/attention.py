@@ -87,9 +87,22 @@ class Mixer(eqx.Module):
         self.learned_SD = initial.dense(learned_key, width, max_length, width) if positions == "learned" else None
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, attention.positions(x_BTD.shape[1]))
-        attend = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
-        return self._merge(attend(q_BTHK, k_BTHK, v_BTHK, self.window, self._slopes()))
+        y_BTD, _, _ = self._attend(x_BTD)
+        return y_BTD
+
+    def read(self, x_BTD: Float[Array, "B T D"], length: int) -> tuple[Float[Array, "B T D"], Cache]:
+        """A whole sequence as `__call__` reads it, and the cache for `length` tokens with its keys and values."""
+        empty = self.start(x_BTD.shape[0], length, x_BTD.dtype)
+        y_BTD, k_BTGK, v_BTGK = self._attend(x_BTD)
+        tokens, kept = x_BTD.shape[1], empty.k_BGSK.shape[2]
+
+        def filled(x_BTGK: Float[Array, "B T G K"]) -> Float[Array, "B G S K"]:
+            x_BGTK = jnp.swapaxes(x_BTGK, 1, 2)
+            if self.window:  # the newest key stands last
+                return jnp.pad(x_BGTK, ((0, 0), (0, 0), (max(0, kept - tokens), 0), (0, 0)))[:, :, -kept:]
+            return jnp.pad(x_BGTK, ((0, 0), (0, 0), (0, kept - tokens), (0, 0)))
+
+        return y_BTD, Cache(filled(k_BTGK), filled(v_BTGK), jnp.full((), tokens, jnp.int32))
 
     def ran(self, dtype: jnp.dtype) -> str:
         implementation = implementations.choose(
@@ -126,6 +139,14 @@ class Mixer(eqx.Module):
     def step(self, x_BD: Float[Array, "B D"], cache: Cache) -> tuple[Float[Array, "B D"], Cache]:
         y_BTD, cache = self.extend(x_BD[:, None], cache)
         return y_BTD[:, 0], cache
+
+    def _attend(
+        self, x_BTD: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T G K"], Float[Array, "B T G K"]]:
+        """The outputs of a whole sequence, by the fastest form, with its keys and values."""
+        q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, attention.positions(x_BTD.shape[1]))
+        attend = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
+        return self._merge(attend(q_BTHK, k_BTHK, v_BTHK, self.window, self._slopes())), k_BTHK, v_BTHK
 
     def _project(
         self, x_BTD: Float[Array, "B T D"], at_T: Int[Array, " T"]

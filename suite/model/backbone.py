@@ -61,6 +61,17 @@ class Block(eqx.Module):
         y_BTD, mixer_state = self.mixer.extend(inner_BTD, mixer_state)
         return self._mlp(self._join(x_BTD, y_BTD)), (past_BPD, mixer_state)
 
+    def read(self, x_BTD: Float[Array, "B T D"], length: int) -> tuple[Float[Array, "B T D"], PyTree]:
+        """A whole sequence from its start, with the state after it, made for `length` tokens."""
+        past_BPD = convolution.start(x_BTD.shape[0], self.taps_CD, x_BTD.dtype)
+        inner_BTD, past_BPD = convolution.extend(rms_norm(x_BTD, self.mixer_scale_D), past_BPD, self.taps_CD)
+        if hasattr(self.mixer, "read"):
+            y_BTD, mixer_state = self.mixer.read(inner_BTD, length)
+        else:
+            empty = self.mixer.start(x_BTD.shape[0], length, x_BTD.dtype)
+            y_BTD, mixer_state = self.mixer.extend(inner_BTD, empty)
+        return self._mlp(self._join(x_BTD, y_BTD)), (past_BPD, mixer_state)
+
     def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
         past_BPD, mixer_state = state
         inner_BTD = rms_norm(x_BD, self.mixer_scale_D)[:, None]
@@ -126,8 +137,32 @@ class Model(eqx.Module):
         return stacked(self.pattern) if self.pattern else [], [block.start(batch, length, dtype) for block in self.rest]
 
     def extend(self, tokens_BT: Int[Array, "B T"], state: PyTree) -> tuple[Float[Array, "B T V"], PyTree]:
-        x_BTD, state = self._pass(self.embed(tokens_BT), state, lambda block, *args: block.extend(*args))
+        x_BTD, state = self.further(self.embed(tokens_BT), state)
         return self.logits(x_BTD), state
+
+    def further(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
+        """All blocks over a chunk of embedded tokens, from a state."""
+        return self._pass(x_BTD, state, lambda block, *args: block.extend(*args))
+
+    def read(self, x_BTD: Float[Array, "B T D"], length: int) -> tuple[Float[Array, "B T D"], PyTree]:
+        """All blocks over embedded tokens in parallel form, and the state after them, made for `length` tokens."""
+
+        def repeat(x_BTD: Array, arrays: PyTree) -> tuple[Array, PyTree]:
+            states = []
+            for block in eqx.combine(arrays, static):
+                x_BTD, state = block.read(x_BTD, length)
+                states.append(state)
+            return x_BTD, states
+
+        arrays, static = eqx.partition(self.pattern, eqx.is_array)
+        pattern_state: PyTree = []
+        if self.pattern:
+            x_BTD, pattern_state = jax.lax.scan(repeat, x_BTD, arrays)
+        rest_state = []
+        for block in self.rest:
+            x_BTD, state = block.read(x_BTD, length)
+            rest_state.append(state)
+        return x_BTD, (pattern_state, rest_state)
 
     def step(self, tokens_B: Int[Array, " B"], state: PyTree) -> tuple[Float[Array, "B V"], PyTree]:
         x_BD, state = self.advance(self.embed(tokens_B), state)

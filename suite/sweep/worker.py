@@ -35,7 +35,7 @@ from suite.sweep import (
 from suite.sweep.options import Options
 from suite.sweep.record import Record, Row
 from suite.sweep.watchdog import Watchdog
-from suite.training import checkpoint, rig
+from suite.training import checkpoint, memory, rig
 from suite.training.clock import Stopwatch
 from suite.training.conditions import device_kind, place
 from suite.training.rig import Rig
@@ -380,7 +380,7 @@ def outcome_of(error: Exception) -> str:
         if "translation rule" in text:  # of a primitive that the platform has none for
             return "did_not_compile"
         raise error
-    if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+    if memory.is_out(error):
         return "oom"
     if any(word in text for word in ("UNIMPLEMENTED", "NOT_FOUND", "ompilation")):
         return "did_not_compile"

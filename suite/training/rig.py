@@ -26,7 +26,7 @@ from suite.model.backbone import Model
 from suite.sweep import processes, provenance
 from suite.sweep.watchdog import Watchdog
 from suite.tasks import Batch, corpora
-from suite.training import checkpoint, conditions, programs
+from suite.training import checkpoint, conditions, memory, programs
 from suite.training import step as steps
 from suite.training.programs import Programs, is_shape
 from suite.training.step import Metrics, State
@@ -83,10 +83,7 @@ class Rig:
         From shapes they are too few: state, gradient and logits, without what the layers keep.
         """
         if "compiled_step" in self.programs.__dict__:
-            memory = self.programs.compiled_step[0].memory_analysis()
-            assert memory is not None, "the backend tells no memory of a compiled program"
-            held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-            return {"estimate_bytes": held + memory.temp_size_in_bytes, "estimated_from": "the compiled step"}
+            return {"estimate_bytes": memory.held_bytes(self.step), "estimated_from": "the compiled step"}
         state = self.programs.like
         held = sum(meshes.bytes_a_device((state, state.params), self.mesh))
         logits = 4 * self.job.batch * self.job.length * self.programs.vocab // self.mesh.size
