@@ -26,6 +26,10 @@ from suite.sweep import exit_codes, store
 from suite.sweep.record import Row
 from suite.sweep.schedule import Plan
 
+EFFORTS = {
+    "least": "a TPU's programs in a fifth of the seconds, with temporaries that differ by some percent",
+    "full": "as they would be compiled to run",
+}
 TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
@@ -34,6 +38,12 @@ TOPOLOGY = flags.DEFINE_string(
 )
 PRICE = flags.DEFINE_float("price_per_chip_hour", 0.0, "price of a chip's hour; 0: no money is told", lower_bound=0.0)
 FIT = flags.DEFINE_enum("fit", "", ["", "batch", "length", "width"], "find the largest of each arm that fits, instead")
+EFFORT = flags.DEFINE_enum(
+    "effort",
+    "least",
+    list(EFFORTS),
+    "of the compiler; " + "; ".join(f"{name}: {about}" for name, about in EFFORTS.items()),
+)
 COMPILES = flags.DEFINE_bool("compiles", False, "internal: compile what standard input names")
 flags.adopt_module_key_flags(compare)
 
@@ -61,7 +71,7 @@ def main() -> int:
     try:
         if not flags.FLAGS["batch"].present:
             plan = Plan(plan.scale.on(children.place["devices_of_examples"]), plan.claims, plan.rates)
-        asked = estimate.Estimate(plan, children, flags.FLAGS.data_dir)
+        asked = estimate.Estimate(plan, children, flags.FLAGS.data_dir, EFFORT.value)
         if FIT.value:
             print("\n".join(fit.lines(asked, FIT.value)))
             return exit_codes.DONE

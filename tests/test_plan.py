@@ -48,6 +48,12 @@ def test_chips_are_counted_and_a_cpus_devices_are_this_hosts() -> None:
     assert "device_count=8" in topology.parse("cpu:8").environment["XLA_FLAGS"]
 
 
+def test_only_a_tpus_compiler_is_asked_for_less_effort() -> None:
+    options = {platform: topology.Topology("", platform, 1).options("least") for platform in ("tpu", "cuda", "cpu")}
+    assert options == {"tpu": {"exec_time_optimization_effort": -1.0}, "cuda": {}, "cpu": {}}
+    assert topology.Topology("", "tpu", 1).options("full") == {}
+
+
 def test_turns_are_those_of_loops_over_time_and_of_a_long_array_the_slices_are_read() -> None:
     weight_DD, x_TD = jax.ShapeDtypeStruct((64, 64), jnp.float32), jax.ShapeDtypeStruct((1000, 64), jnp.float32)
 
@@ -100,7 +106,7 @@ def test_a_program_says_what_a_device_holds_and_sends_and_one_that_fits_no_mesh_
 
 
 def request(kind: str, job: Job) -> dict:
-    return {"kind": kind, "job": json.loads(job.to_json()), "vocab": 16}
+    return {"kind": kind, "job": json.loads(job.to_json()), "vocab": 16, "options": {}}
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ class Estimate:
     plan: Plan
     compilers: Compilers
     data_dir: str
+    effort: str  # of the compiler: least or full
     peak_size: int = PEAK_SIZE
 
     def speeds(self, dtype: str) -> Speeds:
@@ -91,6 +92,7 @@ class Estimate:
             "claims": list(self.plan.claims),
             "commit": provenance.of_source({})["commit"],
             "compiler": self.compilers.versions(),
+            "effort": self.effort,
             "counted": most.SAID,
             "speeds": {dtype: self.speeds(dtype)._asdict() for dtype in {job.dtype for job in stepping}},
             "programs": list(rows.values()),
@@ -136,7 +138,8 @@ class Estimate:
     def _request(self, kind: str, job: Job, task: str = "") -> Row:
         fields = dataclasses.asdict(job.replace(**NOT_IN_A_PROGRAM))
         vocab = vocab_of(job.replace(task=task) if task else job, self.data_dir)
-        return {"kind": kind, "job": {**fields, "task": Job().task}, "vocab": vocab}
+        request = {"kind": kind, "job": {**fields, "task": Job().task}, "vocab": vocab}
+        return request | ({"options": self.compilers.topology.options(self.effort)} if kind == "program" else {})
 
 
 def steps_are_timed(cell: Cell) -> bool:

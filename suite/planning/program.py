@@ -7,8 +7,8 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from typing import TextIO
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
 
 import jax
 from etils import epath
@@ -44,13 +44,13 @@ def solve(job: Job, vocab: int) -> Row:
     }
 
 
-def compile_step(solved: Job, mesh: Mesh, vocab: int) -> Row:
+def compile_step(solved: Job, mesh: Mesh, vocab: int, options: Mapping[str, Any]) -> Row:
     """The training step of a job at its own width: bytes that a device holds, sends and moves, and its turns."""
     watch = clock.Stopwatch()
     of_job = Programs(solved, mesh, vocab)
     lowered = of_job.lowered_step
     lower_seconds = watch.spent
-    step, compile_seconds, _ = clock.time_compile(lowered)
+    step, compile_seconds, _ = clock.time_compile(lowered, options)
     return {**of_compiled(of_job, step), "lower_seconds": lower_seconds, "compile_seconds": compile_seconds}
 
 
@@ -112,7 +112,7 @@ def answer(request: Row, mesh: Mesh) -> Row:
     except (ValueError, LookupError) as error:
         return {"outcome": REFUSED, "error": _line(error.args[0])}
     try:
-        return {"outcome": "ok", **compile_step(job, mesh, request["vocab"])}
+        return {"outcome": "ok", **compile_step(job, mesh, request["vocab"], request["options"])}
     except (RuntimeError, NotImplementedError) as error:
         return {"outcome": worker.outcome_of(error), "error": _line(error)}
     finally:

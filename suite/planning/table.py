@@ -38,7 +38,8 @@ def lines(plan: Row) -> Iterator[str]:
         f"{sums['cells']:,} cells of {sums['programs']:,} programs, {sums['steps']:,} training steps: "
         f"{between(sums['hours'])} hours, {between(sums['chip_hours'])} chip-hours"
         + (f", {between(sums['price'])} in money" if "price" in sums else "")
-        + f"; {words.number(sums['compile_hours'])} of the hours compile each program once, as long as here."
+        + f"; {words.number(sums['compile_hours'])} of the hours compile each program once, as long as here with "
+        f"--effort={plan['effort']}."
     )
     if sums["cells_that_depend"]:
         yield f"{sums['cells_that_depend']:,} of the cells depend on results. {plan['counted']}"

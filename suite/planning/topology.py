@@ -73,6 +73,10 @@ class Topology:
         variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": startup.xla_flags(devices)}
         return variables | (OF_TPU if self.platform == "tpu" else {})
 
+    def options(self, effort: str) -> dict[str, float]:
+        """The compiler's options for launch.plan's --effort, least or full."""
+        return {"exec_time_optimization_effort": -1.0} if (self.platform, effort) == ("tpu", "least") else {}
+
     def mesh(self, spec: str) -> Mesh:
         """The mesh that `spec` describes over its devices, of which none need be there.
 

@@ -95,15 +95,17 @@ def time_burst(fn: Callable[[], Any], calls: int) -> float:
     return time.perf_counter() - began
 
 
-def time_compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, float, bool]:
-    """Compiles; returns the program, the seconds it took, and whether it came from the persistent cache."""
+def time_compile(
+    lowered: jax.stages.Lowered, options: Mapping[str, Any] | None = None
+) -> tuple[jax.stages.Compiled, float, bool]:
+    """Compiles, with the compiler's options if given; the program, its seconds, and whether it was in the cache."""
     hits = []
     jax.monitoring.register_event_listener(
         listener := lambda event, **_: hits.append(event) if "cache_hits" in event else None
     )
     try:
         began = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = lowered.compile(dict(options) if options else None)
         return compiled, time.perf_counter() - began, bool(hits)
     finally:
         jax.monitoring.unregister_event_listener(listener)
