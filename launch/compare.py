@@ -62,7 +62,7 @@ PASSED = (
 for name in PASSED:
     flags.declare_key_flag(name)
 # Flags of launch.job that have no meaning here.
-NOT_OURS = ("mixer", "own_width", "measures", "repeat", "trace")
+NOT_OURS = ("mixer", "own_width", "budget_seconds", "measures", "repeat", "trace")
 for field in dataclasses.fields(jobs.Job):
     if field.name not in NOT_OURS:
         flags.declare_key_flag(field.name)

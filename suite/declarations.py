@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -99,6 +100,7 @@ _of_the_suite = functools.cache(columns)
 def seconds(measure: str, job: Job, *, step: float, compilation: float) -> float:
     """A measure's SECONDS for a job of which a training step and its compilation take so many seconds."""
     names = {**vars(job), **parts.knobs(MEASURES, measure), "step": step, "compilation": compilation}
+    names["budget_seconds"] = job.budget_seconds or math.inf
     return formula(str(parts.constant(MEASURES, measure, "SECONDS")), names)
 
 

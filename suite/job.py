@@ -63,7 +63,12 @@ class Job:
         "block: the backward pass computes every block again, which saves memory",
         choices=("none", "block"),
     )
-    steps: int = _field(200, "optimiser steps", minimum=1)
+    steps: int = _field(200, "optimiser steps; with --budget_seconds the most", minimum=1)
+    budget_seconds: float = _field(
+        0.0,
+        "seconds of training, without compilation, evaluation and checkpoints, after which it ends; 0: after --steps",
+        minimum=0.0,
+    )
     optimizer: str = _field("adamw", "update rule", choices=("adamw", "sgd", "lion"))
     learning_rate: float = _field(1e-3, "peak learning rate", minimum=0.0)
     warmup: float = _field(0.1, "fraction of the steps over which the learning rate rises linearly", minimum=0.0)
@@ -170,6 +175,11 @@ class Cell:
     measure: str
     repeat: int = 0
     interleave_with: str = ""
+
+    @property
+    def placed(self) -> bool:
+        """Whether its rows depend on the place: those of its measure do, or the job's training ends by seconds."""
+        return self.job.budget_seconds > 0 or parts.constant("suite.measures", self.measure, "PLACED")
 
     @property
     def label(self) -> str:

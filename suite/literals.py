@@ -64,7 +64,9 @@ def formula(text: str, names: Mapping[str, Value]) -> float:
     except SyntaxError:
         value = None
     if not isinstance(value, int | float):
-        raise ValueError(f"cannot compute {text!r}; wanted numbers, + - * / and max, and of names {', '.join(names)}")
+        raise ValueError(
+            f"cannot compute {text!r}; wanted numbers, + - * /, max and min, and of names {', '.join(names)}"
+        )
     return value
 
 
@@ -112,9 +114,10 @@ def _evaluate(node: ast.expr, constants: Mapping[str, Any]) -> Any:
         case ast.Dict(keys, items):
             names, values = ([node and _evaluate(node, constants) for node in nodes] for nodes in (keys, items))
             return None if None in (*names, *values) else dict(zip(names, values, strict=True))
-        case ast.Call(ast.Name("max"), items) if items:
+        case ast.Call(ast.Name("max" | "min" as name), items) if items:
             values = [_evaluate(item, constants) for item in items]
-            return max(values) if all(isinstance(value, int | float) for value in values) else None
+            apply = {"max": max, "min": min}[name]
+            return apply(values) if all(isinstance(value, int | float) for value in values) else None
         case ast.Constant(bool() | int() | float() | str() as value):
             return value
         case ast.Name(name):

@@ -35,6 +35,7 @@ CHANGED = {
     "microbatch": 4,
     "remat": "block",
     "steps": 6,
+    "budget_seconds": 1e-6,
     "optimizer": "lion",
     "learning_rate": 5e-4,
     "warmup": 0.9,
@@ -49,7 +50,7 @@ CHANGED = {
     "test_examples": 16,
 }
 BASES = {"head_size": BASE.replace(mixer="attention", match_to="")}  # of heads that are no knob of BASE's mixer
-IN_THE_RECORDS = ("record_every", "validate_every", "validation_examples", "test_examples")
+IN_THE_RECORDS = ("budget_seconds", "record_every", "validate_every", "validation_examples", "test_examples")
 
 
 def start(built: rig.Rig) -> list[np.ndarray]:

@@ -31,6 +31,7 @@ OTHER = {
     "microbatch": 4,
     "remat": "block",
     "steps": 100,
+    "budget_seconds": 60.0,
     "optimizer": "lion",
     "learning_rate": 3e-4,
     "warmup": 0.2,

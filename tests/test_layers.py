@@ -36,7 +36,7 @@ ZERO = {
 ONE = {"suite.mesh", "suite.counting", "suite.training.clock", "suite.ops"}
 ONE |= {"suite.sweep.processes", "suite.sweep.watchdog"}
 TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.training.step", "suite.training.checkpoint"}
-TWO |= {"suite.training.programs", "suite.training.conditions", "suite.training.memory"}
+TWO |= {"suite.training.programs", "suite.training.conditions", "suite.training.course", "suite.training.memory"}
 
 # The first pattern that fits a file says what it may import besides the standard library, inside functions too.
 MAY_IMPORT = {

@@ -5,7 +5,8 @@ A file defines
     measure(rig, *, knobs) -> Iterator[Row]   may stop between two rows and take turns with another measure
     check(job, task, *, knobs)                optional: raises ValueError for a job that cannot be measured
     NEEDS                                     the measures that must be done before
-    PLACED                                    whether the rows depend on the place as well as on the job
+    PLACED                                    whether the rows depend on the place as well as on the job, as all do
+                                              where a budget in seconds ends the training
     RESUMES                                   whether it goes on from its own rows; otherwise it starts afresh
     SECONDS                                   its cost on two CPU cores: a number, or a formula of its knobs, the job's
                                               numbers, and the seconds of a training `step` and of its `compilation`

@@ -15,9 +15,8 @@ from etils import epath
 
 from suite import files
 from suite.sweep import status
-from suite.sweep.record import Record
+from suite.sweep.record import TRAINING, Record
 
-TRAINING = "learning"  # the stem of the record whose cell the checkpoints and the final parameters are
 ASIDE = re.compile(r"(?P<name>.+)\.bad\d+(\.manifest)?")
 # Files that were being written when a process was killed.
 LEFTOVER = re.compile(r"\.probe-[0-9a-f]+|\..+\.[0-9a-f]{8}")
@@ -58,17 +57,20 @@ def size(path: epath.Path) -> tuple[int, int]:
 def _of_run(run: epath.Path, done: set[str]) -> Iterator[epath.Path]:
     """Of one run, by its done cells: checkpoints whose training has its final parameters, and what was put aside."""
     names = files.names(run) if run.exists() and not _is_link(run) else set()
-    if TRAINING in done and "checkpoints" in names and ("final" in names or _has_failed(run)):
-        yield run / "checkpoints"
+    trainings = [Record(run, stem) for stem in sorted(done) if stem.partition("@")[0] == TRAINING]
+    for training in trainings:
+        if training.checkpoints.name in names and (training.final.name in names or _has_failed(training)):
+            yield training.checkpoints
+    finals = {training.final.name for training in trainings}
     for name in sorted(names):
         aside = ASIDE.fullmatch(name)
-        if aside is not None and {"final": TRAINING}.get(aside["name"], aside["name"].partition(".jsonl")[0]) in done:
+        if aside is not None and (aside["name"] in finals or aside["name"].partition(".jsonl")[0] in done):
             yield run / name
 
 
-def _has_failed(run: epath.Path) -> bool:
+def _has_failed(training: Record) -> bool:
     """Whether a training came to an end without parameters: it diverged, or memory did not suffice."""
-    return any(row["outcome"] != "ok" for row in Record(run, TRAINING).rows())
+    return any(row["outcome"] != "ok" for row in training.rows())
 
 
 def _leftovers(root: epath.Path, folders: list[epath.Path]) -> list[epath.Path]:

@@ -21,11 +21,12 @@ from typing import Any
 
 from etils import epath
 
-from suite import files, parts
+from suite import files
 from suite.files import Damaged
 from suite.job import LONGEST, Cell, bounded, slug
 
 Row = dict[str, Any]
+TRAINING = "learning"  # the measure beside whose record checkpoints and final parameters lie
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Record:
     @classmethod
     def at(cls, root: epath.PathLike, cell: Cell, place: str) -> "Record":
         """The record of a cell under `root`, as it is measured at a place."""
-        placed = parts.constant("suite.measures", cell.measure, "PLACED")
-        name = stem(cell.measure, place if placed else "", cell.repeat, cell.interleave_with)
+        name = stem(cell.measure, place if cell.placed else "", cell.repeat, cell.interleave_with)
         return cls(epath.Path(root) / "runs" / cell.job.id, name)
 
     @classmethod
@@ -69,6 +69,21 @@ class Record:
     def file(self, suffix: str) -> str:
         """The path of one of the files, as a text."""
         return f"{self.start}.{suffix}"
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """The folder of the checkpoints of a training."""
+        return self._beside("checkpoints")
+
+    @property
+    def final(self) -> epath.Path:
+        """The folder of the parameters at the end of a training."""
+        return self._beside("final")
+
+    def _beside(self, name: str) -> epath.Path:
+        """A folder beside the rows, named with their place where they have one."""
+        _, at, place = self.stem.partition("@")
+        return self.folder / f"{name}{at}{place}"
 
     @property
     def rows_path(self) -> epath.Path:

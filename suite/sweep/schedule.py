@@ -127,8 +127,7 @@ def _parted(cells: Iterable[Cell], with_seconds: set[Cell]) -> tuple[list[Cell],
     """The cells that are timed, and the others."""
     timed, others = [], []
     for cell in cells:
-        is_timed = cell in with_seconds or parts.constant("suite.measures", cell.measure, "PLACED")
-        (timed if is_timed else others).append(cell)
+        (timed if cell in with_seconds or cell.placed else others).append(cell)
     return timed, others
 
 

@@ -3,6 +3,8 @@
     <out>/schema.json
     <out>/runs/<job id>/{job.json, job.flags, env.json, checkpoints/, final/} and the records of the job's cells
 
+What the steps of a training with a budget in seconds have made carries its place: checkpoints@<place>.0/, and its rows.
+
 A run is named by its job's id. What does not fit is told by `survey` and made again by the next run.
 """
 

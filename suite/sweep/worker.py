@@ -33,7 +33,7 @@ from suite.sweep import (
     store,
 )
 from suite.sweep.options import Options
-from suite.sweep.record import Record, Row
+from suite.sweep.record import TRAINING, Record, Row
 from suite.sweep.watchdog import Watchdog
 from suite.training import checkpoint, memory, rig
 from suite.training.clock import Stopwatch
@@ -265,7 +265,7 @@ class Worker:
         record.mark_done()
         attempts.release(self.leases, record.key, exit_codes.DONE)
         if parts.constant("suite.measures", cell.measure, "RESUMES"):  # of what is done its final state is kept
-            checkpoint.forget(record.folder / "checkpoints")
+            checkpoint.forget(record.checkpoints)
 
     def train_again(self, cell: Cell, why: str) -> None:
         """Begins again what a cell needs, whose parameters are lost, and puts the cell off until that is done."""
@@ -281,8 +281,9 @@ class Worker:
         self.put_off += [*needs_of(cell), cell]
 
     def build(self, cell: Cell) -> Rig:
-        run, options = self.record(cell).folder, {"watchdog": self.watchdog, "save_seconds": self.options.save_seconds}
-        return rig.build(cell.job, self.mesh, run=run, data_dir=self.options.data_dir, **options)
+        training = self.record(Cell(cell.job, TRAINING))
+        options = {"watchdog": self.watchdog, "save_seconds": self.options.save_seconds, "training": training.stem}
+        return rig.build(cell.job, self.mesh, run=training.folder, data_dir=self.options.data_dir, **options)
 
     @contextlib.contextmanager
     def releasing(self) -> Iterator[None]:
@@ -310,7 +311,7 @@ class Worker:
 
     def progress(self, cell: Cell) -> str:
         """The newest checkpoint of a cell, from which another attempt would go on."""
-        folder = self.record(cell).folder / "checkpoints"
+        folder = self.record(cell).checkpoints
         if not parts.constant("suite.measures", cell.measure, "RESUMES") or not folder.exists():
             return ""
         return max((path.name.zfill(20) for path in folder.iterdir() if path.suffix == ".manifest"), default="")
@@ -360,9 +361,8 @@ def trace(options: Options, mesh: Mesh, job: jobs.Job) -> int:
 
 def of_cell(cell: Cell) -> Row:
     """The fields by which every row of a cell names it."""
-    placed = parts.constant("suite.measures", cell.measure, "PLACED")
     names = {"measure": cell.measure, "repeat": cell.repeat, "interleave_with": cell.interleave_with}
-    return names | {"placed": placed}
+    return names | {"placed": cell.placed}
 
 
 def grouped(cells: list[Cell]) -> list[list[Cell]]:

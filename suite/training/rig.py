@@ -24,9 +24,10 @@ from suite.job import Job
 from suite.model import backbone, matching
 from suite.model.backbone import Model
 from suite.sweep import processes, provenance
+from suite.sweep.record import TRAINING, Record
 from suite.sweep.watchdog import Watchdog
 from suite.tasks import Batch, corpora
-from suite.training import checkpoint, conditions, memory, programs
+from suite.training import checkpoint, conditions, course, memory, programs
 from suite.training import step as steps
 from suite.training.programs import Programs, is_shape
 from suite.training.step import Metrics, State
@@ -40,7 +41,9 @@ class Untrained(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Rig:
-    """A job on a mesh. `run` is the directory of its records; `conditions` go into every row.
+    """A job on a mesh. `run` is the directory of its records and `training` the stem of that of its training.
+
+    `conditions` go into every row.
 
     Training saves its state at every validation, and where `save_seconds` have gone by since.
     """
@@ -50,6 +53,7 @@ class Rig:
     task: Any
     static: Model
     run: epath.Path | None
+    training: str
     conditions: dict[str, Any]
     programs: Programs
     watchdog: Watchdog
@@ -63,18 +67,22 @@ class Rig:
     @functools.cached_property
     def trained(self) -> Model:
         """The parameters at the end of training: for measures that need `learning`. Untrained where they are lost."""
-        assert self.run is not None, "trained parameters lie in a run directory"
-        params = checkpoint.restore_final(self.run / "final", self.state.params)
+        params = checkpoint.restore_final(self.record.final, self.state.params)
         return self._rescued() if params is None else params
+
+    @property
+    def record(self) -> Record:
+        """The record of the training, beside which checkpoints and trained parameters lie."""
+        assert self.run is not None, "a training has a record: build the rig with a run directory"
+        return Record(self.run, self.training)
 
     def _rescued(self) -> Model:
         """The parameters at the end of training from its last checkpoint, kept apart once more."""
-        assert self.run is not None, "trained parameters lie in a run directory"
-        with checkpoint.Checkpoints(self.run / "checkpoints") as checkpoints:
+        with checkpoint.Checkpoints(self.record.checkpoints) as checkpoints:
             restored = checkpoints.restore(self.state)
-        if restored is None or int(restored[0].step) != self.job.steps:
+        if restored is None or int(restored[0].step) != course.saved(self.job, restored[1]).steps:
             raise Untrained(f"no trained parameters are left in {self.run}")
-        checkpoint.save_final(self.run / "final", restored[0].params)
+        checkpoint.save_final(self.record.final, restored[0].params)
         return restored[0].params
 
     def estimate(self) -> dict[str, Any]:
@@ -208,6 +216,7 @@ def build(
     mesh: Mesh,
     *,
     run: epath.Path | None = None,
+    training: str = TRAINING,
     data_dir: str = corpora.DATA_DIR,
     watchdog: Watchdog | None = None,
     save_seconds: float = SAVE_SECONDS,
@@ -218,7 +227,7 @@ def build(
     solved = matching.solve(job, task.vocab)
     shared = programs.of_job(solved, mesh, task.vocab)
     fields = conditions.of_row(job, solved, mesh, task)
-    return Rig(job, mesh, task, shared.static, run, fields, shared, watchdog or Watchdog(), save_seconds)
+    return Rig(job, mesh, task, shared.static, run, training, fields, shared, watchdog or Watchdog(), save_seconds)
 
 
 def check(job: Job, mesh: Mesh, vocab: int) -> None:

@@ -1,5 +1,6 @@
 """Loss, State and the training step: jit with NamedSharding in and out, the state donated."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,6 +34,17 @@ def start(params: Model, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step."""
     tree: Any = params  # optax's types know containers of arrays, not modules
     return State(params, optimizer.init(tree), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32))
+
+
+def over(state: State, job: Job, n_steps: int, mesh: Mesh) -> State:
+    """The state with the schedule of its learning rate over so many steps of the job."""
+    other = meshes.replicate(Schedule.of(job.replace(steps=n_steps)), mesh)
+
+    def changed(node: Any) -> Any:
+        return other._replace(count=node.count) if isinstance(node, Schedule) else node
+
+    optimizer = jax.tree.map(changed, state.optimizer, is_leaf=lambda node: isinstance(node, Schedule))
+    return dataclasses.replace(state, optimizer=optimizer)
 
 
 class Schedule(NamedTuple):
