@@ -55,13 +55,19 @@ class Choice:
     commit: str
     jax: str
     device_kind: str
+    budget_seconds: float = 0.0  # that ended each training; 0: its steps did
 
     @property
     def provenance(self) -> str:
         """In a few words, for a table of a report."""
         tried = len(self.tried.split())
-        where = f"{tried} rates x {self.seeds} seeds on validation, T={self.length:,}, {self.steps:,} steps"
+        where = f"{tried} rates x {self.seeds} seeds on validation, T={self.length:,}, {duration(self)}"
         return f"{where}, commit {self.commit}{', at the edge of the grid' if self.edge else ''}"
+
+
+def duration(of: Choice | Job) -> str:
+    """How long a training is, in words: its steps, or the seconds that are its budget."""
+    return f"{of.budget_seconds:g} s of training" if of.budget_seconds else f"{of.steps:,} steps"
 
 
 def look_up(job: Job, choices: Iterable[Choice] = ()) -> float:
@@ -92,8 +98,14 @@ def _covers(line: Choice | Job, job: Job) -> bool:
         line.arm == job.arm
         and _surroundings(line) == _surroundings(job)
         and _is_same_task(parts.short("suite.tasks", line.task), parts.short("suite.tasks", job.task))
-        and all(_octaves(line, job, name) <= math.log2(WITHIN) for name in SIZES)
+        and bool(line.budget_seconds) == bool(job.budget_seconds)
+        and all(_octaves(line, job, name) <= math.log2(WITHIN) for name in _sizes(job))
     )
+
+
+def _sizes(job: Job) -> tuple[str, ...]:
+    """The sizes of a training: one that ends by seconds has these for its steps, which are only their limit."""
+    return tuple("budget_seconds" if name == "steps" and job.budget_seconds else name for name in SIZES)
 
 
 def _surroundings(of: Choice | Job) -> tuple[str | int, ...]:
@@ -310,6 +322,7 @@ class Curve:
             edge=self.best in (min(scores), max(scores)) and not self.failed,
             window=round(self.window, 2),
             **{name: row[name] for name in ("commit", "jax", "device_kind")},
+            budget_seconds=job.budget_seconds,
         )
 
 
@@ -326,7 +339,7 @@ def gather(rows: Iterable[Row]) -> list[Curve]:
         job = jobs[row["run_id"]]
         if row["outcome"] != "ok":
             failed[job].append(row)
-        elif row["phase"] == "validation" and row["step"] == job.steps:
+        elif row["phase"] == "validation" and row["step"] == {"settled_steps": job.steps, **row}["settled_steps"]:
             ends[job][row["run_id"]] = row
     return [Curve(job, tuple(ends[job].values()), tuple(failed[job])) for job in dict.fromkeys((*ends, *failed))]
 

@@ -193,7 +193,10 @@ HARMS = {
     "empty": (lambda text: "", "wants the columns arm, task"),
     "another header": (lambda text: text.replace("arm,", "", 1), "wants the columns arm, task"),
     "cut in the last line": (lambda text: text[:-3], "the last line is cut"),
-    "cut in a line": (lambda text: text[: text.rindex(",")] + "\n", "columns, wanted 19"),
+    "cut in a line": (
+        lambda text: text[: text.rindex(",")] + "\n",
+        f"columns, wanted {len(dataclasses.fields(Choice))}",
+    ),
     "a rate of NaN": (lambda text: text.replace("0.01,", "nan,", 1), "line [0-9]+ wants a finite rate"),
     "no rate": (lambda text: text.replace(",0.01,", ",,", 1), "line [0-9]+: could not convert"),
     "a rate below nothing": (lambda text: text.replace(",0.01,", ",-0.01,", 1), "line [0-9]+ wants a finite rate"),
@@ -219,6 +222,25 @@ def test_a_missing_table_is_no_table_of_other_rates(tmp_path: pathlib.Path, monk
     monkeypatch.setattr(learning_rates, "TABLE", tmp_path / "rates.csv")
     with pytest.raises(FileNotFoundError, match=str(learning_rates.TABLE)):
         learning_rates.table.__wrapped__()
+
+
+def test_a_rate_is_chosen_for_seconds_where_they_end_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = TEXT.replace(steps=100_000, budget_seconds=60.0)
+    ends = [
+        validated(timed.replace(learning_rate=rate, seed=seed), step=step, settled_steps=812, loss=loss)
+        for rate, losses in {3e-4: (1.0, 2.4), 1e-3: (9.0, 2.2), 3e-3: (9.0, 2.3)}.items()
+        for seed in SEEDS
+        for step, loss in zip((80, 812), losses, strict=True)
+    ]
+    [curve] = learning_rates.gather(ends)
+    choice = curve.choice()
+    assert choice.learning_rate == 1e-3, "by the last validation, whatever its step"
+    assert choice.provenance == "3 rates x 2 seeds on validation, T=512, 60 s of training, commit abc"
+    monkeypatch.setattr(learning_rates, "table", lambda: (curve_of(TEXT, {1e-2: (0.5, 0.7)}).choice(),))
+    assert learning_rates.is_tuned(timed.replace(learning_rate=1e-3, steps=9, budget_seconds=90.0), [choice])
+    for other in (timed.replace(budget_seconds=600.0), TEXT.replace(steps=100_000), TEXT):
+        assert not learning_rates.is_tuned(other.replace(learning_rate=1e-3), [choice])
+    assert learning_rates.covering(timed) is None, "of the table"
 
 
 def test_the_nearest_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
