@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def conditions(job: Job, measure: str, place: Row, repeat: int = 0, interleave_with: str = "") -> Row:
-    placed = measure.split(":")[0] in ("step_time", "peak")
+    placed = measure.split(":")[0] in ("step_time", "peak") or job.budget_seconds > 0
     row = {"measure": measure, "repeat": repeat, "interleave_with": interleave_with, "placed": placed}
     row |= {"run_id": job.id, "arm": job.arm, "solved": job.arm, "width": 56 if job.match_to else job.width}
     row |= {"params": 113984, "params_mismatch": 0.02, "implementation": "reference", "n_processes": 1}

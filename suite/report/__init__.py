@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from suite import files, parts
-from suite.report import contexts, fairness, over_devices, page, planned, results, utilisation, verdicts
+from suite.report import contexts, equal_seconds, fairness, over_devices, page, planned, results, utilisation, verdicts
 from suite.report import trainings as trained
 from suite.report.page import Page
 from suite.report.records import Comparison, Problem, read
@@ -30,7 +30,8 @@ def compose(comparison: Comparison) -> Page:
         *trained.every_arm(comparison, groups),
         *(block for judged in comparison.judged for block in verdicts.claim(comparison, judged)),
         *results.failures(comparison),
-        *trained.learning(comparison, groups),
+        *trained.learning(comparison, [group for group in groups if not group.job.budget_seconds]),
+        *equal_seconds.equal_seconds(comparison, groups),
         *contexts.contexts(comparison, groups),
         *utilisation.utilisation(comparison),
         *planned.planned(comparison),

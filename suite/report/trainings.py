@@ -7,7 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 
-from suite import parts
+from suite import learning_rates, parts
 from suite.claims import ATTENTION, LSTM, Figure, Point
 from suite.job import Job
 from suite.judging import alike, trials
@@ -20,6 +20,7 @@ AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
 # The fields in which two trainings on one task and length may differ and still stand in one table.
 DISTINGUISHING = (
     *("width", "depth", "block", "short_conv", "hidden", "head_size", "batch", "steps", "optimizer", "decay", "dtype"),
+    "budget_seconds",
 )
 TESTS = ("accuracy", "examples", "tokens trained on", "seconds of training")
 
@@ -61,7 +62,7 @@ class Trainings:
     def conditions(self) -> str:
         job = self.job
         return (
-            f"{job.length:,} tokens an example, {job.batch} examples a step, {job.steps:,} steps, "
+            f"{job.length:,} tokens an example, {job.batch} examples a step, {learning_rates.duration(job)}, "
             f"{job.optimizer} at {self.rates}, {job.dtype}"
         )
 
@@ -83,11 +84,12 @@ class Trainings:
 
     def figure(self, name: str, against: str) -> Figure:
         """Validation loss against tokens or seconds: the median and range over seeds; a cross where one diverged."""
-        at: dict[tuple[str, int], list[Row]] = defaultdict(list)
+        at: dict[tuple[str, int], dict[str, Row]] = defaultdict(dict)
         for row in self.of("validation"):
-            at[row["arm"], row["tokens"]].append(row)
+            at[row["arm"], self._stage(row)][row["run_id"]] = row
         points = []
-        for (arm, _), rows in sorted(at.items()):
+        for (arm, _), by_run in sorted(at.items()):
+            rows = list(by_run.values())
             losses = [self.loss(row) for row in rows]
             bounds = (min(losses), max(losses)) if len(losses) > 1 else ()
             reached = statistics.median(row[against] for row in rows)
@@ -102,6 +104,11 @@ class Trainings:
             log_x=False,
             log_y=False,
         )
+
+    def _stage(self, row: Row) -> int:
+        """With which validations of other seeds one stands: those at as many tokens, or tenths of the budget."""
+        budget = self.job.budget_seconds
+        return round(10 * row["seconds"] / budget) if budget else row["tokens"]
 
     def at_equal_tokens(self) -> dict[str, tuple[float, int, int]]:
         """Each arm's mean loss over seeds, their number and the tokens: at the test or the last common validation."""
