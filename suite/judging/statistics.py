@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # its stats are imported by the first call: that takes longer than advice may
 
 
 class Interval(NamedTuple):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -11,9 +12,9 @@ from typing import Any
 
 from etils import epath
 
-from suite import claims, declarations, files, parts
+from suite import claims, declarations, files, machine, parts
 from suite.claims import Finding
-from suite.job import Cell, Job
+from suite.job import Cell, Job, slug
 from suite.judging.rule import rule_hash
 from suite.report import words
 from suite.scale import SCALES
@@ -66,10 +67,8 @@ class Problem:
     why: str
 
     def __str__(self) -> str:
-        """In a line for a terminal, which a record's text shall not command."""
-        return "".join(
-            letter if letter.isprintable() else ascii(letter)[1:-1] for letter in f"{self.where}: {self.why}"
-        )
+        """In a line for a terminal."""
+        return words.printable(f"{self.where}: {self.why}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,22 +148,43 @@ def read(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Sequ
     Records are a stranger's: claims are loaded from suite/claims and from `more_claims`, which the reader trusts, and
     no other file that a record names is opened or run.
     """
-    out = epath.Path(root)
-    if not (out / "compare.json").exists() and not (out / "runs").exists():
-        raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
+    out = _directory(root)
     settings, problems = _settings(out)
     names, unknown = _claims(settings, more_claims)
     problems += [Problem(f"claim {name}", NOT_GIVEN) for name in unknown]
     scale = settings["scale"] if settings["scale"] in SCALES else "quick"
     loaded = [_load(spec, scale) for spec in _under(thresholds, names)]
     with parts.reading_records():
-        return _read_rows(out, settings, loaded, problems)
+        return _read_rows(out, settings, loaded, problems, _place)
 
 
-def _read_rows(out: epath.Path, settings: Row, loaded: list[Claim], problems: list[Problem]) -> Comparison:
+def read_unjudged(root: epath.PathLike, place: str = "") -> Comparison:
+    """Reads a directory as `read` does, and judges nothing: at a place by its name, or at that of this machine.
+
+    ValueError lists the places where none of several is this machine's.
+    """
+    out = _directory(root)
+    settings, problems = _settings(out)
+    with parts.reading_records():
+        return _read_rows(out, settings, [], problems, functools.partial(_place_here, wanted=place))
+
+
+def _directory(root: epath.PathLike) -> epath.Path:
+    out = epath.Path(root)
+    if not (out / "compare.json").exists() and not (out / "runs").exists():
+        raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
+    return out
+
+
+Choice = Callable[[Row, store.Survey, list[Row]], Row]  # of a place, by settings, survey and rows
+
+
+def _read_rows(
+    out: epath.Path, settings: Row, loaded: list[Claim], problems: list[Problem], choose: Choice
+) -> Comparison:
     survey = store.survey(out)
     jobs, every, unreadable = _readable(survey)
-    place = settings["place"] or _newest_place(survey, every)
+    place = choose(settings, survey, every)
     rows = store.of_place(every, place["place"]) if place else every
     environment, damaged = _environment(survey, place)
     flags = out / "compare.flags"
@@ -376,6 +396,26 @@ def _arms(wanted: list[str], rows: list[Row]) -> tuple[str, ...]:
     """The arms in the order of the command line, then those of single jobs; cells that a claim adds have a group."""
     others = {row["arm"] for row in rows if not (wanted and row["interleave_with"])}
     return tuple(dict.fromkeys([*wanted, *sorted(others)]))
+
+
+def _place(settings: Row, survey: store.Survey, rows: list[Row]) -> Row:
+    """The place of the newest comparison, or that of the newest rows."""
+    return settings["place"] or _newest_place(survey, rows)
+
+
+def _place_here(settings: Row, survey: store.Survey, rows: list[Row], wanted: str) -> Row:
+    """The place of a name; without one the only place there is, or that of this machine's processor."""
+    places = {
+        row["place"]: {key: row[key] for key in PLACE} for row in rows if row["placed"] and row.keys() >= {*PLACE}
+    }
+    if not wanted and len(places) < 2:
+        return next(iter(places.values()), _place(settings, survey, rows))
+    processor = slug(f"{machine.cpu()} {machine.cores()} cores")
+    named = [name for name in places if name == wanted or (not wanted and name.startswith(f"{processor}-"))]
+    if len(named) != 1:
+        sought = f"no rows were taken at {wanted}" if wanted else "rows were taken at several places"
+        raise ValueError(f"{sought}; wanted --place=NAME, one of: {', '.join(sorted(places)) or 'none'}")
+    return places[named[0]]
 
 
 def _newest_place(survey: store.Survey, rows: list[Row]) -> Row:

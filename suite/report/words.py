@@ -88,8 +88,9 @@ def count(value: int) -> str:
     return NUMERALS[value] if value < len(NUMERALS) else f"{value:,}"
 
 
-def counted(value: int, noun: str) -> str:
-    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+def counted(value: int, noun: str, nouns: str = "") -> str:
+    """one seed, two seeds; a plural that is no such one is given"""
+    return f"{count(value)} {noun if value == 1 else nouns or f'{noun}s'}"
 
 
 def spelt(name: str) -> str:
@@ -104,6 +105,11 @@ def value(knob: Value) -> str:
 def in_bits(row: Row) -> bool:
     """Whether a token of the task is a byte: then nats a token are bits a byte times ln 2."""
     return parts.split(row["task"])[0] == "text"
+
+
+def printable(text: str) -> str:
+    """A line for a terminal, which a record's text shall not command."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def command(argv: Sequence[str]) -> str:
