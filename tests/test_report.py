@@ -616,7 +616,7 @@ def test_every_number_has_its_command(drawn: pathlib.Path):
 
 def test_markdown_shows_the_pictures(drawn: pathlib.Path):
     pictures = re.findall(r"\]\((figures/.*?\.png)\)", (drawn / "report.md").read_text())
-    assert len(pictures) == 5
+    assert len(pictures) == 7
     assert all((drawn / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 

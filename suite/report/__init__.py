@@ -9,7 +9,18 @@ from typing import Any
 from etils import epath
 
 from suite import files, parts
-from suite.report import contexts, equal_seconds, fairness, over_devices, page, planned, results, utilisation, verdicts
+from suite.report import (
+    causes,
+    contexts,
+    equal_seconds,
+    fairness,
+    over_devices,
+    page,
+    planned,
+    results,
+    utilisation,
+    verdicts,
+)
 from suite.report import trainings as trained
 from suite.report.page import Page
 from suite.report.records import Comparison, Problem, read
@@ -34,6 +45,7 @@ def compose(comparison: Comparison) -> Page:
         *equal_seconds.equal_seconds(comparison, groups),
         *contexts.contexts(comparison, groups),
         *utilisation.utilisation(comparison),
+        *causes.causes(comparison),
         *planned.planned(comparison),
         *over_devices.over_devices(comparison),
         *results.plain_tables(comparison),

@@ -19,7 +19,7 @@ COLUMNS = (
     *("metric", "value", "n", "outcome"),
 )
 # By sections of the report; others by the claims that ask for them.
-SHOWN = ("learning", "size", "peak", "step_time", "collectives", "weak_scaling")
+SHOWN = ("learning", "size", "peak", "chain", "step_time", "collectives", "weak_scaling")
 MOST = 200  # lines of a plain table
 FAILURE_COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")
 LONGEST_REASON = 160  # characters: the first lines of a runtime's message name the cause

@@ -131,14 +131,24 @@ class Machine:
             raise LookupError("no row of the compilation")
         return (timing.measured["argument_bytes"] + timing.measured["output_bytes"]) / timing.seconds
 
-    def floor_seconds(self, timing: Timing) -> float:
-        """The least time of a step: its FLOPs at the peak, its bytes at full bandwidth or its chain of steps."""
+    def products_seconds(self, timing: Timing) -> float:
+        """The least time of a step's products: its FLOPs at the peak of all devices."""
         peak, row = self.peak(timing.row), timing.row
         flops = TRAINING * self.flops_per_token(row) * row["batch"] * row["length"]
-        steps = self.sequential_steps(row)
-        chain = BOTH_WAYS * steps * self.step_latency(row) if steps else 0.0
-        bytes_moved = self.bytes_per_second(timing) * timing.seconds
-        return max(flops / (peak.flops_per_second * row["n_devices"]), bytes_moved / peak.bytes_per_second, chain)
+        return flops / (peak.flops_per_second * row["n_devices"])
+
+    def bytes_seconds(self, timing: Timing) -> float:
+        """The least time of its traffic: the bytes that one device moves at least, at full bandwidth."""
+        return self.bytes_per_second(timing) * timing.seconds / self.peak(timing.row).bytes_per_second
+
+    def chain_seconds(self, timing: Timing) -> float:
+        """The least time of its steps that wait for one another; 0 where none do."""
+        steps = self.sequential_steps(timing.row)
+        return BOTH_WAYS * steps * self.step_latency(timing.row) if steps else 0.0
+
+    def floor_seconds(self, timing: Timing) -> float:
+        """The least time of a step: its FLOPs at the peak, its bytes at full bandwidth or its chain of steps."""
+        return max(self.products_seconds(timing), self.bytes_seconds(timing), self.chain_seconds(timing))
 
     def fraction_of_attainable(self, timing: Timing) -> float:
         return _share(self.floor_seconds(timing) / timing.seconds, "the fraction of attainable")
