@@ -11,6 +11,7 @@ the cells that are done. On several hosts start it on each, with a shared --out.
 
 import collections
 import dataclasses
+import functools
 import shlex
 import sys
 import time
@@ -25,9 +26,9 @@ from suite import files, learning_rates, parts
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale
-from suite.sweep import exit_codes, rendezvous, schedule, status, store
+from suite.sweep import exit_codes, rendezvous, schedule, search, status, store
 from suite.sweep.comparison import Comparison
-from suite.sweep.options import Options
+from suite.sweep.options import PASSED, Options
 from suite.sweep.schedule import Plan, estimate_seconds
 
 SCALE = flags.DEFINE_enum(
@@ -54,11 +55,6 @@ WORKERS = flags.DEFINE_integer(
 )
 STATUS = flags.DEFINE_bool("status", False, "print the state of each cell under --out, and run nothing")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
-# Flags that are passed on to the child processes.
-PASSED = (
-    *("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"),
-    *("patience", "save_seconds", "lease_seconds", "fault"),
-)
 for name in PASSED:
     flags.declare_key_flag(name)
 # Flags of launch.job that have no meaning here.
@@ -80,6 +76,10 @@ def main() -> int:
         claims = chosen_claims()
         if not DRY_RUN.value:
             store.check_writable(worker.OUT.value)
+            if (epath.Path(worker.OUT.value) / search.FOLDER).exists():
+                raise ValueError(
+                    f"{worker.OUT.value} holds crossovers, whose rows no claim rests on; use another --out"
+                )
         passed: dict[str, Any] = {name: flags.FLAGS[name].value for name in PASSED}
         options = Options(**passed)
         plan = Plan(scale, claims, RATES.value)
@@ -97,7 +97,7 @@ def main() -> int:
         any_batch=not flags.FLAGS["batch"].present,
         asked=asked(),
         command=sys.argv[1:],
-        report=report,
+        report=functools.partial(report, claims),
         clock=time.monotonic,
     ).run()
 
@@ -159,12 +159,12 @@ def asked() -> rendezvous.Settings:
     return {f"--{name}": str(flags.FLAGS[name].value) for name in names}
 
 
-def report(comparison: Comparison, done: bool) -> None:
+def report(claims: tuple[str, ...], comparison: Comparison, done: bool) -> None:
     """Draws the report of what there is, and the page of the learning rates that were chosen."""
     from suite import report  # here, not above: --help answers at once
     from suite.report import calibration
 
-    path = report.write(comparison.out, more_claims=list(comparison.plan.claims))
+    path = report.write(comparison.out, more_claims=list(claims))
     print(f"report: {path}" if done else f"report so far: {path}", flush=True)
     curves = [curve for curve in learning_rates.gather(comparison.rows()) if curve.scores]
     if done and curves:

@@ -29,6 +29,7 @@ ENTRY = {
     "suite.tasks": "Task",
     "suite.measures": "measure",
     "suite.claims": "judge",
+    "suite.quantities": "cell",
     "launch.engines": "render",
 }
 LARGEST = 2**31 - 1  # of a knob whose file has no line for it in BOUNDS: beyond that int32 ends, and all that is finite
@@ -38,6 +39,7 @@ BESIDE = {
     "suite.tasks": (),
     "suite.measures": ("NEEDS", "PLACED", "RESUMES", "SECONDS", "CONDITIONS", "QUANTITIES"),
     "suite.claims": ("QUESTION", "TEXTBOOK", "CLAIMED", "RULE", "SIZES", "cells", "tell"),
+    "suite.quantities": (*("values", "ABOUT", "UNIT", "AXIS", "TIMED", "TRAINED", "EXACT", "ROUND", "COMPARED"),),
     "launch.engines": (),
 }
 

@@ -16,9 +16,7 @@ from suite.job import Job
 from suite.judging import isoflop, trials
 from suite.judging.statistics import (
     Estimate,
-    Interval,
     contrast,
-    crossings,
     fieller,
     fisher,
     holm,
@@ -99,17 +97,6 @@ def test_one_seed_has_no_interval() -> None:
         newcombe(1, 1, 2, 2)
     with pytest.raises(AssertionError, match="an interval of one measurement"):
         Number("D", 1.0, "", 1, "", 0.5, 1.5)
-
-
-def test_a_crossing_ranges_over_the_lengths_whose_interval_holds_one() -> None:
-    sure = [Interval(log, log - 0.1, log + 0.1) for log in (-1.0, 1.0)]
-    [at] = crossings([16, 64], sure)
-    assert at == pytest.approx((32, 32 * 2**-0.1, 32 * 2**0.1))
-    [falling] = crossings([16, 64], sure[::-1])
-    assert falling == pytest.approx(at)
-    # Not beyond doubt on one side: then it may lie beyond the lengths that were measured.
-    assert crossings([16, 64], [Interval(-0.1, -0.3, 0.1), sure[1]]) == []
-    assert crossings([16, 64, 256], [*sure, Interval(1.0, -0.5, 2.5)])[0] == pytest.approx(at)
 
 
 def test_fiellers_interval_is_that_of_a_test_of_the_difference() -> None:

@@ -28,10 +28,17 @@ ZERO = {
         "suite.scale",
     ),
     "suite.declarations",
-    *("suite.learning_rates", "suite.spreadsheets", "suite.judging"),
+    *("suite.learning_rates", "suite.spreadsheets", "suite.judging", "suite.quantities"),
     *("suite.sweep.attempts", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),
     *("suite.sweep.links", "suite.sweep.options", "suite.sweep.provenance", "suite.sweep.prune"),
-    *("suite.sweep.record", "suite.sweep.rendezvous", "suite.sweep.startup", "suite.sweep.status", "suite.sweep.store"),
+    *(
+        "suite.sweep.record",
+        "suite.sweep.rendezvous",
+        "suite.sweep.search",
+        "suite.sweep.startup",
+        "suite.sweep.status",
+        "suite.sweep.store",
+    ),
 }
 ONE = {"suite.mesh", "suite.counting", "suite.training.clock", "suite.ops"}
 ONE |= {"suite.sweep.processes", "suite.sweep.watchdog"}
@@ -47,10 +54,11 @@ MAY_IMPORT = {
     "suite/sweep/doctor.py": JAX | PLAIN | ZERO | ONE | {"suite.sweep"},
     "suite/sweep/checks.py": JAX | PLAIN | ZERO | {"suite.contract", "suite.training"},
     "suite/sweep/worker.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.sweep", "suite.training"},
-    "suite/sweep/comparison.py": PLAIN | ZERO | {"suite.sweep.schedule", "suite.sweep.progress"},
+    "suite/sweep/comparison.py": PLAIN | ZERO | {"suite.sweep.schedule", "suite.sweep.search", "suite.sweep.progress"},
     "suite/sweep/leases.py": PLAIN | ZERO | {"tensorstore"},
     "suite/sweep/*": PLAIN | ZERO,
     "suite/judging/*": PLAIN | ZERO,
+    "suite/quantities/*": PLAIN | ZERO,
     "suite/mesh.py": JAX | ZERO,
     "suite/counting/*": JAX | {"suite.counting"},
     "suite/training/clock.py": JAX | ZERO,

@@ -23,7 +23,8 @@ from suite.claims import (
     held_equal,
 )
 from suite.job import Cell
-from suite.judging.statistics import crossings, t_interval
+from suite.judging.crossing import crossings
+from suite.judging.statistics import t_interval
 from suite.scale import Scale
 from suite.sweep.record import Row
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from suite.claims import ATTENTION, LSTM, Control, Figure, Finding, Number, Point, held_equal, likeness
 from suite.job import Cell
-from suite.judging.statistics import Interval, crossings, ratio_interval, slope, t_interval
+from suite.judging.crossing import crossings
+from suite.judging.statistics import Interval, ratio_interval, slope, t_interval
 from suite.scale import INSTALLATION, Scale
 from suite.sweep.record import Row
 from suite.sweep.store import of_cell

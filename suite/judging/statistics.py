@@ -1,6 +1,5 @@
 """Intervals that verdicts rest on."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -137,35 +136,6 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope of log y against log x: the exponent of a power law."""
     fit: Any = scipy.stats.linregress(np.log(x), np.log(y))
     return float(fit.slope)
-
-
-def crossings(x: Sequence[float], logs: Sequence[Interval]) -> list[Interval]:
-    """Where a ratio passes through 1, with the range of x at which its interval holds 1; logarithms of the ratio.
-
-    All is read on straight lines between the points, logarithm against logarithm. A crossing that has no such range,
-    since on one side the ratio is nowhere beyond doubt, is none.
-    """
-    points = sorted(zip(x, logs, strict=True))
-    at = [math.log(place) for place, _ in points]
-    value, low, high = ([getattr(interval, bound) for _, interval in points] for bound in Interval._fields)
-    crossed = []
-    for zero, rises in _zeros(at, value):
-        # Below 1 beyond doubt on one side, above on the other: the bound that is last to cross ends the range.
-        first, last = (high, low) if rises else (low, high)
-        before = [place for place, up in _zeros(at, first) if up == rises and place <= zero]
-        after = [place for place, up in _zeros(at, last) if up == rises and place >= zero]
-        if before and after:
-            crossed.append(Interval(*(math.exp(place) for place in (zero, before[-1], after[0]))))
-    return crossed
-
-
-def _zeros(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, bool]]:
-    """Where a line through points passes through 0, and whether it rises; at a point that is 0 itself, once."""
-    zeros = []
-    for (before, low), (after, high) in itertools.pairwise(zip(x, y, strict=True)):
-        if low * high < 0 or (high == 0 and low != 0):
-            zeros.append((before + low / (low - high) * (after - before), high > low))
-    return zeros
 
 
 def bootstrap(members: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> np.ndarray:

@@ -12,6 +12,7 @@ from suite import files, parts
 from suite.report import (
     causes,
     contexts,
+    crossovers,
     equal_seconds,
     fairness,
     over_devices,
@@ -36,6 +37,7 @@ def compose(comparison: Comparison) -> Page:
         *verdicts.introduction(comparison),
         *verdicts.findings(comparison),
         *verdicts.one_chart(comparison),
+        *crossovers.crossovers(comparison),
     ]
     more = [
         *trained.every_arm(comparison, groups),
@@ -86,6 +88,7 @@ def as_json(comparison: Comparison, headline: str) -> str:
         "command": comparison.command,
         "place": comparison.place,
         "claims": [_flat(dataclasses.asdict(judged)) for judged in comparison.judged],
+        "crossovers": crossovers.as_json(comparison),
         "environment": comparison.environment,
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"

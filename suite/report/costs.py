@@ -20,7 +20,8 @@ from suite.claims import MATCHES
 from suite.claims.parallelism import LADDER
 from suite.job import Job
 from suite.judging import alike, pace
-from suite.judging.statistics import Estimate, Interval, crossings, difference
+from suite.judging.crossing import crossings
+from suite.judging.statistics import Estimate, Interval, difference
 from suite.report import words
 from suite.sweep.record import Row
 

@@ -105,7 +105,8 @@ def styles_of(figure: Figure, arms: Sequence[str]) -> dict[str, Style]:
 def draw(figure: Figure, styles: dict[str, Style], marks: Sequence[Point] = (), *, ratios: bool = False) -> Spec:
     """The Vega-Lite spec of a figure as wide as its box: bands, lines or dots, thresholds, crosses and labels.
 
-    `marks` are dots on its lines, each with its x above it; `ratios` says that no series belongs to an arm.
+    `marks` are dots on its lines, each with its x above it, and with bounds of x; `ratios` says that no series belongs
+    to an arm.
     """
     frame = Frame(figure, styles)
     layers = frame.dots() if figure.dots else frame.lines()
@@ -214,13 +215,19 @@ class Frame:
         return _layer(crosses, mark, tooltip=[*self.tooltip[:2], {"field": "why", "type": "nominal", "title": ""}])
 
     def marks(self, marks: Sequence[Point]) -> list[Spec]:
-        """Large dots, each with its x above it."""
+        """Large dots, each with its x above it, and with a bar over the interval of x where it has one."""
+        bars = [
+            {"series": mark.series, "x": mark.low, "x2": mark.high, "y": mark.y}
+            for mark in marks
+            if mark.low is not None and mark.high is not None
+        ]
         rows = [
             {"series": mark.series, "x": mark.x, "at": mark.x, "y": mark.y, "label": words.number(mark.x)}
             for mark in marks
         ]
         text = {"type": "text", "baseline": "bottom", "dy": -9, "fontWeight": 600}
         return [
+            *_layer(bars, {"type": "rule", "strokeWidth": 6, "opacity": 0.5}, x2={"field": "x2"}),
             *_layer(rows, {"type": "circle", "size": 150, "opacity": 1}, tooltip=self.tooltip),
             *_layer(rows, text, text=LABEL),
         ]

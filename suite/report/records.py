@@ -8,17 +8,19 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from suite import claims, declarations, files, machine, parts
 from suite.claims import Finding
 from suite.job import Cell, Job, slug
+from suite.judging import crossover
+from suite.judging.crossover import Question
 from suite.judging.rule import rule_hash
 from suite.report import words
 from suite.scale import SCALES
-from suite.sweep import store
+from suite.sweep import search, store
 from suite.sweep.record import Row, stem_of
 
 NOT_JUDGED = Finding("untested", "measured")
@@ -71,6 +73,14 @@ class Problem:
         return words.printable(f"{self.where}: {self.why}")
 
 
+class Search(NamedTuple):
+    """A search for crossovers: what was asked, and the arguments that ask it again."""
+
+    name: str
+    questions: tuple[Question, ...]
+    command: list[str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """The records of a directory. `scale` is empty where single jobs were run, `place` before the first row."""
@@ -92,6 +102,7 @@ class Comparison:
     environment: Row  # of the newest run here; empty before it
     flags: str  # all of them, defaults too: of the comparison, or of the newest run
     plan: Row  # of launch.plan; empty where there is none
+    searches: tuple[Search, ...]  # of launch.crossover
 
     @property
     def every_row(self) -> list[Row]:
@@ -134,6 +145,7 @@ COMPARISON = {
 }
 NO_COMPARISON: Row = {name: empty() for name, empty in COMPARISON.items()}
 PLAN = {"place": dict, "programs": list}
+SEARCH = {"questions": list, "command": list}
 ENVIRONMENT = {
     **{"python": str, "platform": str, "cpu": str, "cores": (int, str), "memory_bytes": int, "packages": dict},
     **{"variables": dict, "commit": str, "source": str},
@@ -191,9 +203,11 @@ def _read_rows(
     no_evidence = _no_evidence(settings)
     first, *others = claims.matches(rows)
     plan, unplanned = _plan(out)
+    searches, unasked = _searches(out)
     problems = [
         *problems,
         *unplanned,
+        *unasked,
         *(_problem(out, path, why) for path, why in (*survey.problems, *damaged, *unreadable)),
         *_mixed(rows),
     ]
@@ -210,11 +224,13 @@ def _read_rows(
         rows=claims.of_match(rows, first),
         more={match: claims.of_match(rows, match) for match in others},
         over_devices=[row for row in claims.of_match(every, first) if _is_of(row, "collectives")],
-        judged=tuple(_judge(claim, rows, no_evidence) for claim in loaded),
+        # Timings of a crossover are pairs of their own, which no claim has asked for.
+        judged=tuple(_judge(claim, [row for row in rows if not crossover.is_of(row)], no_evidence) for claim in loaded),
         problems=tuple(problems),
         environment=environment,
         flags=flags.read_bytes().decode(errors="replace") if flags.is_file() else {"flags": "", **environment}["flags"],
         plan=plan,
+        searches=tuple(searches),
     )
 
 
@@ -251,6 +267,23 @@ def _plan(out: epath.Path) -> tuple[Row, list[Problem]]:
     except files.Damaged as damaged:
         return {}, [_problem(out, damaged.path, damaged.why)]
     return plan, []
+
+
+def _searches(out: epath.Path) -> tuple[list[Search], list[Problem]]:
+    """The searches for crossovers, and the files of them that are damaged."""
+    searches, problems = [], []
+    for path in sorted((out / search.FOLDER).glob("*.json")):
+        try:
+            stored = _read_json(path, SEARCH)
+            if not stored["questions"] or not all(isinstance(text, str) for text in stored["command"]):
+                raise files.Damaged(path, "it has no questions, or its command is not of texts")
+            questions = tuple(map(Question.from_dict, stored["questions"]))
+            searches.append(Search(path.name.removesuffix(".json"), questions, stored["command"]))
+        except files.Damaged as damaged:
+            problems.append(_problem(out, damaged.path, damaged.why))
+        except (LookupError, TypeError, ValueError) as error:
+            problems.append(_problem(out, path, f"its questions cannot be read: {error}"))
+    return searches, problems
 
 
 def _is_planned(program: Any) -> bool:

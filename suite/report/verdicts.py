@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Condition, Figure, Finding, Number, Point
-from suite.judging import statistics
+from suite.judging import crossing
 from suite.judging.statistics import Interval
-from suite.report import figures, words
+from suite.report import crossovers, figures, words
 from suite.report.figures import DASHED, DOTTED, SOLID, Style
 from suite.report.page import Banner, Block, Cells, Chart, Commands, Heading, Link, Prose, Table, Terms
 from suite.report.records import NO_SCALE, Comparison, Judged
@@ -37,6 +37,9 @@ def headline(comparison: Comparison) -> str:
     """A sentence on this machine: what was measured, the verdicts on it by their number, and those by construction."""
     if not comparison.rows:
         return "Nothing has been measured yet."
+    crossed = list(crossovers.clauses(comparison))
+    if crossed and not comparison.scale:  # of a search alone no claim is worth a word
+        return f"On {comparison.where}, {comparison.dtypes}, {'; '.join(crossed)}."
     measured = [judged.finding for judged in comparison.judged if judged.finding.basis == "measured"]
     built = [judged for judged in comparison.judged if judged.finding.basis == "construction"]
     controlled = [finding for finding in measured if finding.is_controlled]
@@ -44,7 +47,12 @@ def headline(comparison: Comparison) -> str:
     clauses = [finding.headline for finding in controlled if finding.headline]
     first, *more = clauses or sentences or [finding.sentence for finding in controlled][:1] or [""]
     # A clause may go on from the one before it, of attention.
-    clauses = [re.sub("^it ", "attention ", first), *more, _counts([finding.verdict for finding in measured])]
+    clauses = [
+        *crossovers.clauses(comparison),
+        re.sub("^it ", "attention ", first),
+        *more,
+        _counts([finding.verdict for finding in measured]),
+    ]
     clauses += [_by_construction(judged) for judged in built if judged.finding.verdict in PREDICATES]
     if comparison.scale and not comparison.evidence:
         clauses.append(f"scale {comparison.scale} is a test of the installation and not evidence")
@@ -78,7 +86,7 @@ def warnings(comparison: Comparison) -> Iterator[Block]:
     if comparison.scale and not comparison.evidence:
         test = f"Scale {comparison.scale} is a test of the installation and not evidence"
         yield Banner(f"{test}: its sizes are too small for any verdict.")
-    if comparison.rows and not comparison.scale:
+    if comparison.rows and not comparison.scale and not comparison.searches:
         yield Banner(f"No claim can be decided here: {NO_SCALE}.")
     left_out = {judged.name: judged.finding.left_out for judged in comparison.judged if judged.finding.left_out}
     if left_out:
@@ -307,4 +315,4 @@ def crossings(figure: Figure) -> list[Interval]:
         bounds = (point.y, point.y, point.y) if figure.exact else (point.y, point.low, point.high)
         if None not in bounds:
             line[point.x] = Interval(*(math.log(bound) for bound in bounds if bound is not None))
-    return statistics.crossings(list(line), list(line.values()))
+    return crossing.crossings(list(line), list(line.values()))

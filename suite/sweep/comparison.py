@@ -1,4 +1,4 @@
-"""A comparison: rounds of cells, run in child processes, until the claims ask for no more."""
+"""A comparison: rounds of cells, run in child processes, until its plan asks for no more."""
 
 import concurrent.futures
 import contextlib
@@ -19,13 +19,13 @@ from etils import epath
 
 from suite import files, machine
 from suite.job import Cell
-from suite.scale import curve_cells
 from suite.sweep import attempts, exit_codes, leases, provenance, rendezvous, schedule, startup, status, store
 from suite.sweep.links import Member
 from suite.sweep.options import Options
 from suite.sweep.progress import Progress
 from suite.sweep.record import Record, Row
 from suite.sweep.schedule import Plan
+from suite.sweep.search import Search
 
 LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
 DISMISSING_SECONDS = 60  # for the comparisons on other hosts to hear of the end
@@ -42,9 +42,9 @@ ONE_THREAD = {"NPROC": "1"}
 
 @dataclasses.dataclass
 class Comparison:
-    """Runs rounds of cells in child processes until the claims ask for no more."""
+    """Runs rounds of cells in child processes until its plan, for claims or for crossovers, asks for no more."""
 
-    plan: Plan
+    plan: Plan | Search
     options: Options  # of the children
     workers: int  # children that share the cells; 0 for as many as suit the machine
     any_batch: bool  # whether batches are sized for all devices
@@ -72,17 +72,10 @@ class Comparison:
         self.report_due = 0.0
 
     def describe(self) -> None:
-        """Writes compare.json, from which a report knows the comparison."""
-        scale = self.plan.scale
-        settings = {"scale": scale.name, "about": scale.about, "evidence": scale.evidence}
-        settings |= {
-            "arms": list(scale.arms),
-            "claims": list(self.plan.claims),
-            "command": self.command,
-            "place": self.place,
-        }
-        settings["untested"] = self.plan.untested
-        files.write(self.out / "compare.json", json.dumps(settings, indent=1) + "\n")
+        """Writes the file from which a report knows what was asked."""
+        name, content = self.plan.describe(self.place, self.command)
+        (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+        files.write(self.out / name, content)
 
     def run(self) -> int:
         try:
@@ -105,9 +98,9 @@ class Comparison:
         return code
 
     def run_rounds(self) -> int:
-        """Runs the cells of the claims until they ask for no more; an exit code that ends the comparison, or 0."""
+        """Runs the cells of the plan until it asks for no more; an exit code that ends the comparison, or 0."""
         while not self.place and self.dismissed is None:  # a child says where it runs, on which sizes and rows depend
-            code = self.run_child(dataclasses.replace(self.plan, rates="table").cells([]), check=True)
+            code = self.run_child(self.plan.first_cells(), check=True)
             if code:
                 return code
         if self.workers > 1 and self.place and self.place["n_processes"] > 1:
@@ -117,7 +110,8 @@ class Comparison:
         if not self.first:
             return self.follow_first()
         if self.any_batch:
-            self.plan = dataclasses.replace(self.plan, scale=self.plan.scale.on(self.place["devices_of_examples"]))
+            self.plan = self.plan.on(self.place["devices_of_examples"])
+            self.describe()
         while left := self.left(rows := self.rows()):
             self.progress.forecast.expect(left)
             code = self.run_children(self.shares(left, rows))
@@ -149,7 +143,7 @@ class Comparison:
         return max(CHILD_SECONDS if self.over else FIRST_SECONDS, share)
 
     def left(self, rows: list[Row]) -> list[Cell]:
-        """The cells that the claims ask for, of what the rows tell, and that are not over."""
+        """The cells that the plan asks for, of what the rows tell, and that are not over."""
         wanted = self.plan.cells(rows)
         with exit_codes.door():
             provenance.check_done(self.out, rows, wanted, self.options.data_dir)
@@ -169,12 +163,10 @@ class Comparison:
 
     def shares(self, left: list[Cell], rows: list[Row]) -> list[list[Cell]]:
         """The cells that are run next, a list for each child."""
-        # The report shows them at equal seconds.
-        with_seconds = {cell for matched in self.plan.scales(rows) for cell in curve_cells(matched)}
         alone = self.place["platform"] != "cpu" or self.place["n_processes"] > 1 or machine.share() < schedule.CHILDREN
         children = self.workers or (1 if alone else schedule.CHILDREN)
         return schedule.shares(
-            left, self.over, with_seconds, children if self.over else 1
+            left, self.over, self.plan.with_seconds(rows), children if self.over else 1
         )  # the first prepares the data set
 
     def run_children(self, shares: list[list[Cell]]) -> int:

@@ -5,6 +5,11 @@ import math
 import sys
 from typing import Any
 
+# Those that a program which starts such processes takes itself and passes on to them.
+PASSED = (
+    *("out", "mesh", "data_dir", "coordinator_address", "num_processes", "process_id"),
+    *("patience", "save_seconds", "lease_seconds", "fault"),
+)
 MONTH = 30 * 24 * 3600.0  # seconds: the most that a flag may say
 
 

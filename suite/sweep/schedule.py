@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 
 from suite import declarations, learning_rates, parts
@@ -46,6 +47,28 @@ class Plan:
             wanted.update(dict.fromkeys(curve_cells(matched)))
             wanted.update(dict.fromkeys(itertools.chain(*cells_of.values())))
         return list(wanted)
+
+    def first_cells(self) -> list[Cell]:
+        """Those that are known before anything is measured, with the learning rates of the table."""
+        return dataclasses.replace(self, rates="table").cells([])
+
+    def on(self, devices: int) -> "Plan":
+        """The plan with its batches for so many devices over which examples are split."""
+        return dataclasses.replace(self, scale=self.scale.on(devices))
+
+    def with_seconds(self, rows: list[Row]) -> set[Cell]:
+        """The cells that need the machine for themselves beside those that depend on the place.
+
+        The report shows learning curves at equal seconds.
+        """
+        return {cell for matched in self.scales(rows) for cell in curve_cells(matched)}
+
+    def describe(self, place: Row, command: list[str]) -> tuple[str, str]:
+        """The file, and its content, from which a report knows the comparison."""
+        settings = {"scale": self.scale.name, "about": self.scale.about, "evidence": self.scale.evidence}
+        settings |= {"arms": list(self.scale.arms), "claims": list(self.claims), "command": command, "place": place}
+        settings["untested"] = self.untested
+        return "compare.json", json.dumps(settings, indent=1) + "\n"
 
     def cells_of(self, claim: str, scale: Scale, rows: list[Row]) -> list[Cell]:
         return claim_cells(parts.load("suite.claims", claim)[0], scale, rows)

@@ -1,0 +1,43 @@
+"""The schedule of a search for crossovers: what suite/sweep/comparison.py runs, beside the Plan of claims."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+from suite.job import Cell
+from suite.judging import crossover
+from suite.judging.crossover import Question
+from suite.sweep.record import Row
+
+FOLDER = "crossovers"  # under --out, with a file for each search
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Questions of one quantity, the first arm against each other one, which are searched side by side."""
+
+    questions: tuple[Question, ...]
+    name: str  # of its file, which no other search has
+
+    def cells(self, rows: list[Row]) -> list[Cell]:
+        """All cells that the searches have asked for, given the rows; the same until these are measured."""
+        return list(dict.fromkeys(cell for one in self.questions for cell in crossover.cells(one, rows)))
+
+    def first_cells(self) -> list[Cell]:
+        """Those that are known before anything is measured."""
+        return self.cells([])
+
+    def on(self, devices: int) -> "Search":
+        """The search with its batches for so many devices over which examples are split."""
+        return dataclasses.replace(self, questions=tuple(one.on(devices) for one in self.questions))
+
+    def with_seconds(self, rows: Iterable[Row]) -> set[Cell]:
+        """The cells that need the machine for themselves beside those that depend on the place: none."""
+        del rows
+        return set()
+
+    def describe(self, place: Row, command: list[str]) -> tuple[str, str]:
+        """The file, and its content, from which a report knows what was asked."""
+        del place  # rows say theirs
+        questions = [question.to_dict() for question in self.questions]
+        return f"{FOLDER}/{self.name}.json", json.dumps({"questions": questions, "command": command}, indent=1) + "\n"
