@@ -26,7 +26,7 @@ from suite import files, learning_rates, parts
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale
-from suite.sweep import exit_codes, rendezvous, schedule, search, status, store
+from suite.sweep import exit_codes, rendezvous, schedule, status, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.options import PASSED, Options
 from suite.sweep.schedule import Plan, estimate_seconds
@@ -76,7 +76,7 @@ def main() -> int:
         claims = chosen_claims()
         if not DRY_RUN.value:
             store.check_writable(worker.OUT.value)
-            if (epath.Path(worker.OUT.value) / search.FOLDER).exists():
+            if (epath.Path(worker.OUT.value) / store.CROSSOVERS).exists():
                 raise ValueError(
                     f"{worker.OUT.value} holds crossovers, whose rows no claim rests on; use another --out"
                 )

@@ -13,6 +13,7 @@ The flags of launch.job say how large the models are. The same command again goe
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -26,22 +27,21 @@ import launch
 from launch import job as worker
 from suite import job as jobs
 from suite import parts
-from suite.judging import crossover
-from suite.judging.crossover import Question
 from suite.sweep import exit_codes, rendezvous, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.options import PASSED, Options
-from suite.sweep.search import Search
+from suite.sweep.schedule import Schedule
 
+QUANTITIES = "suite.quantities"
 ARMS = flags.DEFINE_multi_string(
     "arms", ["attention", "lstm"], "mixers with knobs, or your own files: the first is compared with each other one"
 )
 QUANTITY = flags.DEFINE_enum(
     "quantity",
     "step_time",
-    parts.names(crossover.FOLDER),
+    parts.names(QUANTITIES),
     "what is compared: "
-    + "; ".join(f"{name}: {parts.constant(crossover.FOLDER, name, 'ABOUT')}" for name in parts.names(crossover.FOLDER)),
+    + "; ".join(f"{name}: {parts.constant(QUANTITIES, name, 'ABOUT')}" for name in parts.names(QUANTITIES)),
 )
 FROM = flags.DEFINE_integer("from", 128, "the shortest length, in tokens", lower_bound=1)
 TO = flags.DEFINE_integer("to", 4096, "the longest length, in tokens", lower_bound=1)
@@ -81,13 +81,16 @@ def main() -> int:
         any_batch=not flags.FLAGS["batch"].present,
         asked=asked(),
         command=sys.argv[1:],
-        report=report,
+        report=functools.partial(report, search_name()),
         clock=time.monotonic,
     ).run()
 
 
-def chosen_search() -> Search:
+def chosen_search() -> Schedule:
     """The search that the command line asks for."""
+    from suite.judging.crossover import Question  # here, not above: --help answers at once
+    from suite.sweep.search import Search
+
     for name in NOT_OURS:
         if flags.FLAGS[name].present:
             raise ValueError(f"--{name} is for launch.job; a crossover takes --arms, --quantity, --from and --to")
@@ -113,8 +116,13 @@ def chosen_search() -> Search:
         )
         for other in others
     ]
+    return Search(tuple(questions), search_name())
+
+
+def search_name() -> str:
+    """The name under which the search is stored: that of the same command."""
     digest = hashlib.sha256(json.dumps(asked(), sort_keys=True).encode()).hexdigest()[:10]
-    return Search(tuple(questions), f"{QUANTITY.value}-{digest}")
+    return f"{QUANTITY.value}-{digest}"
 
 
 def asked() -> rendezvous.Settings:
@@ -123,8 +131,8 @@ def asked() -> rendezvous.Settings:
     return {f"--{name}": str(flags.FLAGS[name].value) for name in names}
 
 
-def report(comparison: Comparison, done: bool) -> None:
-    """Draws the report of what there is; at the end also prints the answers."""
+def report(search: str, comparison: Comparison, done: bool) -> None:
+    """Draws the report of what there is; at the end also prints the answers of the search."""
     from suite import report  # here, not above: --help answers at once
     from suite.report import crossovers
 
@@ -133,8 +141,7 @@ def report(comparison: Comparison, done: bool) -> None:
     if done:
         for problem in report.problems(comparison.out):
             print(f"crossover: {problem}", file=sys.stderr)
-        rows = comparison.rows()
-        for line in crossovers.text([(one, crossover.replay(one, rows)) for one in comparison.plan.questions]):
+        for line in crossovers.text(report.read(comparison.out), search):
             print(line)
 
 

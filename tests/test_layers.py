@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "suite/sweep/doctor.py": JAX | PLAIN | ZERO | ONE | {"suite.sweep"},
     "suite/sweep/checks.py": JAX | PLAIN | ZERO | {"suite.contract", "suite.training"},
     "suite/sweep/worker.py": JAX | PLAIN | ZERO | ONE | TWO | {"suite.contract", "suite.sweep", "suite.training"},
-    "suite/sweep/comparison.py": PLAIN | ZERO | {"suite.sweep.schedule", "suite.sweep.search", "suite.sweep.progress"},
+    "suite/sweep/comparison.py": PLAIN | ZERO | {"suite.sweep.schedule", "suite.sweep.progress"},
     "suite/sweep/leases.py": PLAIN | ZERO | {"tensorstore"},
     "suite/sweep/*": PLAIN | ZERO,
     "suite/judging/*": PLAIN | ZERO,

@@ -140,7 +140,7 @@ def _by_cell(rows: Iterable[Row]) -> Measured:
         if row["run_id"] not in jobs:
             jobs[row["run_id"]] = store.job_of(row)
         by_name[row["run_id"], row["measure"], row["repeat"], row["interleave_with"]].append(row)
-    return {(jobs[run], *of_cell): rows for (run, *of_cell), rows in by_name.items()}
+    return {(jobs[run], measure, repeat, group): of_cell for (run, measure, repeat, group), of_cell in by_name.items()}
 
 
 def _pair(question: Question, length: int, repeat: int) -> list[Cell]:

@@ -63,9 +63,10 @@ def clauses(comparison: Comparison) -> Iterator[str]:
                 yield f"{question.read.ABOUT}: {first} has {more} than {second} {where}"
 
 
-def text(questions: Sequence[Answered]) -> list[str]:
-    """The table as lines for a terminal."""
-    rows = [COLUMNS, *(line for pair in questions for line in lines(*pair))]
+def text(comparison: Comparison, name: str) -> list[str]:
+    """The table of a search as lines for a terminal."""
+    [search] = [search for search in comparison.searches if search.name == name]
+    rows = [COLUMNS, *(line for pair in answered(comparison, search) for line in lines(*pair))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -20,7 +20,7 @@ from suite.judging.crossover import Question
 from suite.judging.rule import rule_hash
 from suite.report import words
 from suite.scale import SCALES
-from suite.sweep import search, store
+from suite.sweep import store
 from suite.sweep.record import Row, stem_of
 
 NOT_JUDGED = Finding("untested", "measured")
@@ -272,7 +272,7 @@ def _plan(out: epath.Path) -> tuple[Row, list[Problem]]:
 def _searches(out: epath.Path) -> tuple[list[Search], list[Problem]]:
     """The searches for crossovers, and the files of them that are damaged."""
     searches, problems = [], []
-    for path in sorted((out / search.FOLDER).glob("*.json")):
+    for path in sorted((out / store.CROSSOVERS).glob("*.json")):
         try:
             stored = _read_json(path, SEARCH)
             if not stored["questions"] or not all(isinstance(text, str) for text in stored["command"]):

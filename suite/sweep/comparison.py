@@ -24,8 +24,7 @@ from suite.sweep.links import Member
 from suite.sweep.options import Options
 from suite.sweep.progress import Progress
 from suite.sweep.record import Record, Row
-from suite.sweep.schedule import Plan
-from suite.sweep.search import Search
+from suite.sweep.schedule import Schedule
 
 LONELY_ENDS = 3  # of children one after another, outside any cell, before it is given up
 DISMISSING_SECONDS = 60  # for the comparisons on other hosts to hear of the end
@@ -44,7 +43,7 @@ ONE_THREAD = {"NPROC": "1"}
 class Comparison:
     """Runs rounds of cells in child processes until its plan, for claims or for crossovers, asks for no more."""
 
-    plan: Plan | Search
+    plan: Schedule
     options: Options  # of the children
     workers: int  # children that share the cells; 0 for as many as suit the machine
     any_batch: bool  # whether batches are sized for all devices

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import typing
 from collections.abc import Iterable, Mapping
 
 from suite import declarations, learning_rates, parts
@@ -21,6 +22,31 @@ RATES = {
     "table": "those of the table, the nearest where it lacks one; a verdict that rests on such a rate is undecided",
     "anew": "as tuned, of every training, whatever the table has",
 }
+
+
+@typing.runtime_checkable
+class Schedule(typing.Protocol):
+    """What suite/sweep/comparison.py runs until it asks for no more: a Plan, or the Search of launch.crossover."""
+
+    def cells(self, rows: list[Row]) -> list[Cell]:
+        """All cells that it has asked for, given the rows."""
+        ...
+
+    def first_cells(self) -> list[Cell]:
+        """Those that are known before anything is measured, which a child checks."""
+        ...
+
+    def on(self, devices: int) -> "Schedule":
+        """The same with its batches for so many devices over which examples are split."""
+        ...
+
+    def with_seconds(self, rows: list[Row]) -> set[Cell]:
+        """The cells that need the machine for themselves beside those that depend on the place."""
+        ...
+
+    def describe(self, place: Row, command: list[str]) -> tuple[str, str]:
+        """The name of a file under --out, and its content, from which a report knows what was asked."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

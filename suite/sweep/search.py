@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
 
 from suite.job import Cell
 from suite.judging import crossover
 from suite.judging.crossover import Question
 from suite.sweep.record import Row
-
-FOLDER = "crossovers"  # under --out, with a file for each search
+from suite.sweep.store import CROSSOVERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Search:
         """The search with its batches for so many devices over which examples are split."""
         return dataclasses.replace(self, questions=tuple(one.on(devices) for one in self.questions))
 
-    def with_seconds(self, rows: Iterable[Row]) -> set[Cell]:
+    def with_seconds(self, rows: list[Row]) -> set[Cell]:
         """The cells that need the machine for themselves beside those that depend on the place: none."""
         del rows
         return set()
@@ -40,4 +38,6 @@ class Search:
         """The file, and its content, from which a report knows what was asked."""
         del place  # rows say theirs
         questions = [question.to_dict() for question in self.questions]
-        return f"{FOLDER}/{self.name}.json", json.dumps({"questions": questions, "command": command}, indent=1) + "\n"
+        return f"{CROSSOVERS}/{self.name}.json", json.dumps(
+            {"questions": questions, "command": command}, indent=1
+        ) + "\n"
