@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from suite import inference
 from suite.job import Job
-from suite.measures import decode
 from suite.sweep.record import Row
 from suite.training import clock
 from suite.training.rig import Rig
@@ -54,7 +54,7 @@ def measure(rig: Rig, *, blocks: int = 10) -> Iterator[Row]:
 
 def own_pass(rig: Rig) -> tuple[Any, PyTree, Float[Array, "B T D"]]:
     """The compiled pass of all mixers, each on what comes out of the one below, with its arguments."""
-    mixers, static = eqx.partition([block.mixer for block in decode.on_one_device(rig).rest], eqx.is_array)
+    mixers, static = eqx.partition([block.mixer for block in inference.on_one_device(rig).rest], eqx.is_array)
     shape = (max(1, rig.job.batch // rig.mesh.size), rig.job.length, rig.programs.job.width)
     x_BTD = jax.random.normal(jax.random.key(rig.job.seed), shape, jnp.float32).astype(rig.job.dtype)
 
