@@ -26,7 +26,7 @@ from suite import files, learning_rates, parts
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale
-from suite.sweep import exit_codes, rendezvous, schedule, status, store
+from suite.sweep import exit_codes, rendezvous, schedule, serving, status, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.options import PASSED, Options
 from suite.sweep.schedule import Plan, estimate_seconds
@@ -76,10 +76,11 @@ def main() -> int:
         claims = chosen_claims()
         if not DRY_RUN.value:
             store.check_writable(worker.OUT.value)
-            if (epath.Path(worker.OUT.value) / store.CROSSOVERS).exists():
-                raise ValueError(
-                    f"{worker.OUT.value} holds crossovers, whose rows no claim rests on; use another --out"
-                )
+            for name, others in ((store.CROSSOVERS, "crossovers"), (serving.FILE, "launch.inference's records")):
+                if (epath.Path(worker.OUT.value) / name).exists():
+                    raise ValueError(
+                        f"{worker.OUT.value} holds {others}, whose rows no claim rests on; use another --out"
+                    )
         passed: dict[str, Any] = {name: flags.FLAGS[name].value for name in PASSED}
         options = Options(**passed)
         plan = Plan(scale, claims, RATES.value)

@@ -35,6 +35,7 @@ ZERO = {
         "suite.sweep.record",
         "suite.sweep.rendezvous",
         "suite.sweep.search",
+        "suite.sweep.serving",
         "suite.sweep.startup",
         "suite.sweep.status",
         "suite.sweep.store",

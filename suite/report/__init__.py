@@ -15,6 +15,7 @@ from suite.report import (
     crossovers,
     equal_seconds,
     fairness,
+    inference,
     over_devices,
     page,
     planned,
@@ -38,6 +39,7 @@ def compose(comparison: Comparison) -> Page:
         *verdicts.findings(comparison),
         *verdicts.one_chart(comparison),
         *crossovers.crossovers(comparison),
+        *inference.inference(comparison),
     ]
     more = [
         *trained.every_arm(comparison, groups),

@@ -20,7 +20,7 @@ from suite.judging.crossover import Question
 from suite.judging.rule import rule_hash
 from suite.report import words
 from suite.scale import SCALES
-from suite.sweep import store
+from suite.sweep import serving, store
 from suite.sweep.record import Row, stem_of
 
 NOT_JUDGED = Finding("untested", "measured")
@@ -103,6 +103,7 @@ class Comparison:
     flags: str  # all of them, defaults too: of the comparison, or of the newest run
     plan: Row  # of launch.plan; empty where there is none
     searches: tuple[Search, ...]  # of launch.crossover
+    serving: Row  # of launch.inference: its arms and arguments; empty where there is none
 
     @property
     def every_row(self) -> list[Row]:
@@ -146,6 +147,7 @@ COMPARISON = {
 NO_COMPARISON: Row = {name: empty() for name, empty in COMPARISON.items()}
 PLAN = {"place": dict, "programs": list}
 SEARCH = {"questions": list, "command": list}
+SERVING = {"arms": list, "command": list}
 ENVIRONMENT = {
     **{"python": str, "platform": str, "cpu": str, "cores": (int, str), "memory_bytes": int, "packages": dict},
     **{"variables": dict, "commit": str, "source": str},
@@ -162,7 +164,9 @@ def read(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Sequ
     """
     out = _directory(root)
     settings, problems = _settings(out)
-    names, unknown = _claims(settings, more_claims)
+    # Of launch.inference no claim has asked for anything.
+    by_default = () if (out / serving.FILE).exists() else parts.names("suite.claims")
+    names, unknown = _claims(settings, by_default, more_claims)
     problems += [Problem(f"claim {name}", NOT_GIVEN) for name in unknown]
     scale = settings["scale"] if settings["scale"] in SCALES else "quick"
     loaded = [_load(spec, scale) for spec in _under(thresholds, names)]
@@ -204,10 +208,12 @@ def _read_rows(
     first, *others = claims.matches(rows)
     plan, unplanned = _plan(out)
     searches, unasked = _searches(out)
+    asked, unserved = _serving(out)
     problems = [
         *problems,
         *unplanned,
         *unasked,
+        *unserved,
         *(_problem(out, path, why) for path, why in (*survey.problems, *damaged, *unreadable)),
         *_mixed(rows),
     ]
@@ -217,7 +223,7 @@ def _read_rows(
         about=settings["about"],
         evidence=not no_evidence,
         untested=settings["untested"],
-        arms=_arms(settings["arms"], rows),
+        arms=_arms([*settings["arms"], *{"arms": [], **asked}["arms"]], rows),
         command=words.command(["launch.compare", *settings["command"]]) if settings["scale"] else "",
         place=place,
         jobs=jobs,
@@ -231,6 +237,7 @@ def _read_rows(
         flags=flags.read_bytes().decode(errors="replace") if flags.is_file() else {"flags": "", **environment}["flags"],
         plan=plan,
         searches=tuple(searches),
+        serving=asked,
     )
 
 
@@ -284,6 +291,20 @@ def _searches(out: epath.Path) -> tuple[list[Search], list[Problem]]:
         except (LookupError, TypeError, ValueError) as error:
             problems.append(_problem(out, path, f"its questions cannot be read: {error}"))
     return searches, problems
+
+
+def _serving(out: epath.Path) -> tuple[Row, list[Problem]]:
+    """What was asked of launch.inference; empty where it was not asked, or is damaged."""
+    path = out / serving.FILE
+    if not path.exists():
+        return {}, []
+    try:
+        asked = _read_json(path, SERVING)
+        if not all(isinstance(text, str) for text in (*asked["arms"], *asked["command"])):
+            raise files.Damaged(path, "its lists are not of texts")
+    except files.Damaged as damaged:
+        return {}, [_problem(out, damaged.path, damaged.why)]
+    return asked, []
 
 
 def _is_planned(program: Any) -> bool:
@@ -355,10 +376,10 @@ def _problem(out: epath.Path, path: epath.Path, why: str) -> Problem:
     return Problem(os.fspath(path).removeprefix(f"{os.fspath(out)}/"), why)
 
 
-def _claims(settings: Row, more_claims: Sequence[str]) -> tuple[list[str], list[str]]:
+def _claims(settings: Row, by_default: Sequence[str], more_claims: Sequence[str]) -> tuple[list[str], list[str]]:
     """The claims to judge, and those that the comparison has judged by files that `more_claims` does not name."""
     ours = parts.names("suite.claims")
-    stored = settings["claims"] if settings["scale"] else ours
+    stored = settings["claims"] if settings["scale"] else by_default
     files = {pathlib.PurePath(name).name for name in more_claims}
     names = dict.fromkeys([*(name for name in stored if name in ours), *more_claims])
     unknown = [name for name in stored if name not in ours and pathlib.PurePath(name).name not in files]

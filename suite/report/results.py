@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from suite import declarations, parts, spreadsheets
 from suite.declarations import Columns, Number
-from suite.report import words
+from suite.report import inference, words
 from suite.report.page import Block, Commands, Heading, Note, Prose, Table
 from suite.report.records import Comparison
 from suite.report.utilisation import Machine, Timing, timings
@@ -19,7 +19,10 @@ COLUMNS = (
     *("metric", "value", "n", "outcome"),
 )
 # By sections of the report; others by the claims that ask for them.
-SHOWN = ("learning", "size", "peak", "chain", "step_time", "collectives", "weak_scaling")
+SHOWN = (
+    *("learning", "size", "peak", "chain", "step_time", "collectives", "weak_scaling"),
+    *inference.MEASURES,
+)
 MOST = 200  # lines of a plain table
 FAILURE_COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")
 LONGEST_REASON = 160  # characters: the first lines of a runtime's message name the cause

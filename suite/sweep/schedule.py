@@ -26,7 +26,7 @@ RATES = {
 
 @typing.runtime_checkable
 class Schedule(typing.Protocol):
-    """What suite/sweep/comparison.py runs until it asks for no more: a Plan, or the Search of launch.crossover."""
+    """What suite/sweep/comparison.py runs until it asks for no more: a Plan, a Search or a Serving."""
 
     def cells(self, rows: list[Row]) -> list[Cell]:
         """All cells that it has asked for, given the rows."""
