@@ -93,7 +93,7 @@ SIZES = {
     "gpu": _GPU,
     "pod": Sizes(
         parity={**_GPU.parity, "width": 256, "batch": 16, "steps": 5000},
-        word_problem={**_GPU.word_problem, "width": 256, "batch": 16, "steps": 20_000},
+        word_problem={**_GPU.word_problem, "width": 256, "batch": 16, "steps": 8000, "validate_every": 2000},
         word_seeds=_GPU.word_seeds,
     ),
 }
