@@ -27,7 +27,7 @@ from suite.sweep.record import Row
 from suite.sweep.schedule import Plan
 
 EFFORTS = {
-    "least": "a TPU's programs in a fifth of the seconds, with temporaries that differ by some percent",
+    "least": "a TPU's programs in a sixth of the seconds; temporaries mostly within a tenth, upper bounds higher",
     "full": "as they would be compiled to run",
 }
 TOPOLOGY = flags.DEFINE_string(

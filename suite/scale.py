@@ -145,7 +145,7 @@ _GPU_HOUR = dataclasses.replace(
 _POD = dataclasses.replace(
     _GPU,
     name="pod",
-    about="a day, as estimated, on a Cloud TPU slice of 256 v5e chips; batch sizes are a chip's",
+    about="a day, two at most, as planned, on a Cloud TPU slice of 256 v5e chips; batch sizes are a chip's",
     arms=(*PAIR, "mamba2"),
     # With activations of every block Mamba-2's step takes twice the memory of a chip.
     job=Job(width=1024, head_size=HEAD_SIZE, depth=8, batch=4, length=2048, dtype="bfloat16", remat="block"),

@@ -92,7 +92,7 @@ class Estimate:
             "claims": list(self.plan.claims),
             "commit": provenance.of_source({})["commit"],
             "compiler": self.compilers.versions(),
-            "effort": self.effort,
+            "effort": self.effort if self.compilers.topology.options(self.effort) else "full",
             "counted": most.SAID,
             "speeds": {dtype: self.speeds(dtype)._asdict() for dtype in {job.dtype for job in stepping}},
             "programs": list(rows.values()),
