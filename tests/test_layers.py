@@ -28,7 +28,7 @@ ZERO = {
         "suite.scale",
     ),
     "suite.declarations",
-    *("suite.learning_rates", "suite.spreadsheets", "suite.judging", "suite.quantities"),
+    *("suite.energy", "suite.learning_rates", "suite.spreadsheets", "suite.judging", "suite.quantities"),
     *("suite.sweep.attempts", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),
     *("suite.sweep.links", "suite.sweep.options", "suite.sweep.provenance", "suite.sweep.prune"),
     *(
@@ -92,6 +92,7 @@ MAY_IMPORT = {
     | TWO
     | {"suite.planning", "suite.training", "suite.measures", "suite.report.words", "suite.sweep"},
     "suite/machine.py": set(),
+    "suite/energy.py": {"pynvml"},  # an extra, which need not be installed
     "suite/spreadsheets.py": set(),
     "suite/*.py": PLAIN | ZERO,
     "launch/engines/*": PLAIN | ZERO | {"launch.engines"},

@@ -32,7 +32,8 @@ ABOUT = (
     "longer that is launched alone and waited for, and input wait what it takes longer on real batches, where their 95 "
     "% intervals leave zero. What no floor and no difference explains is the rest: slow kernels, copies or anything "
     "else; what it is was not measured. The dominant cause is the greatest of the longest floor, in full, and "
-    "dispatch, input wait and the rest."
+    "dispatch, input wait and the rest. Decoding is not taken apart: no row says whether its parameters and state come "
+    "from memory or from a cache."
 )
 SENTENCES = {
     PRODUCTS: "multiplies: {share} of it is its products at the peak of {dtype}",

@@ -20,7 +20,7 @@ COLUMNS = (
 )
 # By sections of the report; others by the claims that ask for them.
 SHOWN = (
-    *("learning", "size", "peak", "chain", "step_time", "collectives", "weak_scaling"),
+    *("learning", "size", "peak", "chain", "energy", "step_time", "collectives", "weak_scaling"),
     *inference.MEASURES,
 )
 MOST = 200  # lines of a plain table
