@@ -36,9 +36,22 @@ def measured(trained: rig.Rig) -> tuple[Row, list[Row]]:
 def test_positions_share_out_the_loss_of_the_test(trained: rig.Rig, measured: tuple[Row, list[Row]]) -> None:
     rows = list(loss_by_position.measure(trained))
     # The first token is the start, which is no target's question; each of 48 examples has one target at the others.
-    assert [(row["low"], row["high"], row["targets"]) for row in rows] == [(2, 3, 96), (4, 7, 192), (8, 8, 48)]
+    bins = [(2, 2, 8), (3, 4, 16), (5, 8, 32)]
+    assert [(row["turn"], row["low"], row["high"], row["targets"]) for row in rows] == [
+        (group, *of_bin) for group in range(6) for of_bin in bins
+    ]
     mean = np.average([row["loss"] for row in rows], weights=[row["targets"] for row in rows])
     assert mean == pytest.approx(measured[0]["loss"])
+
+
+def test_positions_go_on_beyond_the_trained_length_and_a_bin_ends_with_it(trained: rig.Rig) -> None:
+    far = trained.at_length(24)
+    rows = list(loss_by_position.measure(trained, longest=3))
+    assert list(dict.fromkeys((row["low"], row["high"]) for row in rows)) == [(2, 2), (3, 4), (5, 8), (9, 16), (17, 24)]
+    assert loss_by_position.bins(12, 48) == [1, 2, 4, 8, 12, 16, 32, 48]
+    nats_NT = np.concatenate([nats_BT for _, nats_BT, _, _ in far.answers(trained.trained, "test", 48)])
+    beyond = [row["loss"] for row in rows if row["low"] == 17]
+    np.testing.assert_allclose(beyond, nats_NT[:, 16:24].reshape(6, -1).mean(axis=1), rtol=1e-5)  # summed otherwise
 
 
 def test_the_trained_length_is_read_as_the_test_was(measured: tuple[Row, list[Row]]) -> None:

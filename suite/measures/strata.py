@@ -45,7 +45,7 @@ def score(task: Any, answers: Iterable[tuple[np.ndarray, ...]]) -> Iterator[Row]
             np.add.at(targets[name], at, 1)
             np.add.at(nats[name], at, nats_BT[counts_BT].astype(np.float64))
     for name, strata in STRATA.items():
-        for block, stratum in np.argwhere(targets[name]):
+        for stratum, block in np.argwhere(targets[name].T):  # in the order of the strata, as a report shows them
             yield {
                 "phase": "stratum",
                 "partition": name,

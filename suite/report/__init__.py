@@ -20,7 +20,9 @@ from suite.report import (
     over_devices,
     page,
     planned,
+    positions,
     results,
+    strata,
     utilisation,
     verdicts,
 )
@@ -49,6 +51,8 @@ def compose(comparison: Comparison) -> Page:
         *trained.learning(comparison, [group for group in groups if not group.job.budget_seconds]),
         *equal_seconds.equal_seconds(comparison, groups),
         *contexts.contexts(comparison, groups),
+        *strata.strata(comparison),
+        *positions.positions(comparison),
         *utilisation.utilisation(comparison),
         *causes.causes(comparison),
         *energy.energy(comparison),

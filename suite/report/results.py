@@ -22,6 +22,7 @@ COLUMNS = (
 SHOWN = (
     *("learning", "size", "peak", "chain", "energy", "step_time", "collectives", "weak_scaling"),
     *inference.MEASURES,
+    *("strata", "loss_by_position"),
 )
 MOST = 200  # lines of a plain table
 FAILURE_COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")

@@ -35,8 +35,11 @@ REPETITION = {
 }
 NAMES = {
     "first_use": "A byte of a name that does not begin earlier in the window, in this document.",
-    **{f"used_under_{far}": f"A byte of a name whose last use began less than {far} bytes back." for far in DISTANCES},
-    "used_farther": f"A byte of a name whose last use began {DISTANCES[-1]} bytes back or more.",
+    **{
+        f"reused_within_{far}": f"A byte of a name whose last use began less than {far} bytes back."
+        for far in DISTANCES
+    },
+    "reused_farther": f"A byte of a name whose last use began {DISTANCES[-1]} bytes back or more.",
     "no_name": "A byte of no name.",
 }
 STRATA = {"syntax": SYNTAX, "repetition": REPETITION, "names": NAMES}
