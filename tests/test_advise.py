@@ -108,7 +108,9 @@ def test_the_fastest_arm_is_named_with_ratios_of_turns_side_by_side(tmp_path: pa
     assert fastest.startswith("lstm: 81,900 tokens/s (three processes, 52 % apart) [")
     assert second.startswith("gru takes 2 times (95 % 1.95 to 2.05) as long: 40,900 tokens/s (")
     assert third.startswith("attention takes 8.00 times (95 % 7.80 to 8.20) as long: ")
-    assert conditions == "(256 tokens and batch 2; on text, width 64, depth 2, float32, at equal parameters)"
+    assert (
+        conditions == "(256 tokens and batch 2; on text, width 64, depth 2, float32, at equal parameters, by step_time)"
+    )
 
 
 def test_a_statement_has_the_command_of_its_row(tmp_path: pathlib.Path) -> None:
@@ -138,7 +140,7 @@ def test_arms_of_fresh_processes_that_took_no_turns_have_an_interval_too(tmp_pat
         put(tmp_path, ATTENTION, "step_time", steps(ATTENTION, 3e-5 * drift), repeat)
         put(tmp_path, LSTM, "step_time", steps(LSTM, 1e-5 / drift), repeat)
     _, second, *_ = told(tmp_path, context=256)["Trains fastest"]
-    low, high = re.search(r"3\.0\d times \(95 % ([\d.]+) to ([\d.]+)\)", second).groups()
+    [(low, high)] = re.findall(r"3\.0\d times \(95 % ([\d.]+) to ([\d.]+)\)", second)
     assert 2 < float(low) < 3 < float(high) < 4
 
 
@@ -161,10 +163,10 @@ def test_a_turn_is_named_with_its_length(tmp_path: pathlib.Path) -> None:
         jobs = [job.replace(length=length) for job in (ATTENTION, LSTM, GRU)]
         put_steps(tmp_path, dict(zip(jobs, (1e-5 * length / 256, 1e-5, 1e-4), strict=True)))
     turn, never, *_ = told(tmp_path, context=512)["Trains fastest"][4:]
-    matched = re.match(
+    [bounds] = re.findall(
         r"It turns: attention is ahead of lstm below (\d+) tokens \(95 % (\d+) to (\d+)\), behind above\. \[", turn
     )
-    at, low, high = map(int, matched.groups())
+    at, low, high = map(int, bounds)
     assert 250 <= low < at < high <= 262
     assert at == pytest.approx(256, abs=2)  # rounded, and of arms that drift by 1 %
     assert never.startswith("No turn against gru from 64 to 1,024 tokens. [")
@@ -219,7 +221,7 @@ def test_rows_under_other_conditions_are_told_apart_and_never_pooled(tmp_path: p
         "gru takes 3.00 ti",
     ]
     others = [line for line in rest if line.startswith("Under other conditions")]
-    assert sorted(re.search(r"lstm takes (\S+) times", line)[1] for line in others) == ["4.00", "8.00"]
+    assert sorted(re.findall(r"lstm takes (\S+) times", "".join(others))) == ["4.00", "8.00"]
     assert any("width 128, depth 2, float32" in line for line in others)
     assert any("width 64, depth 2, bfloat16" in line for line in others)
 
@@ -230,7 +232,7 @@ def test_an_arm_as_wide_is_no_arm_of_equal_parameters(tmp_path: pathlib.Path) ->
     lines = told(tmp_path, context=256)["Trains fastest"]
     assert lines[0].startswith("lstm: ")
     [other] = [line for line in lines if line.startswith("Under other conditions")]
-    assert "at equal width): mingru: " in other
+    assert "at equal width, by step_time): mingru: " in other
 
 
 def test_reading_and_decoding_add_up_to_an_answer(tmp_path: pathlib.Path) -> None:
@@ -251,6 +253,39 @@ def test_a_context_that_was_read_in_part_tells_nothing_of_reading(tmp_path: path
     answers = told(tmp_path, context=1024, batch=1)
     assert answers["Reads fastest"][0].startswith("Not measured at 1,024 tokens and batch 1 (lstm). [")
     assert answers["Decodes fastest"][0].startswith("lstm: ")
+
+
+def test_the_first_token_and_each_after_it_are_told_as_who_waits_has_them(tmp_path: pathlib.Path) -> None:
+    at = {"context": 1024, "sequences": 4}
+    for job, first, each in ((ATTENTION, 1.0, 0.02), (LSTM, 2.0, 0.01)):
+        for repeat in range(2):
+            read = [{"phase": "first_token", "turn": turn, "first_token_seconds": first, **at} for turn in range(3)]
+            put(tmp_path, job, "first_token:batch=4", read, repeat)
+            waited = [{"phase": "latency", "turn": turn, "median_seconds": each, **at} for turn in range(3)]
+            put(tmp_path, job, "token_latency:batch=4", waited, repeat)
+    put(tmp_path, LSTM, "throughput", [{"phase": "throughput", "turn": 0, "decoded": 64, "decode_seconds": 0.08, **at}])
+    answers = told(tmp_path, context=1024, generate=200, batch=4)
+    first, *_, conditions = answers["Reads fastest"]
+    assert first.startswith("attention: 1 s for 1,024 tokens (two processes")
+    assert conditions.endswith("at equal parameters, by first_token)")
+    each, *_ = answers["Decodes fastest"]
+    assert each.startswith("lstm: 10.00 ms a token, 400 tokens/s of all sequences (two processes")
+    whole, slower, *_ = answers["Answers fastest"]
+    assert whole.startswith("lstm: 4.00 s (two processes")
+    assert slower.startswith("attention takes 1.25 times ")
+
+
+def test_the_largest_that_was_looked_for_fits_and_the_next_does_not(tmp_path: pathlib.Path) -> None:
+    largest = {"phase": "train_context", "sequences": 2, "largest": 4096, "held_bytes": 10**9, "beyond": 4224}
+    put(tmp_path, ATTENTION, "largest", [largest])
+    put(tmp_path, LSTM, "largest:memory_bytes=1000000000", [largest])
+    fits, *_ = told(tmp_path, context=4096)["Fits: a training step"]
+    assert fits.startswith(
+        "Fits at 4,096 tokens and batch 2, as this ran: attention 4,096 tokens and batch 2 (1 GB); lstm"
+    )
+    refused, unknown, *_ = told(tmp_path, context=8192)["Fits: a training step"]
+    assert "as this did not run: attention 4,224 tokens and batch 2 (out of memory) [" in refused
+    assert unknown.startswith("Not measured at 8,192 tokens and batch 2; the most that ran: lstm 4,096")
 
 
 def test_the_smallest_state_is_exact(tmp_path: pathlib.Path) -> None:
@@ -434,8 +469,9 @@ def test_the_commands_are_of_jobs_that_can_be_run(tmp_path: pathlib.Path) -> Non
     listed = [line for lines in answers.values() for line in lines if line.startswith("Not measured")]
     for command in commands(answers, "".join(listed)):
         values = dict(flag.removeprefix("--").split("=", 1) for flag in command[3:])
-        fields = {field.name: field.type for field in dataclasses.fields(Job) if field.name in values}
-        job = Job(**{name: convert(values[name]) for name, convert in fields.items()})
+        given = {field.name: type(field.default) for field in dataclasses.fields(Job) if field.name in values}
+        fields: dict[str, Any] = {name: convert(values[name]) for name, convert in given.items()}
+        job = Job(**fields)
         task, knobs = parts.load("suite.tasks", job.task)
         if parts.split(job.task)[0] != "text":
             task.Task(length=job.length, seed=0, **knobs)
@@ -449,11 +485,10 @@ def test_the_commands_measure_what_was_not_measured(tmp_path: pathlib.Path) -> N
     options: dict[str, Any] = {"cwd": ROOT, "check": True, "capture_output": True, "env": one_device}
     tiny = ["--mixer=lstm", "--width=16", "--depth=1", "--length=16", "--batch=2", "--measures=step_time:blocks=2"]
     subprocess.run([sys.executable, "-m", "launch.job", *tiny, f"--out={tmp_path}"], **options)
-    asked = {"context": 32, "generate": 4, "batch": 1}
-    answers = told(tmp_path, **asked)
+    answers = told(tmp_path, context=32, generate=4, batch=1)
     for _, *argv in commands(answers, answers["Trains fastest"][0]):
         subprocess.run([sys.executable, *argv], **options)
-    answers = told(tmp_path, **asked)
+    answers = told(tmp_path, context=32, generate=4, batch=1)
     timed = [title for title in answers if title.endswith("fastest") or title.startswith(("Holds", "Fits"))]
     assert len(timed) == 7
     assert not [line for title in timed for line in answers[title] if line.startswith("Not measured")]

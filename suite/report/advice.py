@@ -210,15 +210,12 @@ def _elsewhere(
 
 
 class Ran(NamedTuple):
-    """An arm that ran at a point, and the bytes that it took, or was refused there."""
+    """An arm that ran at a point, and the bytes that it took, or did not: out of memory or not compiled."""
 
     at: Point
     row: Row
     size: int
-
-    @property
-    def is_refused(self) -> bool:
-        return self.row["outcome"] in REFUSED
+    outcome: str = "ok"
 
     def holds(self, at: Point) -> bool:
         """Whether a point is no larger."""
@@ -237,31 +234,58 @@ class Fit(NamedTuple):
 
 def trained(rows: Iterable[Row]) -> Iterator[Ran]:
     """Training steps that were compiled and run, or refused."""
-    steps = [row for row in rows if measure_of(row) == "step_time"]
-    refused = {row["run_id"] for row in steps if row["outcome"] in REFUSED}
-    for row in steps:
-        at = Point(row["length"], row["batch"])
-        if row["outcome"] in REFUSED:
-            yield Ran(at, row, 0)
-        elif row.get("phase") == "compile" and row["outcome"] == "ok" and row["run_id"] not in refused:
-            held = row["argument_bytes"] + row["output_bytes"] - row["alias_bytes"] + row["temp_bytes"]
-            yield Ran(at, row, held)
+    rows = list(rows)
+    refused = {row["run_id"] for row in rows if measure_of(row) == "step_time" and row["outcome"] in REFUSED}
+    for row in rows:
+        if measure_of(row) == "step_time":
+            at = Point(row["length"], row["batch"])
+            if row["outcome"] in REFUSED:
+                yield Ran(at, row, 0, row["outcome"])
+            elif row.get("phase") == "compile" and row["outcome"] == "ok" and row["run_id"] not in refused:
+                held = row["argument_bytes"] + row["output_bytes"] - row["alias_bytes"] + row["temp_bytes"]
+                yield Ran(at, row, held)
+    yield from _largest(rows, "train")
 
 
 def decoded(rows: Iterable[Row]) -> Iterator[Ran]:
-    """States that were decoded with, by the tokens that they hold; one that was refused follows the last that ran."""
+    """States that were decoded with, by the tokens that they hold, or refused."""
+    rows = list(rows)
     last: dict[tuple, int] = defaultdict(int)
     for row in rows:
-        if measure_of(row) != "decode":
-            continue
+        name = measure_of(row)
         cell = row["run_id"], row["measure"], row["repeat"], row["interleave_with"]
-        if row["outcome"] in REFUSED:
-            knobs = parts.knobs("suite.measures", row["measure"])
-            context = 4 * last[cell] or int(knobs["shortest"])
-            yield Ran(Point(context + int(knobs["tokens"]), int(knobs["batch"])), row, 0)
-        elif row.get("phase") == "memory" and row["outcome"] == "ok":
+        if name in DECODING and row.get("phase") == "memory" and row["outcome"] == "ok":
             last[cell] = row["context"]
             yield Ran(Point(row["capacity"], row["sequences"]), row, row["state_bytes"])
+        elif name in DECODING and row["outcome"] in REFUSED and not _is_limited(row):
+            if "capacity" in row:
+                yield Ran(Point(row["capacity"], row["sequences"]), row, 0, row["outcome"])
+            elif name == "decode":  # which says no context: it is the one after the last that ran
+                knobs = parts.knobs("suite.measures", row["measure"])
+                context = 4 * last[cell] or int(knobs["shortest"])
+                yield Ran(Point(context + int(knobs["tokens"]), int(knobs["batch"])), row, 0, row["outcome"])
+    yield from _largest(rows, "decode")
+
+
+DECODING = ("decode", "token_latency", "throughput")
+
+
+def _largest(rows: Iterable[Row], program: str) -> Iterator[Ran]:
+    """The largest contexts and numbers of sequences that were looked for, and the next ones, which did not fit."""
+    for row in rows:
+        if measure_of(row) != "largest" or row.get("phase") not in (f"{program}_context", f"{program}_sequences"):
+            continue
+        size, fixed = ("context", "batch") if row["phase"].endswith("_context") else ("batch", "context")
+        held_equal = {fixed: row["context" if fixed == "context" else "sequences"]}
+        if row["outcome"] == "ok":
+            yield Ran(Point(**{size: row["largest"], **held_equal}), row, row["held_bytes"])
+        if "beyond" in row and not _is_limited(row):
+            yield Ran(Point(**{size: row["beyond"], **held_equal}), row, 0, "oom")
+
+
+def _is_limited(row: Row) -> bool:
+    """Whether a measure was given less memory than there is."""
+    return bool({"memory_bytes": 0, **parts.knobs("suite.measures", row["measure"])}["memory_bytes"])
 
 
 FITS = (
@@ -273,7 +297,7 @@ FITS = (
 def _fits(comparison: Comparison, rows: list[Row], asked: Question, fit: Fit) -> Iterator[Statement]:
     """Which arms ran at what is asked or at more, which were refused there or at less, and how far the others came."""
     at_asked = Point(asked.context + (asked.generate if fit.generates else 0), asked.batch)
-    tables = costs.tables(fit.ran(rows), fit.alike)
+    tables = costs.tables(fit.ran(rows), fit.alike, by_measure=False)
     if not tables:
         measures = (fit.spec(asked),)
         yield _not_measured(at_asked, {arm: (_at(job, asked), measures) for arm, job in _arms(comparison).items()})
@@ -290,9 +314,9 @@ def _fits(comparison: Comparison, rows: list[Row], asked: Question, fit: Fit) ->
     known: dict[str, list[tuple[str, Ran]]] = defaultdict(list)
     lacking: dict[str, Wanted] = {}
     for arm, entries in by_arm.items():
-        larger = [one for one in entries if not one.is_refused and one.holds(at_asked)]
-        smaller = [one for one in entries if one.is_refused and Ran(at_asked, one.row, 0).holds(one.at)]
-        most = max(entries, key=lambda one: (not one.is_refused, one.at.context * one.at.batch))
+        larger = [one for one in entries if one.outcome == "ok" and one.holds(at_asked)]
+        smaller = [one for one in entries if one.outcome != "ok" and Ran(at_asked, one.row, 0).holds(one.at)]
+        most = max(entries, key=lambda one: (one.outcome == "ok", one.at.context * one.at.batch))
         if larger:
             known[f"Fits at {at_asked}, as this ran"].append((arm, min(larger, key=lambda one: one.at)))
         elif smaller:
@@ -311,7 +335,7 @@ def _fits(comparison: Comparison, rows: list[Row], asked: Question, fit: Fit) ->
 
 def _held(one: Ran) -> str:
     """2,048 tokens and batch 2 (56 MB)"""
-    held = words.outcome(one.row["outcome"]) if one.is_refused else words.si(float(one.size), "B")
+    held = words.si(float(one.size), "B") if one.outcome == "ok" else words.outcome(one.outcome)
     return f"{one.at} ({held})"
 
 

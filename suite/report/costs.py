@@ -89,32 +89,42 @@ def training(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
 
 
 def reading(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
-    """Seconds of reading a context, where it was read whole."""
+    """Seconds until a context is read: in the fastest form, or in chunks of one size where it was read whole."""
     del asked
+    for row in _of(rows, "first_token", "first_token"):
+        yield Cost(row["first_token_seconds"], Point(row["context"], row["sequences"]), row, row["turn"])
     for row in _of(rows, "decode", "prefill"):
         if row["read"] == row["context"]:
             yield Cost(row["prefill_seconds"], Point(row["context"], row["sequences"]), row)
 
 
 def decoding(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
-    """Seconds a token that is decoded after a context, one of each sequence."""
+    """Seconds a token that is decoded after a context, one of each sequence: in bursts, or until who waits has it."""
     del asked
+    for row in _of(rows, "token_latency", "latency"):
+        yield Cost(row["median_seconds"], Point(row["context"], row["sequences"]), row, row["turn"])
     for row in _of(rows, "decode", "decode"):
         yield Cost(row["decode_seconds"] / row["decoded"], Point(row["context"], row["sequences"]), row, row["turn"])
+    for row in _of(rows, "throughput", "throughput"):  # whose `decoded` are of all sequences
+        seconds = row["decode_seconds"] * row["sequences"] / row["decoded"]
+        yield Cost(seconds, Point(row["context"], row["sequences"]), row, row["turn"])
 
 
 def answering(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
     """Seconds of reading a context and decoding the tokens asked for, each at the cost of one right after the context.
 
-    A token's cost is the median of the cell in which the context was read.
+    A token's cost is the median of the same process: as who waits has it where that was timed too, else in bursts.
     """
     rows = list(rows)
     tokens: dict[tuple, list[float]] = defaultdict(list)
     for cost in decoding(rows, asked):
-        tokens[_cell(cost)].append(cost.value)
+        tokens[measure_of(cost.row), *_process(cost)].append(cost.value)
     for cost in reading(rows, asked):
-        if of_cell := tokens[_cell(cost)]:
-            yield cost._replace(value=cost.value + asked.generate * statistics.median(of_cell))
+        name = measure_of(cost.row)
+        for of_token in ("token_latency", "decode") if name == "first_token" else (name,):
+            if timed := tokens[of_token, *_process(cost)]:
+                yield cost._replace(value=cost.value + asked.generate * statistics.median(timed))
+                break
 
 
 def state(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
@@ -131,9 +141,8 @@ def _of(rows: Iterable[Row], measure: str, phase: str) -> Iterator[Row]:
             yield row
 
 
-def _cell(cost: Cost) -> tuple:
-    row = cost.row
-    return row["run_id"], row["measure"], row["repeat"], row["interleave_with"], cost.at
+def _process(cost: Cost) -> tuple:
+    return cost.row["run_id"], cost.row["repeat"], cost.row["interleave_with"], cost.at
 
 
 def decode_spec(asked: Question) -> str:
@@ -226,15 +235,16 @@ Entry = TypeVar("Entry", bound=HasRow)
 
 
 class Conditions(NamedTuple):
-    """What the arms of a table share: values of fields of their jobs, and the quantity that they hold equal."""
+    """What the arms of a table share: a measure, values of fields of their jobs, and the quantity they hold equal."""
 
+    measure: str  # empty where it does not matter which
     fields: tuple[str, ...]
     values: tuple
     match: str
     match_to: str
 
     def __str__(self) -> str:
-        """In words: width 64, depth 2, float32, on text, at equal parameters."""
+        """In words: on text, width 64, depth 2, float32, at equal parameters, by step_time."""
         default = Job()
         clauses = []
         for name, value in zip(self.fields, self.values, strict=True):
@@ -245,24 +255,26 @@ class Conditions(NamedTuple):
             elif name in SHOWN or value != getattr(default, name):
                 clauses.append(f"{words.spelt(name)} {value}")
         equal = MATCHES[self.match] if self.match in MATCHES and self.match_to else "width"
-        return ", ".join([*clauses, f"at equal {equal}"])
+        return ", ".join([*clauses, f"at equal {equal}", *([f"by {self.measure}"] if self.measure else [])])
 
 
-def tables(entries: Iterable[Entry], fields: tuple[str, ...]) -> dict[Conditions, list[Entry]]:
+def tables(
+    entries: Iterable[Entry], fields: tuple[str, ...], *, by_measure: bool = True
+) -> dict[Conditions, list[Entry]]:
     """Entries by the conditions of their arms; an arm that others are matched to stands beside them."""
-    by_values: dict[tuple, list[Entry]] = defaultdict(list)
+    by_values: dict[tuple[str, tuple], list[Entry]] = defaultdict(list)
     for entry in entries:
-        by_values[alike.of_row(entry.row, fields)].append(entry)
+        by_values[measure_of(entry.row) if by_measure else "", alike.of_row(entry.row, fields)].append(entry)
     split: dict[Conditions, list[Entry]] = {}
-    for values, same in by_values.items():
+    for (measure, values), same in by_values.items():
         unmatched = [entry for entry in same if not entry.row["match_to"]]
         matched = dict.fromkeys((entry.row["match"], entry.row["match_to"]) for entry in same if entry.row["match_to"])
         for match, match_to in matched:
             beside = [entry for entry in unmatched if entry.row["mixer"] == match_to]
             of_match = [entry for entry in same if (entry.row["match"], entry.row["match_to"]) == (match, match_to)]
-            split[Conditions(fields, values, match, match_to)] = [*beside, *of_match]
+            split[Conditions(measure, fields, values, match, match_to)] = [*beside, *of_match]
         if {entry.row["mixer"] for entry in unmatched} - {match_to for _, match_to in matched}:
-            split[Conditions(fields, values, "none", "")] = unmatched
+            split[Conditions(measure, fields, values, "none", "")] = unmatched
     return split
 
 
