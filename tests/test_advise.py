@@ -202,6 +202,31 @@ def test_outside_what_was_measured_the_nearest_is_named_with_the_command_that_me
     } == (parts.knobs("suite.measures", specs[1]))
 
 
+def test_a_turn_beyond_what_was_measured_is_an_extrapolation_and_said_to_be_sought(tmp_path: pathlib.Path) -> None:
+    for length in (64, 128):
+        jobs = [job.replace(length=length) for job in (ATTENTION, LSTM)]
+        put_steps(tmp_path, dict(zip(jobs, (1e-5 * length / 256, 1e-5), strict=True)))
+    answers = told(tmp_path, context=1024, batch=4)
+    beyond, never, sought = answers["Trains fastest"][4:]
+    [bounds] = re.findall(
+        r"By extrapolation alone, attention and lstm cross at (\d+) tokens \(95 % (\d+) to (\d+)\)\. \[", beyond
+    )
+    at, low, high = map(int, bounds)
+    assert 240 <= low < at < high <= 272
+    assert never.startswith("No turn against lstm from 64 to 128 tokens. [")
+    assert sought.startswith("Where attention and the others cross from 64 to 1,024 tokens is found by [")
+    [command] = commands(answers, sought)
+    code = (
+        "import sys; from absl import flags; from launch import crossover; flags.FLAGS(sys.argv);"
+        "[asked] = crossover.chosen_search().questions;"
+        "print(asked.quantity, asked.arms, asked.shortest, asked.longest, [job.arm for job in asked.jobs],"
+        "asked.jobs[0].width, asked.jobs[0].batch)"
+    )
+    argv = [sys.executable, "-c", code, *command[3:]]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert found == "step_time ('attention', 'lstm') 64 1024 ['attention', 'lstm'] 64 4\n"
+
+
 def test_an_arm_that_lacks_alone_is_named(tmp_path: pathlib.Path) -> None:
     put_steps(tmp_path, {ATTENTION: 2e-5, LSTM: 1e-5})
     put_steps(tmp_path, {GRU.replace(length=64): 1e-5, LSTM.replace(length=64): 1e-5})
@@ -269,9 +294,9 @@ def test_the_first_token_and_each_after_it_are_told_as_who_waits_has_them(tmp_pa
     assert first.startswith("attention: 1 s for 1,024 tokens (two processes")
     assert conditions.endswith("at equal parameters, by first_token)")
     each, *_ = answers["Decodes fastest"]
-    assert each.startswith("lstm: 10.00 ms a token, 400 tokens/s of all sequences (two processes")
+    assert each.startswith("lstm: 10.0 ms a token, 400 tokens/s of all sequences (two processes")
     whole, slower, *_ = answers["Answers fastest"]
-    assert whole.startswith("lstm: 4.00 s (two processes")
+    assert whole.startswith("lstm: 4 s (two processes")
     assert slower.startswith("attention takes 1.25 times ")
 
 

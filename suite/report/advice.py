@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from suite import parts
 from suite.job import Cell, Job
+from suite.judging.statistics import Interval
 from suite.report import costs, words
 from suite.report.costs import QUANTITIES, Conditions, Point, Quantity, Question, Ratio, Sample, measure_of
 from suite.report.reach import REACHES, Longest, Reach, Try, longest
@@ -27,11 +28,12 @@ Wanted = tuple[Job, tuple[str, ...]]  # a job and the measures of it that nobody
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """A sentence, the rows that it rests on, and what would tell that which was not measured."""
+    """A sentence, the rows that it rests on, and what would tell that which was not measured: cells, or commands."""
 
     text: str
     rows: tuple[Row, ...] = ()
     wanted: tuple[Wanted, ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,10 @@ def text(comparison: Comparison, asked: Question) -> Iterator[str]:
         for said in answer.statements:
             again = [_again(comparison, row) for row in said.rows]
             new = [Cell(job, ",".join(wanted[job])).command(comparison.out) for job, _ in said.wanted]
-            noted = [f"[{numbers.setdefault(command, len(numbers) + 1)}]" for command in dict.fromkeys([*again, *new])]
+            noted = [
+                f"[{numbers.setdefault(command, len(numbers) + 1)}]"
+                for command in dict.fromkeys([*again, *new, *said.commands])
+            ]
             yield " ".join([f"  {said.text}", *noted])
     yield ""
     yield "Commands that make the rows again, or for the first time"
@@ -116,6 +121,7 @@ def _cheapest(comparison: Comparison, rows: list[Row], asked: Question, quantity
         yield Statement(f"{arm} {ratio}: {_value(quantity, sample, nearest)}", (sample.row,))
     yield Statement(f"({nearest}; {conditions})")
     yield from _turns(quantity, table, nearest, best)
+    yield from _crossover(comparison, quantity, conditions, table, nearest, asked)
     yield from _elsewhere(quantity, others, asked)
 
 
@@ -174,12 +180,14 @@ def _turns(
         for at in crossed:
             below, above = max(one for one in both if one <= at.value), min(one for one in both if one >= at.value)
             ahead, behind = (best, arm) if ratios[below].log.value > 0 else (arm, best)
-            bounds = f" (95 % {at.low:,.0f} to {at.high:,.0f})" if at.low < at.high else ""
             around = [both[context][name].row for context in (below, above) for name in (best, arm)]
-            turn = f"{ahead} is ahead of {behind} below {at.value:,.0f} tokens{bounds}, behind above"
+            turn = f"{ahead} is ahead of {behind} below {_tokens(at)}, behind above"
             yield Statement(f"It turns: {turn}.", tuple(around))
         if not crossed:
             signs = {ratio.log.value >= 0 for ratio in ratios.values()}
+            if beyond := costs.turn_beyond(ratios):
+                rows = tuple(both[context][name].row for context in list(both)[-2:] for name in (best, arm))
+                yield Statement(f"By extrapolation alone, {best} and {arm} cross at {_tokens(beyond)}.", rows)
             if len(signs) == 1:
                 never[min(both), max(both)].append(arm)
             else:
@@ -189,6 +197,36 @@ def _turns(
     for (low, high), arms in never.items():
         ends = [by_context[context][arm].row for context in (low, high) for arm in (best, *arms)]
         yield Statement(f"No turn against {words.listed(arms)} from {low:,} to {high:,} tokens.", tuple(ends))
+
+
+def _tokens(at: Interval) -> str:
+    bounds = f" (95 % {at.low:,.0f} to {at.high:,.0f})" if at.low < at.high else ""
+    return f"{at.value:,.0f} tokens{bounds}"
+
+
+def _crossover(
+    comparison: Comparison,
+    quantity: Quantity,
+    conditions: Conditions,
+    table: Mapping[Point, Mapping[str, Sample]],
+    nearest: Point,
+    asked: Question,
+) -> Iterator[Statement]:
+    """What finds where arms cross, where the context that is asked for lies outside those that were measured."""
+    contexts = [at.context for at in table if at.batch == nearest.batch]
+    shortest, longest = min(*contexts, asked.context), max(*contexts, asked.context)
+    measured = (shortest, longest) == (min(contexts), max(contexts))
+    if measured or not quantity.crossover or len(table[nearest]) < 2 or conditions.match not in ("params", "none"):
+        return
+    jobs = [comparison.jobs[sample.row["run_id"]] for sample in table[nearest].values()]
+    first, *others = sorted(jobs, key=lambda job: (bool(job.match_to), job.arm))  # the one that others are matched to
+    base = Job(**{name: getattr(first, name) for name in conditions.fields}).replace(batch=asked.batch)
+    sizes = [f"--quantity={quantity.crossover}", f"--from={shortest}", f"--to={longest}"]
+    match = [f"--match={conditions.match}"] if conditions.match != "params" else []
+    arms = [f"--arms={job.arm}" for job in (first, *others)]
+    argv = ["launch.crossover", *arms, *sizes, *base.flags(), *match, f"--out={comparison.out}-crossover"]
+    where = f"from {shortest:,} to {longest:,} tokens"
+    yield Statement(f"Where {first.arm} and the others cross {where} is found by", (), (), (words.command(argv),))
 
 
 def _elsewhere(

@@ -19,8 +19,7 @@ from suite import parts
 from suite.claims import MATCHES
 from suite.claims.parallelism import LADDER
 from suite.job import Job
-from suite.judging import alike, pace
-from suite.judging.crossing import crossings
+from suite.judging import alike, crossing, pace
 from suite.judging.statistics import Estimate, Interval, difference
 from suite.report import words
 from suite.sweep.record import Row
@@ -78,6 +77,7 @@ class Quantity(NamedTuple):
     more: str  # "takes {} as long", of a number of times
     exact: bool = False  # by construction: one number is enough
     by_batch: bool = True  # whether it turns with the number of sequences
+    crossover: str = ""  # the file of suite/quantities by which launch.crossover seeks where it turns
 
 
 def training(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
@@ -169,6 +169,7 @@ QUANTITIES = (
         alike=PROGRAM,
         show=lambda seconds, _: f"{words.number(1 / seconds)} tokens/s",
         more="takes {} as long",
+        crossover="step_time",
     ),
     Quantity(
         title="Reads fastest",
@@ -177,6 +178,7 @@ QUANTITIES = (
         alike=MODEL,
         show=lambda seconds, at: f"{words.seconds(seconds)} for {at.context:,} tokens",
         more="takes {} as long",
+        crossover="prefill",
     ),
     Quantity(
         title="Decodes fastest",
@@ -185,6 +187,7 @@ QUANTITIES = (
         alike=MODEL,
         show=_a_token,
         more="takes {} as long",
+        crossover="decode",
     ),
     Quantity(
         title="Answers fastest, from the first token read to the last one generated",
@@ -203,6 +206,7 @@ QUANTITIES = (
         more="holds {} as much",
         exact=True,
         by_batch=False,
+        crossover="state_bytes",
     ),
 )
 
@@ -364,5 +368,14 @@ def samples(costs: Iterable[Cost]) -> dict[Point, dict[str, Sample]]:
 
 def turns(ratios: Mapping[int, Ratio]) -> list[Interval]:
     """The contexts at which a ratio passes through 1, each with its interval, by ratios that have intervals."""
+    return crossing.crossings(*_known(ratios))
+
+
+def turn_beyond(ratios: Mapping[int, Ratio]) -> Interval | None:
+    """The context beyond the longest at which a ratio would pass through 1: an extrapolation."""
+    return crossing.beyond(*_known(ratios))
+
+
+def _known(ratios: Mapping[int, Ratio]) -> tuple[list[int], list[Interval]]:
     logs = {context: ratio.log for context, ratio in ratios.items() if ratio.has_interval}
-    return crossings(list(logs), list(logs.values()))
+    return list(logs), list(logs.values())
