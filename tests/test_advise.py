@@ -285,9 +285,9 @@ def test_the_first_token_and_each_after_it_are_told_as_who_waits_has_them(tmp_pa
     for job, first, each in ((ATTENTION, 1.0, 0.02), (LSTM, 2.0, 0.01)):
         for repeat in range(2):
             read = [{"phase": "first_token", "turn": turn, "first_token_seconds": first, **at} for turn in range(3)]
-            put(tmp_path, job, "first_token:batch=4", read, repeat)
+            put(tmp_path, job, "first_token:batch=4", read, repeat, "first token")
             waited = [{"phase": "latency", "turn": turn, "median_seconds": each, **at} for turn in range(3)]
-            put(tmp_path, job, "token_latency:batch=4", waited, repeat)
+            put(tmp_path, job, "token_latency:batch=4", waited, repeat, "latency")
     put(tmp_path, LSTM, "throughput", [{"phase": "throughput", "turn": 0, "decoded": 64, "decode_seconds": 0.08, **at}])
     answers = told(tmp_path, context=1024, generate=200, batch=4)
     first, *_, conditions = answers["Reads fastest"]

@@ -142,7 +142,7 @@ def _of(rows: Iterable[Row], measure: str, phase: str) -> Iterator[Row]:
 
 
 def _process(cost: Cost) -> tuple:
-    return cost.row["run_id"], cost.row["repeat"], cost.row["interleave_with"], cost.at
+    return cost.row["run_id"], cost.row["repeat"], cost.at
 
 
 def decode_spec(asked: Question) -> str:
