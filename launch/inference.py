@@ -45,7 +45,12 @@ LONGEST_TRAINED = flags.DEFINE_integer(
     "the longest example of a training step, in tokens; so many are held constant",
     lower_bound=2,
 )
-MOST_SEQUENCES = flags.DEFINE_integer("most_sequences", 256, "the most sequences decoded at once", lower_bound=1)
+MOST_SEQUENCES = flags.DEFINE_integer(
+    "most_sequences", 256, "the most sequences that are decoded, or trained on, at once", lower_bound=1
+)
+MOST_TOKENS = flags.DEFINE_integer(
+    "most_tokens", 131072, "the longest context that is looked for as the longest that fits", lower_bound=2
+)
 MEMORY_BYTES = flags.DEFINE_integer(
     "memory_bytes", 0, "bytes of a device, or of a CPU its host, that count; 0: all that it has", lower_bound=0
 )
@@ -109,6 +114,7 @@ def chosen() -> Serving:
         longest=LONGEST.value,
         longest_trained=LONGEST_TRAINED.value,
         most_sequences=MOST_SEQUENCES.value,
+        most_tokens=MOST_TOKENS.value,
         memory_bytes=MEMORY_BYTES.value,
         processes=PROCESSES.value,
     )
@@ -123,7 +129,7 @@ def chosen_arms() -> tuple[str, ...]:
 
 def asked() -> rendezvous.Settings:
     """What is asked for, to be the same on every host that takes part in it."""
-    holders = (ARMS, SHORTEST, LONGEST, LONGEST_TRAINED, MOST_SEQUENCES, MEMORY_BYTES, PROCESSES)
+    holders = (ARMS, SHORTEST, LONGEST, LONGEST_TRAINED, MOST_SEQUENCES, MOST_TOKENS, MEMORY_BYTES, PROCESSES)
     names = [*(holder.name for holder in holders), *FIELDS]
     return {f"--{name}": str(flags.FLAGS[name].value) for name in names}
 

@@ -176,16 +176,15 @@ def test_a_state_of_one_size_has_no_longest_context_and_its_row_says_how_far_was
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mixer", ["attention", "lstm"])
-def test_the_largest_sizes_trained_fit_and_at_the_next_grid_step_they_do_not(mixer: str, devices: list):
-    built = build(mixer, devices)
+def test_the_largest_sizes_trained_fit_and_at_the_next_grid_step_they_do_not(devices: list):
+    built = build("attention", devices)
 
     def held(length: int, batch: int) -> int:
         job = built.programs.job.replace(length=length, batch=batch)
         return memory.held_bytes(programs.Programs(job, built.mesh, 16).step)
 
     limit = held(300, JOB.batch)
-    knobs = {"context": 16, "most_tokens": 2**16, "most_sequences": 2**10, "memory_bytes": limit}
+    knobs = {"context": 16, "most_tokens": 2**10, "most_sequences": 2**6, "memory_bytes": limit}
     of_phase = {row["phase"]: row for row in largest.measure(built, **knobs)}
     row = of_phase["train_context"]
     assert row["held_bytes"] == held(row["largest"], JOB.batch) <= limit < held(row["largest"] + row["grid"], JOB.batch)

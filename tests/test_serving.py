@@ -21,6 +21,7 @@ SERVING = Serving(
     longest=256,
     longest_trained=256,
     most_sequences=8,
+    most_tokens=1024,
     memory_bytes=10**8,
     processes=2,
 )
@@ -164,8 +165,8 @@ def test_what_was_asked_and_is_damaged_is_a_problem_and_no_crash(tmp_path: pathl
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_one_command_measures_two_arms_and_draws_them(tmp_path: pathlib.Path):
-    sizes = ["--shortest=16", "--longest=32", "--longest_trained=32", "--most_sequences=4", "--memory_bytes=3000000"]
-    job = ["--task=recall:pairs=2,vocab=16", "--width=16", "--depth=1", "--processes=1"]
+    sizes = ["--shortest=16", "--longest=32", "--longest_trained=32", "--most_sequences=2", "--most_tokens=64"]
+    job = ["--task=recall:pairs=2,vocab=16", "--width=16", "--depth=1", "--processes=1", "--memory_bytes=3000000"]
     asked = command("inference", "--arms=attention,lstm", *sizes, *job, f"--out={tmp_path}")
     ended = run(asked, seconds=800)
     assert ended.returncode == 0, ended.stderr

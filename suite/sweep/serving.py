@@ -21,7 +21,8 @@ class Serving:
     shortest: int  # tokens of context
     longest: int
     longest_trained: int  # tokens of an example, and of all in a step where these are held constant
-    most_sequences: int
+    most_sequences: int  # at once
+    most_tokens: int  # that are looked for as the longest context that fits
     memory_bytes: int  # of a device that count; 0 for all
     processes: int  # fresh processes of a timing in turns
 
@@ -85,5 +86,6 @@ class Serving:
         yield from (Cell(self.arm(mixer, length=length), "size") for length in self.lengths)
         memory = f"memory_bytes={self.memory_bytes}"
         contexts = f"longest={self.longest},shortest={self.shortest},most={self.most_sequences}"
-        for spec in (f"throughput:{contexts},{memory}", f"largest:context={self.shortest},{memory}"):
+        most = f"most_tokens={self.most_tokens},most_sequences={self.most_sequences}"
+        for spec in (f"throughput:{contexts},{memory}", f"largest:context={self.shortest},{most},{memory}"):
             yield Cell(self.arm(mixer), parts.short("suite.measures", spec))
