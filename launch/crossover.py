@@ -2,6 +2,7 @@
 
     python -m launch.crossover --arms=attention --arms=lstm --quantity=step_time --from=128 --to=8192 --out=out/turns
     python -m launch.crossover --arms=attention,lstm,mamba2 --quantity=decode --from=256 --to=65536 --batch=8
+    python -m launch.crossover --arms=attention,lstm --quantity=loss_at_equal_seconds --budget_seconds=60 --to=2048
 
 An arm is one side of the comparison: a mixer (attention, an LSTM, ...) with its knobs. Both arms are measured at a few
 lengths from --from to --to, in turns, and then between the lengths where one comes to have more than the other, until
@@ -27,7 +28,7 @@ import launch
 from launch import job as worker
 from suite import job as jobs
 from suite import parts
-from suite.sweep import exit_codes, rendezvous, store
+from suite.sweep import exit_codes, rendezvous, schedule, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.options import PASSED, Options
 from suite.sweep.schedule import Schedule
@@ -50,6 +51,13 @@ TOLERANCE = flags.DEFINE_float(
 )
 REPEATS = flags.DEFINE_integer(
     "repeats", 8, "most repeats of one length: fresh processes, or seeds where models are trained", lower_bound=1
+)
+RATES = flags.DEFINE_enum(
+    "rates",
+    "tuned",
+    list(schedule.RATES),
+    "learning rates of what is trained; tuned: the search first tunes those that the table lacks; table: those of the "
+    "table, the nearest where it lacks one; anew: tunes all of them",
 )
 WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share what is not timed; 0: two on a CPU, else one", lower_bound=0
@@ -98,7 +106,7 @@ def chosen_search() -> Schedule:
     arms = list(dict.fromkeys(parts.short("suite.mixers", spec) for spec in specs))
     if len(arms) < 2:
         raise ValueError(f"--arms names {', '.join(arms) or 'none'}; wanted two or more, as --arms=attention,lstm")
-    job = jobs.from_flags(flags.FLAGS)
+    job = jobs.from_flags(flags.FLAGS, jobs.Job(**parts.constant(QUANTITIES, QUANTITY.value, "DEFAULTS")))
     if job.match not in MATCHES:
         wanted = " or ".join(f"--match={match}" for match in MATCHES)
         raise ValueError(f"--match={job.match} would make other models at other lengths; wanted {wanted}")
@@ -113,6 +121,7 @@ def chosen_search() -> Schedule:
             tolerance=TOLERANCE.value,
             repeats=REPEATS.value,
             own_rates=not flags.FLAGS["learning_rate"].present,
+            rates=RATES.value,
         )
         for other in others
     ]
@@ -127,7 +136,7 @@ def search_name() -> str:
 
 def asked() -> rendezvous.Settings:
     """What this search is, to be the same on every host that takes part in it."""
-    names = ("arms", "quantity", "from", "to", "tolerance", "repeats", *FIELDS)
+    names = ("arms", "quantity", "from", "to", "tolerance", "repeats", "rates", *FIELDS)
     return {f"--{name}": str(flags.FLAGS[name].value) for name in names}
 
 

@@ -39,7 +39,9 @@ BESIDE = {
     "suite.tasks": (),
     "suite.measures": ("NEEDS", "PLACED", "RESUMES", "SECONDS", "CONDITIONS", "QUANTITIES"),
     "suite.claims": ("QUESTION", "TEXTBOOK", "CLAIMED", "RULE", "SIZES", "cells", "tell"),
-    "suite.quantities": (*("values", "ABOUT", "UNIT", "AXIS", "TIMED", "TRAINED", "EXACT", "ROUND", "COMPARED"),),
+    "suite.quantities": (
+        *("values", "ABOUT", "UNIT", "AXIS", "TIMED", "TRAINED", "EXACT", "ROUND", "COMPARED", "DEFAULTS"),
+    ),
     "launch.engines": (),
 }
 

@@ -40,8 +40,13 @@ def jobs_are_made_once() -> Iterator[None]:
         yield
 
 
+def job_of(quantity: str) -> Job:
+    return JOB.replace(**parts.constant(FOLDER, quantity, "DEFAULTS"))
+
+
 def question(quantity: str = "step_time", **changes: Any) -> Question:
-    jobs = (JOB.replace(mixer=ARMS[0]), JOB.replace(mixer=ARMS[1], match_to=ARMS[0]))
+    job = job_of(quantity)
+    jobs = (job.replace(mixer=ARMS[0]), job.replace(mixer=ARMS[1], match_to=ARMS[0]))
     return Question(
         **{
             **{"quantity": quantity, "arms": ARMS, "jobs": jobs, "shortest": 32, "longest": 16384},
@@ -229,6 +234,7 @@ TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--depth=1", "--batch=4"
         (["--match=flops"], "other models at other lengths"),
         (["--length=64"], "takes --arms, --quantity, --from and --to"),
         (["--repeats=1"], "wanted at least 2"),
+        (["--quantity=loss_at_equal_seconds", "--budget_seconds=0"], "wants a budget that ends each training"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -304,7 +310,7 @@ def test_a_quantity_says_how_it_is_measured(name: str) -> None:
     assert module.UNIT
     assert module.AXIS in ("length", "context")
     assert module.COMPARED in ("ratio", "difference")
-    cells = [module.cell(JOB, length, repeat) for length in (32, 64) for repeat in (0, 1)]
+    cells = [module.cell(job_of(name), length, repeat) for length in (32, 64) for repeat in (0, 1)]
     for cell in cells:
         declarations.check(cell.measure)
         assert not cell.interleave_with, "a group is given to the pair"
@@ -334,7 +340,7 @@ def test_arms_are_timed_in_turns_and_trained_at_their_own_rates() -> None:
 def test_a_quantity_reads_its_values_from_the_rows_of_its_measure(name: str, tmp_path: pathlib.Path) -> None:
     module, _ = parts.load(FOLDER, name)
     small = {"steps": 4, "validate_every": 4, "validation_examples": 4, "test_examples": 16}
-    cell = module.cell(JOB.replace(mixer="lstm", **small), 16, 0)
+    cell = module.cell(job_of(name).replace(mixer="lstm", **small), 16, 0)
     assert worker(tmp_path).run([cell]) == 0
     values = module.values(store.of_cell(store.load(tmp_path), cell), 16)
     assert values

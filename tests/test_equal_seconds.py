@@ -1,21 +1,29 @@
 """Quality at equal seconds on planted arms: what they are read to gain is what was planted, and the report says it."""
 
+import dataclasses
+import functools
+import itertools
 import math
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import programs
 import pytest
 from test_report import CPU, put
 
 from suite import learning_rates, report
-from suite.job import Job
-from suite.judging import speedup
+from suite.job import Cell, Job
+from suite.judging import crossover, speedup
+from suite.judging.crossover import Answer, Question
+from suite.sweep import store
 from suite.sweep.record import Row
+from suite.sweep.search import Search
 from suite.training import course
 
 BUDGET = 60.0
+ARMS = ("attention", "lstm")
 JOB = Job(task="text", width=64, depth=3, length=512, batch=2, steps=10**6, budget_seconds=BUDGET, validate_every=10**6)
 LSTM = JOB.replace(mixer="lstm", match_to="attention")
 HYBRID = JOB.replace(mixer="rglru+rglru+attention:window=64")
@@ -93,6 +101,84 @@ def test_a_loss_that_rises_again_counts_as_it_was_at_its_best() -> None:
         for at, value in ((0.0, 9.0), (1.0, 4.0), (2.0, 3.0), (4.0, 3.5), (8.0, 2.0))
     ]
     assert speedup.curves(rows) == {0: speedup.Curve((1.0, 2.0, 4.0, 8.0), (4.0, 3.0, 3.0, 2.0))}
+
+
+# The crossing.
+
+
+def searched(seed: int, rate: Callable[[int], float], offset: float) -> Answer:
+    """A search in a world where attention trains on so many tokens a second, and the LSTM on as many at each length."""
+    jobs = (JOB, LSTM)
+    asked = Question("loss_at_equal_seconds", ARMS, jobs, 128, 2048, tolerance=0.1, repeats=5, own_rates=False)
+    rows: list[Row] = []
+    done: set[Cell] = set()
+    while new := [cell for cell in crossover.cells(asked, rows) if cell not in done]:
+        done.update(new)
+        for job in (cell.job for cell in new):
+            is_lstm = job.arm == "lstm"
+            noise = np.random.default_rng([seed, job.length, job.seed, is_lstm]).normal(0, NOISE)
+            named = {"run_id": job.id, "arm": job.arm, "measure": "learning", "repeat": 0, "interleave_with": ""}
+            named |= dataclasses.asdict(job) | {"reference_width": job.width, "outcome": "ok"}
+            value = loss((1e4 if is_lstm else rate(job.length)) * BUDGET, offset if is_lstm else 0.0) + noise
+            rows.append({"phase": "test", "loss": value, **named})
+    return crossover.replay(asked, rows)
+
+
+def test_losses_at_equal_seconds_cross_where_rates_and_an_offset_were_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "replace", functools.cache(Job.replace))
+    assert Job.id.fget is not None
+    monkeypatch.setattr(Job, "id", property(functools.cache(Job.id.fget)))
+
+    def rate(length: int) -> float:
+        return 4e4 / (1 + length / 256)
+
+    offset = 0.05  # nats that the LSTM has more of, whatever it is trained on
+    needed = ((loss(1e4 * BUDGET, offset) - FLOOR) / SCALE) ** (-1 / EXPONENT) / BUDGET  # tokens a second
+    at = 256 * (4e4 / needed - 1)
+    assert rate(round(at)) == pytest.approx(needed, rel=1e-2)
+    answers = [searched(seed, rate, offset) for seed in range(200)]
+    held = [[one.low <= at <= one.high for one in answer.crossings] == [True] for answer in answers]
+    assert sum(held) >= 190
+    none = [searched(seed, lambda length: 1.5e4, offset) for seed in range(20)]
+    assert sum(not answer.crossings for answer in none) >= 19, "none up to 2,048"
+
+
+def test_rates_are_chosen_by_trainings_of_as_many_seconds_before_the_search() -> None:
+    asked = Question("loss_at_equal_seconds", ARMS, (JOB, LSTM), 128, 512, tolerance=0.1, repeats=2, rates="tuned")
+    search, rows = Search((asked,), "name"), []
+    first = search.cells(rows)
+    assert {cell.job.seed for cell in first} == set(learning_rates.SEEDS)
+    assert {cell.job.budget_seconds for cell in first} == {BUDGET}
+    assert {(cell.job.arm, cell.job.length) for cell in first} == set(itertools.product(ARMS, (128, 512)))
+    for cell in first:
+        job = cell.job
+        off = abs(math.log(job.learning_rate / (1e-3 if job.arm == "lstm" else 1e-2)))
+        named = dataclasses.asdict(job) | {"run_id": job.id, "arm": job.arm, "reference_width": job.width}
+        named |= {"commit": "abc", "jax": "0", "device_kind": "Some CPU", "outcome": "ok", "final_accuracy": 0.5}
+        named |= {"measure": "learning", "repeat": 0, "interleave_with": ""}
+        rows += [{**named, **row} for row in rows_of(job, 1e4, 0.0, off)]
+    then = {(cell.job.arm, cell.job.learning_rate) for cell in search.cells(rows)}
+    assert then == {("attention", 1e-2), ("lstm", 1e-3)}
+    as_in_table = dataclasses.replace(asked, rates="table")
+    assert {cell.job.seed for cell in Search((as_in_table,), "name").cells(rows)} == {0, 1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_crossover_of_loss_at_equal_seconds_as_a_user_starts_it(tmp_path: pathlib.Path) -> None:
+    small = ["--task=recall:pairs=2,vocab=16", "--width=16", "--depth=1", "--batch=4", "--test_examples=64"]
+    flags = [*small, "--arms=gru,elman", "--quantity=loss_at_equal_seconds", "--budget_seconds=0.5", "--rates=table"]
+    argv = programs.command("crossover", *flags, "--from=16", "--to=32", "--repeats=2", f"--out={tmp_path}")
+    ended = programs.run(argv, seconds=800)
+    assert ended.returncode == 0, ended.stderr
+    tests = [row for row in store.load(tmp_path) if row["phase"] == "test"]
+    assert {(row["arm"], row["length"], row["seed"]) for row in tests} >= set(
+        itertools.product(("gru", "elman"), (16, 32), (0, 1))
+    )
+    assert all(row["budget_seconds"] == 0.5 and row["steps"] > row["step"] for row in tests)
+    assert np.median([row["seconds"] for row in tests]) == pytest.approx(0.5, rel=0.2)
+    assert "test loss after equal seconds of training" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "figures" / "equal_seconds_1.png").exists()
 
 
 # The report.

@@ -19,6 +19,7 @@ from suite.job import Cell, Job
 from suite.judging import crossing
 from suite.judging.crossing import EITHER, Region
 from suite.judging.statistics import Interval, t_interval
+from suite.learning_rates import Choice
 from suite.sweep import store
 from suite.sweep.record import Row
 
@@ -44,7 +45,8 @@ class Question:
     longest: int
     tolerance: float  # the interval of a crossing reaches so far from it, as a fraction, when the search ends
     repeats: int  # at most, of one length
-    own_rates: bool = True  # each arm's learning rate is that of the table; False: the job's
+    own_rates: bool = True  # each arm's learning rate is that which was chosen for it; False: the job's
+    rates: str = "table"  # of suite/sweep/schedule.py: whether rates are chosen in the search
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest < self.longest:
@@ -53,6 +55,7 @@ class Question:
             raise ValueError(f"a tolerance of {self.tolerance:g} is never reached; wanted 0.1 for 10 %")
         if self.repeats < 2 and not self.read.EXACT:
             raise ValueError(f"{self.repeats} repeats give no interval of {self.quantity}; wanted at least 2")
+        self.read.cell(self.jobs[0], self.shortest, 0)  # which says what such a job cannot be
 
     @functools.cached_property
     def read(self) -> ModuleType:
@@ -94,13 +97,30 @@ class Answer:
 
 def cells(question: Question, rows: Iterable[Row]) -> list[Cell]:
     """All cells that the search has asked for, those that it still needs among them."""
-    asked = replay(question, rows).asked
+    rows = list(rows)
+    asked, choices = replay(question, rows).asked, _choices(question, rows)
     return [
         cell
         for length, repeats in asked.items()
         for repeat in range(repeats)
-        for cell in _pair(question, length, repeat)
+        for cell in _pair(question, choices, length, repeat)
     ]
+
+
+def untuned(question: Question, rows: Iterable[Row]) -> list[Job]:
+    """The trainings that were asked for, one for several alike, whose learning rate is to be chosen first."""
+    if question.rates == "table" or not (question.read.TRAINED and question.own_rates):
+        return []
+    rows = list(rows)
+    jobs = {cell.job for cell in cells(question, rows)}
+    table = () if question.rates == "anew" else learning_rates.table()
+    chosen = (*learning_rates.tried(rows), *table)
+    return learning_rates.to_tune([job for job in jobs if not learning_rates.covers_any(chosen, job)])
+
+
+def _choices(question: Question, rows: Iterable[Row]) -> tuple[Choice, ...]:
+    """The learning rates that the rows have chosen, where the question asks for any."""
+    return () if question.rates == "table" else learning_rates.choices(rows)
 
 
 def is_of(row: Row) -> bool:
@@ -115,8 +135,8 @@ def is_within(at: Interval, tolerance: float) -> bool:
 
 def replay(question: Question, rows: Iterable[Row]) -> Answer:
     """The answer as far as the rows go, with all that the search has asked for until it waits for more of them."""
-    measured = _by_cell(rows)
-    look = functools.cache(functools.partial(_look, question, measured))
+    rows = list(rows)
+    look = functools.cache(functools.partial(_look, question, _choices(question, rows), _by_cell(rows)))
     asked = dict.fromkeys(_grid(question), 1 if question.read.EXACT else min(FIRST, question.repeats))
     while True:
         looks = {length: [look(length, repeat) for repeat in range(asked[length])] for length in sorted(asked)}
@@ -143,12 +163,12 @@ def _by_cell(rows: Iterable[Row]) -> Measured:
     return {(jobs[run], measure, repeat, group): of_cell for (run, measure, repeat, group), of_cell in by_name.items()}
 
 
-def _pair(question: Question, length: int, repeat: int) -> list[Cell]:
+def _pair(question: Question, choices: tuple[Choice, ...], length: int, repeat: int) -> list[Cell]:
     """The cells of both arms at a length: timed in one process in turns, or trained at their own learning rates."""
     read = question.read
     pair = [read.cell(job, length, repeat) for job in question.jobs]
     if read.TRAINED and question.own_rates:
-        rates = [learning_rates.look_up(cell.job) for cell in pair]
+        rates = [learning_rates.look_up(cell.job, choices) for cell in pair]
         jobs = [cell.job.replace(learning_rate=rate) for cell, rate in zip(pair, rates, strict=True)]
         pair = [dataclasses.replace(cell, job=job) for cell, job in zip(pair, jobs, strict=True)]
     group = f"{GROUP} of {' and '.join(question.arms)} at {length}" if read.TIMED else ""
@@ -163,10 +183,10 @@ class Look(NamedTuple):
     waits: bool
 
 
-def _look(question: Question, measured: Measured, length: int, repeat: int) -> Look:
+def _look(question: Question, choices: tuple[Choice, ...], measured: Measured, length: int, repeat: int) -> Look:
     """What the rows say of both arms at a length: the median over their turns, side by side."""
     outcomes, pair = {}, []
-    for arm, cell in zip(question.arms, _pair(question, length, repeat), strict=True):
+    for arm, cell in zip(question.arms, _pair(question, choices, length, repeat), strict=True):
         rows = measured.get((cell.job, cell.measure, cell.repeat, cell.interleave_with), [])
         values = question.read.values([row for row in rows if row["outcome"] == "ok"], length)
         pair.append(values)

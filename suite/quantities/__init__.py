@@ -12,6 +12,7 @@ A file defines
     EXACT                       whether it is without noise: then once is enough, and no interval is wanted
     ROUND                       whether a program runs at the length: then round lengths alone are asked for
     COMPARED                    how two arms are compared, by their "ratio" or their "difference"
+    DEFAULTS                    fields of its jobs that no flag gives, where they are not those of launch.job
 
 All but the functions are literals and are read without running the file. A file knows no arm and compares nothing: that
 is done for all quantities alike by suite/judging/crossover.py.

@@ -11,6 +11,7 @@ TRAINED = True
 EXACT = False
 ROUND = True
 COMPARED = "difference"  # of an accuracy of 0 there is no ratio
+DEFAULTS = {}
 
 
 def cell(job: Job, length: int, repeat: int) -> Cell:

@@ -12,6 +12,7 @@ TRAINED = False
 EXACT = False
 ROUND = True
 COMPARED = "ratio"
+DEFAULTS = {}
 BLOCKS = 5
 READ = 128  # tokens of the context that are read: a step works against the whole cache however full it is
 

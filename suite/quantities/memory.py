@@ -11,6 +11,7 @@ TRAINED = False
 EXACT = True
 ROUND = True
 COMPARED = "ratio"
+DEFAULTS = {}
 
 
 def cell(job: Job, length: int, repeat: int) -> Cell:

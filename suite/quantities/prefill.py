@@ -12,6 +12,7 @@ TRAINED = False
 EXACT = False
 ROUND = True
 COMPARED = "ratio"
+DEFAULTS = {}
 BLOCKS = 5
 
 

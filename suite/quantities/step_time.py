@@ -11,6 +11,7 @@ TRAINED = False
 EXACT = False
 ROUND = True
 COMPARED = "ratio"
+DEFAULTS = {}
 BLOCKS = 5
 
 

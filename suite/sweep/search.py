@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from suite import learning_rates
 from suite.job import Cell
 from suite.judging import crossover
 from suite.judging.crossover import Question
@@ -18,7 +19,13 @@ class Search:
     name: str  # of its file, which no other search has
 
     def cells(self, rows: list[Row]) -> list[Cell]:
-        """All cells that the searches have asked for, given the rows; the same until these are measured."""
+        """The cells that choose learning rates, until these are known; then all that the searches have asked for.
+
+        Given the rows, they are the same until these are measured.
+        """
+        untuned = [job for one in self.questions for job in crossover.untuned(one, rows)]
+        if untuned:
+            return list(dict.fromkeys(learning_rates.cells(learning_rates.to_tune(untuned), rows)))
         return list(dict.fromkeys(cell for one in self.questions for cell in crossover.cells(one, rows)))
 
     def first_cells(self) -> list[Cell]:
