@@ -280,6 +280,26 @@ def test_a_context_that_was_read_in_part_tells_nothing_of_reading(tmp_path: path
     assert answers["Decodes fastest"][0].startswith("lstm: ")
 
 
+def test_the_loss_after_equal_seconds_is_compared_seed_by_seed(tmp_path: pathlib.Path) -> None:
+    for job, loss in ((ATTENTION, 2.0), (LSTM, 2.2)):
+        for seed, of_data in enumerate((0.8, 1.0, 1.3)):
+            ended = job.replace(budget_seconds=30.0, seed=seed)
+            put(
+                tmp_path,
+                ended,
+                "learning",
+                [row | {"loss": loss * of_data * (1 + seed / 200)} for row in answered(0.5)],
+            )
+        probe = job.replace(budget_seconds=30.0, learning_rate=1e-4)  # at another rate: no seed of the arm's own
+        put(tmp_path, probe, "learning", answered(0.5))
+        put(tmp_path, job, "learning", answered(0.5))  # ended by its steps
+    best, other, conditions, *rest = told(tmp_path, context=256)["Learns most in equal seconds of training"]
+    assert best.startswith("attention: 2.04 nats a token (three seeds, 64 % apart)")
+    assert other.startswith("lstm has 1.10 times the loss: 2.24 nats a token (three seeds, 64 % apart)")
+    assert "budget seconds 30.0" in conditions
+    assert not rest
+
+
 def test_the_first_token_and_each_after_it_are_told_as_who_waits_has_them(tmp_path: pathlib.Path) -> None:
     at = {"context": 1024, "sequences": 4}
     for job, first, each in ((ATTENTION, 1.0, 0.02), (LSTM, 2.0, 0.01)):
@@ -434,12 +454,12 @@ def test_without_rows_every_part_says_what_would_measure_it(tmp_path: pathlib.Pa
     answers = told(tmp_path, context=256)
     listed = answers.pop("Commands that make the rows again")
     parts_of_the_question = [title for title, lines in answers.items() if lines]
-    assert len(parts_of_the_question) == 10
+    assert len(parts_of_the_question) == 11
     for title in parts_of_the_question:
         [said] = answers[title]
         assert re.match(r"Not measured at [\w ]+ \(attention and lstm\)", said), title
-    # Timings, and three ways to remember, of two arms.
-    assert len(listed) == 8
+    # Timings, a training that ends by its seconds, and three ways to remember, of two arms.
+    assert len(listed) == 10
 
 
 @pytest.mark.parametrize(

@@ -100,14 +100,18 @@ def _cheapest(comparison: Comparison, rows: list[Row], asked: Question, quantity
         for conditions, entries in costs.tables(quantity.costs(rows, asked), quantity.alike).items()
     }
     ranked = sorted(tables.items(), key=lambda table: _rank(table[1], asked))
+
+    def wanted(job: Job) -> Wanted:
+        ended = job.replace(budget_seconds=job.budget_seconds or quantity.budget_seconds)
+        return _at(ended, asked), (quantity.spec(asked),)
+
     if not ranked:
-        measures = (quantity.spec(asked),)
-        yield _not_measured(at_asked, {arm: (_at(job, asked), measures) for arm, job in _arms(comparison).items()})
+        yield _not_measured(at_asked, {arm: wanted(job) for arm, job in _arms(comparison).items()})
         return
     (conditions, table), *others = ranked
     nearest = _nearest(table, asked)
     lacking = {
-        arm: (_at(comparison.jobs[sample.row["run_id"]], asked), (quantity.spec(asked),))
+        arm: wanted(comparison.jobs[sample.row["run_id"]])
         for arm, sample in {arm: sample for arms in table.values() for arm, sample in arms.items()}.items()
         if at_asked not in table or arm not in table[at_asked]
     }
@@ -155,7 +159,8 @@ def _value(quantity: Quantity, sample: Sample, at: Point) -> str:
         return shown
     logs = sample.processes
     apart = f", {words.percent(math.expm1(max(logs) - min(logs)))} apart" if len(logs) > 1 else ""
-    return f"{shown} ({words.counted(len(logs), 'process', 'processes')}{apart})"
+    nouns = ("seed", "seeds") if sample.costs[0].is_trained else ("process", "processes")
+    return f"{shown} ({words.counted(len(logs), *nouns)}{apart})"
 
 
 def _ratio(quantity: Quantity, ratio: Ratio) -> str:

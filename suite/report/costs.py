@@ -15,11 +15,11 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import scipy.special
 
-from suite import parts
+from suite import learning_rates, parts
 from suite.claims import MATCHES
 from suite.claims.parallelism import LADDER
 from suite.job import Job
-from suite.judging import alike, crossing, pace
+from suite.judging import alike, crossing, factors, pace, trials
 from suite.judging.statistics import Estimate, Interval, difference
 from suite.report import words
 from suite.sweep.record import Row
@@ -54,12 +54,23 @@ class Point(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """One number of an arm: of a turn where it was taken several times in a process."""
+    """One number of an arm: of a turn of a process where it was timed, of a seed where the arm was trained."""
 
     value: float
     at: Point
     row: Row
     turn: int = 0
+    is_trained: bool = False
+
+    @property
+    def group(self) -> str:
+        """What it is paired in: cells that took turns, or seeds, which are the same data; empty where it is alone."""
+        return "seeds" if self.is_trained else self.row["interleave_with"]
+
+    @property
+    def member(self) -> int:
+        """The process of the group, or the seed."""
+        return self.row["seed"] if self.is_trained else self.row["repeat"]
 
 
 class Quantity(NamedTuple):
@@ -77,6 +88,7 @@ class Quantity(NamedTuple):
     more: str  # "takes {} as long", of a number of times
     exact: bool = False  # by construction: one number is enough
     by_batch: bool = True  # whether it turns with the number of sequences
+    budget_seconds: float = 0.0  # of the training that would tell it; 0 where none has to end by seconds
     crossover: str = ""  # the file of suite/quantities by which launch.crossover seeks where it turns
 
 
@@ -86,6 +98,20 @@ def training(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
     for row in _of(rows, "step_time", "block"):
         if not pace.is_look(row):
             yield Cost(row["burst_seconds"] / row["tokens"], Point(row["length"], row["batch"]), row, row["turn"])
+
+
+def learning(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
+    """Loss of the test after trainings that ended by their seconds, of each arm at its own learning rate."""
+    del asked
+    by_arm: dict[tuple, list[Row]] = defaultdict(list)
+    for row in _of(rows, "learning", "test"):
+        if row["budget_seconds"] and row["seed"] not in learning_rates.SEEDS:
+            by_arm[alike.of_row(row, (*alike.ARM, *factors.FIELDS))].append(row)
+    for of_arm in by_arm.values():
+        learning_rate = trials.rate_of_most_seeds(of_arm)
+        for row in of_arm:
+            if row["learning_rate"] == learning_rate:
+                yield Cost(row["loss"], Point(row["length"], row["batch"]), row, is_trained=True)
 
 
 def reading(rows: Iterable[Row], asked: Question) -> Iterator[Cost]:
@@ -170,6 +196,15 @@ QUANTITIES = (
         show=lambda seconds, _: f"{words.number(1 / seconds)} tokens/s",
         more="takes {} as long",
         crossover="step_time",
+    ),
+    Quantity(
+        title="Learns most in equal seconds of training",
+        costs=learning,
+        spec=lambda _: "learning",
+        alike=tuple(name for name in factors.FIELDS if name not in ("length", "batch")),
+        show=lambda loss, _: f"{words.number(loss)} nats a token",
+        more="has {} the loss",
+        budget_seconds=60.0,
     ),
     Quantity(
         title="Reads fastest",
@@ -294,20 +329,19 @@ class Sample:
 
     @property
     def group(self) -> str:
-        """The cells that it took turns with; empty where it was alone."""
-        return self.row["interleave_with"]
+        return self.costs[0].group
 
     @functools.cached_property
     def logs(self) -> dict[int, dict[int, float]]:
-        """Logarithms of the costs by process and turn."""
+        """Logarithms of the costs by process, or seed, and turn."""
         processes: dict[int, dict[int, float]] = defaultdict(dict)
         for cost in self.costs:
-            processes[cost.row["repeat"]][cost.turn] = math.log(cost.value)
+            processes[cost.member][cost.turn] = math.log(cost.value)
         return processes
 
     @property
     def processes(self) -> list[float]:
-        """The median over the turns of each process."""
+        """The median over the turns of each process, or what each seed came to."""
         return [statistics.median(turns.values()) for turns in self.logs.values()]
 
     @property
@@ -353,14 +387,14 @@ def samples(costs: Iterable[Cost]) -> dict[Point, dict[str, Sample]]:
     by_point: dict[Point, dict[str, dict[tuple[str, str], list[Cost]]]] = {}
     for cost in costs:
         runs = by_point.setdefault(cost.at, {}).setdefault(cost.row["arm"], {})
-        runs.setdefault((cost.row["interleave_with"], cost.row["run_id"]), []).append(cost)
+        runs.setdefault((cost.group, "" if cost.is_trained else cost.row["run_id"]), []).append(cost)
     chosen: dict[Point, dict[str, Sample]] = {}
     for at, arms in sorted(by_point.items()):
         beside = Counter(group for runs in arms.values() for group in {group for group, _ in runs} if group)
 
         def rank(run: tuple[tuple[str, str], list[Cost]], beside: Counter = beside) -> tuple[bool, int, int, str]:
             (group, name), costs = run
-            return group != LADDER, beside[group], len({cost.row["repeat"] for cost in costs}), name
+            return group != LADDER, beside[group], len({cost.member for cost in costs}), name
 
         chosen[at] = {arm: Sample(tuple(max(runs.items(), key=rank)[1])) for arm, runs in arms.items()}
     return chosen
