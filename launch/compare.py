@@ -26,7 +26,7 @@ from suite import files, learning_rates, parts
 from suite import job as jobs
 from suite.job import Cell
 from suite.scale import PAIR, SCALES, Scale
-from suite.sweep import exit_codes, rendezvous, schedule, serving, status, store
+from suite.sweep import exit_codes, reading, rendezvous, schedule, serving, status, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.options import PASSED, Options
 from suite.sweep.schedule import Plan, estimate_seconds
@@ -64,6 +64,12 @@ for field in dataclasses.fields(jobs.Job):
         flags.declare_key_flag(field.name)
 flags.set_default(worker.OUT, "out/compare")
 
+# What other programs leave in their --out, and whose it is.
+OTHERS = {
+    store.CROSSOVERS: "crossovers",
+    serving.FILE: "launch.inference's records",
+    reading.FILE: "launch.contexts' records",
+}
 # Flags that define a comparison, with those of a job.
 ASKED = ("scale", "arms", "claims", "rates", "workers")
 
@@ -76,7 +82,7 @@ def main() -> int:
         claims = chosen_claims()
         if not DRY_RUN.value:
             store.check_writable(worker.OUT.value)
-            for name, others in ((store.CROSSOVERS, "crossovers"), (serving.FILE, "launch.inference's records")):
+            for name, others in OTHERS.items():
                 if (epath.Path(worker.OUT.value) / name).exists():
                     raise ValueError(
                         f"{worker.OUT.value} holds {others}, whose rows no claim rests on; use another --out"

@@ -12,10 +12,12 @@ from test_report import CPU, put, put_answers
 from suite import mesh as meshes
 from suite import report
 from suite.job import Job
+from suite.learning_rates import SEEDS
 from suite.measures import length_accuracy
 from suite.model.backbone import Model
 from suite.report import contexts, page, records
 from suite.sweep import store
+from suite.sweep.reading import Reading
 from suite.sweep.record import Row
 from suite.training import checkpoint, rig
 
@@ -200,16 +202,22 @@ def test_the_table_has_rulers_shape(tmp_path: pathlib.Path) -> None:
         *("16", "32", "64", "128", "average", "inc.", "dec."),
     )
     attention, lstm, exact = table.rows
-    assert attention[:6] == ("attention", "3", "64", "64 (64 to 128 or more)", "128 or more", "below 16")
+    assert attention[:6] == ("attention", "3", "64", "64 (64 to 128 or more)", "128 or more", "less than 16")
     assert attention[6:] == ("95 %", "95 %", "95 %", "72 %", "89 %", "86 %", "93 %")
-    assert lstm[:5] == ("lstm", "2, diverged", "64", "below 16 (below 16 to 16)", "below 16 (below 16 to 16)")
+    assert lstm[:5] == (
+        "lstm",
+        "2, diverged",
+        "64",
+        "less than 16 (less than 16 to 16)",
+        "less than 16 (less than 16 to 16)",
+    )
     assert (exact[0], exact[6]) == ("lstm, exact match", "33 %")
 
 
 def test_the_effective_context_is_a_sentence_with_its_seeds(tmp_path: pathlib.Path) -> None:
     put_arms(tmp_path)
     text = next(block.text for block in section(tmp_path) if isinstance(block, page.Prose))
-    said = "Trained at 64 tokens, attention reads 64 (64 to 128 or more) in three seeds and the LSTM reads below 16"
+    said = "Trained at 64 tokens, attention reads 64 (64 to 128 or more) in three seeds and the LSTM reads less than 16"
     assert said in text
     assert "holds the median of all seeds with a probability of 50 % of two and 75 % of three" in text
 
@@ -237,3 +245,31 @@ def test_the_heat_map_has_a_panel_for_each_arm(tmp_path: pathlib.Path) -> None:
 def test_what_a_claim_reads_at_two_lengths_has_no_section(tmp_path: pathlib.Path) -> None:
     put_read(tmp_path, READ, {64: 0.9, 256: 0.5})
     assert "Context on" not in report.compose(records.read(tmp_path)).markdown()
+
+
+def test_what_launch_contexts_was_asked_for_stands_first_with_its_command(tmp_path: pathlib.Path) -> None:
+    put_arms(tmp_path)
+    asked = Reading(("lstm", "attention"), READ, seeds=3, measure="length_accuracy", own_rates=True)
+    name, content = asked.describe({}, ["--arms=lstm,attention", "--length=64"])
+    (tmp_path / name).write_text(content)
+    # A training that chose a rate is no seed of the table.
+    put_answers(tmp_path, READ.replace(seed=SEEDS[0]), 0.9, CPU)
+    drawn = report.compose(records.read(tmp_path))
+    assert (
+        "on needle:vocab=16, trained at 64 tokens, the LSTM reads less than 16 (less than 16 to 16) in two"
+        in drawn.headline
+    )
+    [table] = [block for block in section(tmp_path) if isinstance(block, page.Table)]
+    assert [line[:2] for line in table.rows] == [
+        *(("lstm", "2, diverged"), ("lstm, exact match", "2, diverged"), ("attention", "3")),
+    ]
+    assert "python -m launch.contexts --arms=lstm,attention --length=64" in drawn.markdown()
+    assert not [block for block in drawn.blocks if "No claim can be decided here" in getattr(block, "text", "")]
+
+
+def test_a_damaged_file_of_what_was_asked_is_named_and_left_out(tmp_path: pathlib.Path) -> None:
+    put_arms(tmp_path)
+    (tmp_path / "contexts.json").write_text('{"arms": [1], "command": []}')
+    comparison = records.read(tmp_path)
+    assert [problem.where for problem in comparison.problems] == ["contexts.json"]
+    assert section(tmp_path)

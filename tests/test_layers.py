@@ -32,6 +32,7 @@ ZERO = {
     *("suite.sweep.attempts", "suite.sweep.exit_codes", "suite.sweep.fault_injection", "suite.sweep.leases"),
     *("suite.sweep.links", "suite.sweep.options", "suite.sweep.provenance", "suite.sweep.prune"),
     *(
+        "suite.sweep.reading",
         "suite.sweep.record",
         "suite.sweep.rendezvous",
         "suite.sweep.search",

@@ -36,6 +36,7 @@ TITLE = "Where attention beats recurrence, by how much, and why"
 def compose(comparison: Comparison) -> Page:
     """All sections of the report."""
     groups = trained.trainings(comparison)
+    read_at_lengths = list(contexts.contexts(comparison, groups))
     first = [
         *verdicts.warnings(comparison),
         *verdicts.introduction(comparison),
@@ -43,6 +44,7 @@ def compose(comparison: Comparison) -> Page:
         *verdicts.one_chart(comparison),
         *crossovers.crossovers(comparison),
         *inference.inference(comparison),
+        *(read_at_lengths if comparison.reading else ()),
     ]
     more = [
         *trained.every_arm(comparison, groups),
@@ -50,7 +52,7 @@ def compose(comparison: Comparison) -> Page:
         *results.failures(comparison),
         *trained.learning(comparison, [group for group in groups if not group.job.budget_seconds]),
         *equal_seconds.equal_seconds(comparison, groups),
-        *contexts.contexts(comparison, groups),
+        *(() if comparison.reading else read_at_lengths),
         *strata.strata(comparison),
         *positions.positions(comparison),
         *utilisation.utilisation(comparison),

@@ -8,17 +8,17 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from suite import parts
+from suite import learning_rates, parts
 from suite.claims import Figure, Point
 from suite.report import figures, heat_map, words
 from suite.report.page import Block, Cells, Chart, Commands, Heading, Prose, Table
 from suite.report.records import Comparison
-from suite.report.trainings import Trainings
+from suite.report.trainings import Trainings, trainings
 from suite.sweep.record import Row
 
 MEASURE = "length_accuracy"
 THRESHOLD, MORE_THRESHOLDS = 0.9, (0.5, 0.99)  # of accuracy
-FEWEST = 3  # lengths: a claim that reads at the trained length and at another shows them itself
+FEWEST = 3  # lengths, where launch.contexts was not asked: a claim that reads at two shows them itself
 
 Scores = dict[int, dict[int, float]]  # of each seed, the score at each length
 
@@ -61,6 +61,13 @@ def contexts(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block]
         yield from _section(comparison, group, readings, number)
 
 
+def clauses(comparison: Comparison) -> Iterator[str]:
+    """What launch.contexts found, for the headline."""
+    for group in trainings(comparison) if comparison.reading else ():
+        if readings := _readings(comparison, group):
+            yield f"on {group.task}, {_reached(readings)}"
+
+
 def effective(scores: Scores, threshold: float) -> list[int]:
     """Of each seed the longest length at which its score is at least the threshold; 0 where there is none."""
     return [max((length for length, score in at.items() if score >= threshold), default=0) for at in scores.values()]
@@ -73,7 +80,9 @@ def weighted(scores: Sequence[float], weights: Sequence[float]) -> float:
 
 def _readings(comparison: Comparison, group: Trainings) -> list[Reading]:
     """The readings of a group's arms, in their order."""
-    runs = {row["run_id"] for row in group.rows}
+    fewest = 1 if comparison.reading else FEWEST
+    trained = [row for row in group.rows if row["seed"] not in learning_rates.SEEDS]
+    runs = {row["run_id"] for row in trained}
     by_name: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in comparison.rows:
         if row["run_id"] in runs and row["outcome"] == "ok" and parts.split(row["measure"])[0] == MEASURE:
@@ -81,11 +90,11 @@ def _readings(comparison: Comparison, group: Trainings) -> list[Reading]:
     readings = []
     for (arm, remedy), rows in sorted(by_name.items(), key=lambda item: (comparison.order(item[0][0]), item[0][1])):
         seeds = {row["seed"] for row in rows}
-        others = {row["seed"]: row["outcome"] for row in group.rows if row["arm"] == arm and row["seed"] not in seeds}
+        others = {row["seed"]: row["outcome"] for row in trained if row["arm"] == arm and row["seed"] not in seeds}
         missing = ["not read yet" if outcome == "ok" else words.outcome(outcome) for outcome in others.values()]
         name = f"{arm}, {remedy}" if remedy else arm
         reading = Reading(name, arm, group.job.length, rows, missing)
-        if len(reading.lengths) >= FEWEST and reading.scores("accuracy"):
+        if len(reading.lengths) >= fewest and reading.scores("accuracy"):
             readings.append(reading)
     return readings
 
@@ -102,13 +111,15 @@ def _section(comparison: Comparison, group: Trainings, readings: list[Reading], 
         figure = _by_distance(readings, length, f"contexts_{number}_distance_{name}")
         yield from figures.chart(figure, styled, "from the least to the greatest seed")
     rows = [row for reading in readings for row in reading.rows]
+    if comparison.reading:
+        yield Commands((words.command(["launch.contexts", *comparison.reading["command"]]),))
     yield Commands(tuple(comparison.commands(rows)), "each training by itself")
 
 
 def _sentences(group: Trainings, readings: list[Reading]) -> Iterator[str]:
     yield f"{group.conditions}."
-    reached = [f"{words.arm(reading.name)} reads {_over_seeds(reading)}" for reading in readings]
-    yield f"Trained at {group.job.length:,} tokens, {words.listed(reached)}."
+    reached = _reached(readings)
+    yield f"{reached[:1].upper()}{reached[1:]}."
     yield (
         "That is the effective context: the longest length at which at least "
         f"{THRESHOLD:g} of the answers are correct, without more training at that length; the median over seeds, and "
@@ -124,10 +135,14 @@ def _sentences(group: Trainings, readings: list[Reading]) -> Iterator[str]:
     )
 
 
-def _over_seeds(reading: Reading) -> str:
-    """The effective context in a sentence."""
-    scores = reading.scores("accuracy")
-    return f"{_effective(reading, scores, THRESHOLD)} in {words.counted(len(scores), 'seed')}"
+def _reached(readings: list[Reading]) -> str:
+    """The effective contexts in a sentence: trained at 64 tokens, attention reads 64 (64 to 128) in three seeds."""
+    each = []
+    for reading in readings:
+        scores = reading.scores("accuracy")
+        seeds = words.counted(len(scores), "seed")
+        each.append(f"{words.arm(reading.name)} reads {_effective(reading, scores, THRESHOLD)} in {seeds}")
+    return f"trained at {readings[0].trained:,} tokens, {words.listed(each)}"
 
 
 def _effective(reading: Reading, scores: Scores, threshold: float) -> str:
@@ -141,7 +156,7 @@ def _effective(reading: Reading, scores: Scores, threshold: float) -> str:
 def _of_read(length: int, reading: Reading) -> str:
     """An effective context, which may lie outside of the lengths that were read."""
     if not length:
-        return f"below {reading.lengths[0]:,}"
+        return f"less than {reading.lengths[0]:,}"
     return f"{length:,} or more" if length == reading.lengths[-1] else f"{length:,}"
 
 

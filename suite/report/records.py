@@ -20,7 +20,7 @@ from suite.judging.crossover import Question
 from suite.judging.rule import rule_hash
 from suite.report import words
 from suite.scale import SCALES
-from suite.sweep import serving, store
+from suite.sweep import reading, serving, store
 from suite.sweep.record import Row, stem_of
 
 NOT_JUDGED = Finding("untested", "measured")
@@ -104,6 +104,7 @@ class Comparison:
     plan: Row  # of launch.plan; empty where there is none
     searches: tuple[Search, ...]  # of launch.crossover
     serving: Row  # of launch.inference: its arms and arguments; empty where there is none
+    reading: Row  # of launch.contexts, likewise
 
     @property
     def every_row(self) -> list[Row]:
@@ -147,7 +148,7 @@ COMPARISON = {
 NO_COMPARISON: Row = {name: empty() for name, empty in COMPARISON.items()}
 PLAN = {"place": dict, "programs": list}
 SEARCH = {"questions": list, "command": list}
-SERVING = {"arms": list, "command": list}
+ASKED = {"arms": list, "command": list}
 ENVIRONMENT = {
     **{"python": str, "platform": str, "cpu": str, "cores": (int, str), "memory_bytes": int, "packages": dict},
     **{"variables": dict, "commit": str, "source": str},
@@ -164,8 +165,9 @@ def read(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Sequ
     """
     out = _directory(root)
     settings, problems = _settings(out)
-    # Of launch.inference no claim has asked for anything.
-    by_default = () if (out / serving.FILE).exists() else parts.names("suite.claims")
+    # Of launch.inference and launch.contexts no claim has asked for anything.
+    is_asked = any((out / name).exists() for name in (serving.FILE, reading.FILE))
+    by_default = () if is_asked else parts.names("suite.claims")
     names, unknown = _claims(settings, by_default, more_claims)
     problems += [Problem(f"claim {name}", NOT_GIVEN) for name in unknown]
     scale = settings["scale"] if settings["scale"] in SCALES else "quick"
@@ -208,12 +210,13 @@ def _read_rows(
     first, *others = claims.matches(rows)
     plan, unplanned = _plan(out)
     searches, unasked = _searches(out)
-    asked, unserved = _serving(out)
+    served, unserved = _asked(out / serving.FILE)
+    read_alike, unread = _asked(out / reading.FILE)
     problems = [
         *problems,
         *unplanned,
         *unasked,
-        *unserved,
+        *(_problem(out, path, why) for path, why in (*unserved, *unread)),
         *(_problem(out, path, why) for path, why in (*survey.problems, *damaged, *unreadable)),
         *_mixed(rows),
     ]
@@ -223,7 +226,7 @@ def _read_rows(
         about=settings["about"],
         evidence=not no_evidence,
         untested=settings["untested"],
-        arms=_arms([*settings["arms"], *{"arms": [], **asked}["arms"]], rows),
+        arms=_arms([arm for asked in (settings, served, read_alike) if asked for arm in asked["arms"]], rows),
         command=words.command(["launch.compare", *settings["command"]]) if settings["scale"] else "",
         place=place,
         jobs=jobs,
@@ -237,7 +240,8 @@ def _read_rows(
         flags=flags.read_bytes().decode(errors="replace") if flags.is_file() else {"flags": "", **environment}["flags"],
         plan=plan,
         searches=tuple(searches),
-        serving=asked,
+        serving=served,
+        reading=read_alike,
     )
 
 
@@ -293,17 +297,16 @@ def _searches(out: epath.Path) -> tuple[list[Search], list[Problem]]:
     return searches, problems
 
 
-def _serving(out: epath.Path) -> tuple[Row, list[Problem]]:
-    """What was asked of launch.inference; empty where it was not asked, or is damaged."""
-    path = out / serving.FILE
+def _asked(path: epath.Path) -> tuple[Row, list[tuple[epath.Path, str]]]:
+    """What was asked of a program; empty where it was not asked, or its file is damaged."""
     if not path.exists():
         return {}, []
     try:
-        asked = _read_json(path, SERVING)
+        asked = _read_json(path, ASKED)
         if not all(isinstance(text, str) for text in (*asked["arms"], *asked["command"])):
             raise files.Damaged(path, "its lists are not of texts")
     except files.Damaged as damaged:
-        return {}, [_problem(out, damaged.path, damaged.why)]
+        return {}, [(damaged.path, damaged.why)]
     return asked, []
 
 

@@ -1,0 +1,77 @@
+"""launch.contexts: rates are chosen first, then arms are trained alike and read at other lengths."""
+
+import pathlib
+
+import pytest
+from programs import command, run
+from test_rates import validated
+
+from suite import report
+from suite.job import Cell, Job
+from suite.learning_rates import GRID, SEEDS
+from suite.report import records
+from suite.sweep import reading, store
+from suite.sweep.reading import Reading
+from suite.sweep.record import Row
+
+JOB = Job(task="needle:vocab=16", width=32, depth=1, length=16, batch=8, steps=10, validate_every=10)
+MEASURE = "length_accuracy:longest=16,growth=2,shortest=1,depths=10"
+READING = Reading(("attention", "lstm"), JOB, seeds=3, measure=MEASURE, own_rates=True)
+
+
+def tuned(cell: Cell, best: float) -> Row:
+    """The last validation of a training in which one rate does best."""
+    is_best = cell.job.learning_rate == best
+    return validated(cell.job, final_accuracy=1.0 if is_best else 0.5, loss=0.1 if is_best else 0.7)
+
+
+def test_the_measure_is_spelt_as_people_write_it() -> None:
+    assert reading.measure(longest=16, growth=2, depths=10) == MEASURE
+    assert reading.measure(longest=4, growth=4, depths=0) == "length_accuracy:shortest=1"
+
+
+def test_learning_rates_come_first_and_each_arm_is_trained_at_its_own() -> None:
+    first = READING.cells([])
+    assert {(cell.measure, cell.job.seed) for cell in first} == {("learning", seed) for seed in SEEDS}
+    assert {(cell.job.arm, cell.job.learning_rate) for cell in first} == {
+        (arm, rate) for arm in READING.arms for rate in GRID
+    }
+    rows = [tuned(cell, {"attention": 1e-3, "lstm": 3e-3}[cell.job.arm]) for cell in first]
+    trained = READING.cells(rows)
+    assert {(cell.job.arm, cell.job.learning_rate) for cell in trained} == {("attention", 1e-3), ("lstm", 3e-3)}
+    assert {cell.job.seed for cell in trained} == {0, 1, 2}
+    assert [cell.measure for cell in trained[:2]] == ["learning", MEASURE]
+    assert len(trained) == 2 * 3 * 2
+
+
+def test_a_rate_that_was_given_is_every_arms_and_the_others_are_matched_to_the_first() -> None:
+    cells = READING.first_cells()
+    assert {cell.job.learning_rate for cell in cells} == {JOB.learning_rate}
+    assert {(cell.job.arm, cell.job.match_to.partition(":")[0]) for cell in cells} == {
+        ("attention", ""),
+        ("lstm", "attention"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_command_trains_reads_and_draws(tmp_path: pathlib.Path) -> None:
+    sizes = ["--task=needle:vocab=16", "--length=16", "--width=16", "--depth=1", "--batch=8", "--steps=8"]
+    few = [
+        "--validate_every=8",
+        "--validation_examples=8",
+        "--test_examples=16",
+        "--seeds=2",
+        "--growth=4",
+        "--longest=4",
+    ]
+    argv = command("contexts", "--arms=attention,lstm", *sizes, *few, "--learning_rate=3e-3", f"--out={tmp_path}")
+    ended = run(argv, seconds=580)
+    assert ended.returncode == 0, ended.stderr
+    lengths = {(row["arm"], row["seed"], row["eval_length"]) for row in store.load(tmp_path) if "eval_length" in row}
+    assert lengths == {
+        (arm, seed, length) for arm in ("attention", "lstm") for seed in (0, 1) for length in (4, 16, 64)
+    }
+    text = report.compose(records.read(tmp_path)).markdown()
+    assert "Context on needle:vocab=16" in text
+    assert "python -m launch.contexts --arms=attention,lstm" in text
