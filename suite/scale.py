@@ -164,13 +164,6 @@ def curve_cells(scale: Scale) -> list[Cell]:
     return [peak, *(Cell(job, "size") for job in jobs), *(Cell(job, "learning") for job in jobs)]
 
 
-def text_cells(scale: Scale) -> list[Cell]:
-    """Where on text the loss of the curves' trainings lies: by kind of token, and by position up to four windows."""
-    jobs = [scale.arm(mixer, scale.curves) for mixer in scale.arms]
-    measures = ("strata", parts.canonical("suite.measures", "loss_by_position:longest=4"))
-    return [Cell(job, measure) for job in jobs for measure in measures if parts.split(job.task)[0] == "text"]
-
-
 def claim_cells(claim: ModuleType, scale: Scale, rows: list[Row]) -> list[Cell]:
     """The cells that a claim still needs at a scale, given the rows; none where it has no sizes for the scale."""
     return claim.cells(scale, rows) if scale.name in claim.SIZES else []

@@ -1,13 +1,11 @@
 """Scales: which sizes give way to the user's flags, and what grows with the devices."""
 
-import dataclasses
-
 import pytest
 
 from suite import parts
 from suite.job import Job
 from suite.model import backbone
-from suite.scale import HEAD_SIZE, SCALES, text_cells
+from suite.scale import HEAD_SIZE, SCALES
 
 QUICK = SCALES["quick"]
 SIZES = {"width": 32, "batch": 16, "steps": 200}
@@ -49,14 +47,3 @@ def test_heads_follow_from_the_width_where_accelerators_run(name: str) -> None:
 def test_an_arm_that_says_how_many_heads_it_has_keeps_them() -> None:
     specs = backbone.pattern(Job(mixer="attention:heads=2+attention+lstm", depth=3, width=512, head_size=64))
     assert [parts.short("suite.mixers", spec) for spec in specs] == ["attention:heads=2", "attention:heads=8", "lstm"]
-
-
-@pytest.mark.parametrize("name", SCALES)
-def test_the_loss_on_text_is_shared_out_for_every_arm_at_every_scale(name: str) -> None:
-    scale = SCALES[name]
-    cells = text_cells(scale)
-    assert {(cell.job.arm, parts.split(cell.measure)[0]) for cell in cells} == {
-        (arm, measure) for arm in scale.arms for measure in ("strata", "loss_by_position")
-    }
-    on_recall = dataclasses.replace(scale, job=scale.job.replace(task="recall"))
-    assert text_cells(on_recall) == []

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from suite import declarations, learning_rates, parts
 from suite.job import Cell, Job
 from suite.judging import alike, pace
-from suite.scale import Scale, claim_cells, curve_cells, text_cells, untested
+from suite.scale import Scale, claim_cells, curve_cells, untested
 from suite.sweep.record import Row
 
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
@@ -58,7 +58,7 @@ class Plan:
     rates: str = "tuned"  # of RATES
 
     def cells(self, rows: list[Row]) -> list[Cell]:
-        """The cells that choose learning rates, until these are known; then those of curves, of claims and of text."""
+        """The cells that choose learning rates, until these are known; then those of the curves and of all claims."""
         wanted: dict[Cell, None] = {}
         for matched in self.scales(rows):
             if matched.match == "step_time":
@@ -71,7 +71,7 @@ class Plan:
                 wanted.update(dict.fromkeys(learning_rates.cells(untuned, rows)))
                 break
             wanted.update(dict.fromkeys(curve_cells(matched)))
-            wanted.update(dict.fromkeys(itertools.chain(*cells_of.values(), text_cells(matched))))
+            wanted.update(dict.fromkeys(itertools.chain(*cells_of.values())))
         return list(wanted)
 
     def first_cells(self) -> list[Cell]:
