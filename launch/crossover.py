@@ -62,6 +62,7 @@ RATES = flags.DEFINE_enum(
 WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share what is not timed; 0: two on a CPU, else one", lower_bound=0
 )
+LIMITS = ("from", "to", "tolerance", "repeats", "rates")
 for name in PASSED:
     flags.declare_key_flag(name)
 # Flags of launch.job that have no meaning here.
@@ -76,7 +77,7 @@ MATCHES = ("params", "none")
 
 def main() -> int:
     with exit_codes.door():
-        search = chosen_search()
+        search, name = chosen_search()
         store.check_writable(worker.OUT.value)
         if (epath.Path(worker.OUT.value) / "compare.json").exists():
             raise ValueError(f"{worker.OUT.value} holds a comparison, which has rows of its own; use another --out")
@@ -89,13 +90,13 @@ def main() -> int:
         any_batch=not flags.FLAGS["batch"].present,
         asked=asked(),
         command=sys.argv[1:],
-        report=functools.partial(report, search_name()),
+        report=functools.partial(report, name),
         clock=time.monotonic,
     ).run()
 
 
-def chosen_search() -> Schedule:
-    """The search that the command line asks for."""
+def chosen_search() -> tuple[Schedule, str]:
+    """The search that the command line asks for, and the name under which it is stored."""
     from suite.judging.crossover import Question  # here, not above: --help answers at once
     from suite.sweep.search import Search
 
@@ -125,19 +126,15 @@ def chosen_search() -> Schedule:
         )
         for other in others
     ]
-    return Search(tuple(questions), search_name())
-
-
-def search_name() -> str:
-    """The name under which the search is stored: that of the same command."""
-    digest = hashlib.sha256(json.dumps(asked(), sort_keys=True).encode()).hexdigest()[:10]
-    return f"{QUANTITY.value}-{digest}"
+    limits = [flags.FLAGS[name].value for name in LIMITS]
+    digest = hashlib.sha256(json.dumps([*limits, *(job.id for one in questions for job in one.jobs)]).encode())
+    name = f"{QUANTITY.value}-{digest.hexdigest()[:10]}"
+    return Search(tuple(questions), name), name
 
 
 def asked() -> rendezvous.Settings:
     """What this search is, to be the same on every host that takes part in it."""
-    names = ("arms", "quantity", "from", "to", "tolerance", "repeats", "rates", *FIELDS)
-    return {f"--{name}": str(flags.FLAGS[name].value) for name in names}
+    return {f"--{name}": str(flags.FLAGS[name].value) for name in ("arms", "quantity", *LIMITS, *FIELDS)}
 
 
 def report(search: str, comparison: Comparison, done: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from etils import epath
 from programs import command, run, start, wait, worker
 
 from suite import declarations, parts
@@ -20,8 +21,10 @@ from suite.job import Cell, Job
 from suite.judging import crossover
 from suite.judging.crossing import ABOVE, BELOW
 from suite.judging.crossover import FOLDER, Answer, Question
+from suite.report import records
 from suite.sweep import store
 from suite.sweep.record import Row
+from suite.sweep.search import Search
 
 JOB = Job(task="recall:pairs=2,vocab=16", width=16, depth=1, batch=4)
 ARMS = ("attention", "lstm")
@@ -33,15 +36,22 @@ Cost = Callable[[int], float]
 
 @pytest.fixture(autouse=True, scope="module")
 def jobs_are_made_once() -> Iterator[None]:
-    """Most of the time of a simulation goes into the same jobs and their names."""
+    """Most of the time of a simulation would go into the same jobs and their names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "replace", functools.cache(Job.replace))
         patch.setattr(Job, "id", property(functools.cache(Job.id.__get__)))
+        patch.setattr(store, "job_of", functools.partial(once, store.job_of, {}))
         yield
 
 
 def job_of(quantity: str) -> Job:
     return JOB.replace(**parts.constant(FOLDER, quantity, "DEFAULTS"))
+
+
+def once(job_of: Callable[[Row], Job], jobs: dict[str, Job], row: Row) -> Job:
+    if row["run_id"] not in jobs:
+        jobs[row["run_id"]] = job_of(row)
+    return jobs[row["run_id"]]
 
 
 def question(quantity: str = "step_time", **changes: Any) -> Question:
@@ -210,6 +220,7 @@ def test_what_no_search_can_answer_is_refused() -> None:
         ({"shortest": 64, "longest": 64}, "no lengths from 64 to 64"),
         ({"tolerance": 0.0}, "never reached"),
         ({"repeats": 1}, "wanted at least 2"),
+        ({"longest": 2**31}, "length wants at most"),
     ]
     for changes, why in refused:
         with pytest.raises(ValueError, match=why):
@@ -228,9 +239,7 @@ TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--depth=1", "--batch=4"
     ("flags", "why"),
     [
         (["--arms=lstm"], "wanted two or more"),
-        (["--arms=lstm,attentoin"], "did you mean 'attention'"),
         (["--from=100", "--to=64"], "no lengths from 100 to 64"),
-        (["--quantity=speed"], "--quantity=speed"),
         (["--match=flops"], "other models at other lengths"),
         (["--length=64"], "takes --arms, --quantity, --from and --to"),
         (["--repeats=1"], "wanted at least 2"),
@@ -244,6 +253,34 @@ def test_what_cannot_be_searched_is_refused_in_one_line(flags: list[str], why: s
     [line] = ended.stderr.strip().splitlines()
     assert why in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_and_a_search_have_each_its_own_out(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "compare.json").write_text("{}")
+    refused = run(command("crossover", f"--out={tmp_path}"))
+    assert refused.returncode == 70
+    assert "holds a comparison" in refused.stderr
+    (tmp_path / "other" / "crossovers").mkdir(parents=True)
+    refused = run(command("compare", f"--out={tmp_path / 'other'}"))
+    assert refused.returncode == 70
+    assert "holds crossovers" in refused.stderr
+
+
+def test_a_damaged_question_is_told_and_left_out(tmp_path: pathlib.Path) -> None:
+    search = Search((question(),), "step_time-0")
+    (tmp_path / "crossovers").mkdir()
+    name, content = search.describe({}, ["--quantity=step_time"])
+    (tmp_path / name).write_text(content)
+    out = epath.Path(tmp_path)
+    [stored], problems = records.read_searches(out)
+    assert (stored.questions, problems) == ((question(),), [])
+    damages = [content[:100], "[]", '{"questions": [5], "command": []}', '{"questions": [], "command": []}']
+    changes = {'"step_time"': '"./nowhere.py"', "16384": "16", '"repeats": 12': '"repeats": "12"', '"jobs"': '"job"'}
+    for damage in [*damages, *(content.replace(*change) for change in changes.items())]:
+        (tmp_path / name).write_text(damage)
+        searches, problems = records.read_searches(out)
+        assert not searches
+        assert [problem.where for problem in problems] == [name]
 
 
 def test_bytes_cross_between_two_neighbouring_contexts_and_the_report_says_so(tmp_path: pathlib.Path) -> None:

@@ -7,6 +7,7 @@ them alone. So a search that was stopped goes on where it was, and a report draw
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import statistics
 from collections import defaultdict
@@ -49,13 +50,15 @@ class Question:
     rates: str = "table"  # of suite/sweep/schedule.py: whether rates are chosen in the search
 
     def __post_init__(self) -> None:
+        if self.quantity not in parts.names(FOLDER):
+            raise LookupError(f"no quantity {self.quantity!r}; known: {', '.join(parts.names(FOLDER))}")
         if not 1 <= self.shortest < self.longest:
             raise ValueError(f"no lengths from {self.shortest} to {self.longest}; wanted the shorter one first")
         if not self.tolerance > 0:
             raise ValueError(f"a tolerance of {self.tolerance:g} is never reached; wanted 0.1 for 10 %")
         if self.repeats < 2 and not self.read.EXACT:
             raise ValueError(f"{self.repeats} repeats give no interval of {self.quantity}; wanted at least 2")
-        self.read.cell(self.jobs[0], self.shortest, 0)  # which says what such a job cannot be
+        _pair(self, (), self.longest, self.repeats - 1)  # which says what such a job or its measure cannot be
 
     @functools.cached_property
     def read(self) -> ModuleType:
@@ -72,8 +75,9 @@ class Question:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Question":
-        jobs = tuple(Job(**fields) for fields in stored["jobs"])
-        return cls(**{**stored, "arms": tuple(stored["arms"]), "jobs": jobs})
+        first, second = stored["arms"]
+        jobs = [Job.from_json(json.dumps(fields)) for fields in stored["jobs"]]
+        return cls(**{**stored, "arms": (str(first), str(second)), "jobs": (jobs[0], jobs[1])})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,14 +210,14 @@ def _answer(question: Question, looks: dict[int, list[Look]]) -> Answer:
         for length, of_length in logs.items()
         if len(of_length) > 1 or question.read.EXACT
     }
-    line = list(intervals), list(intervals.values())
+    crossings, regions, beyond = _read(tuple(intervals), tuple(intervals.values()))
     return Answer(
         asked={length: len(of_length) for length, of_length in looks.items()},
         logs=logs,
         intervals=intervals,
-        crossings=_crossings(question, intervals),
-        regions=crossing.regions(*line),
-        beyond=crossing.beyond(*line),
+        crossings=[_between_measured(at, intervals) for at in crossings] if question.read.EXACT else crossings,
+        regions=regions,
+        beyond=beyond,
         failed={
             (arm, length): outcome
             for length, of_length in looks.items()
@@ -233,25 +237,22 @@ def _interval(question: Question, logs: list[float]) -> Interval:
     return Interval(logs[0], logs[0], logs[0]) if question.read.EXACT else _t_interval(*logs)
 
 
+# A replay asks the same again at each of its steps, and so does the next one.
 @functools.lru_cache(maxsize=1 << 12)
 def _t_interval(*logs: float) -> Interval:
-    """The interval of a length, which a replay asks for at every step."""
     return t_interval(logs, CONFIDENCE)
 
 
-def _crossings(question: Question, intervals: dict[int, Interval]) -> list[Interval]:
-    """The crossings; of what is exact, each between the two measured lengths around it."""
-    crossed = crossing.crossings(list(intervals), list(intervals.values()))
-    if not question.read.EXACT:
-        return crossed
-    return [
-        Interval(
-            at.value,
-            max(length for length in intervals if length <= at.value),
-            min(length for length in intervals if length >= at.value),
-        )
-        for at in crossed
-    ]
+@functools.lru_cache(maxsize=1 << 12)
+def _read(x: tuple[int, ...], logs: tuple[Interval, ...]) -> tuple[list[Interval], list[Region], Interval | None]:
+    """The crossings of a line, its regions, and the crossing beyond it."""
+    return crossing.crossings(x, logs), crossing.regions(x, logs), crossing.beyond(x, logs)
+
+
+def _between_measured(at: Interval, lengths: Iterable[int]) -> Interval:
+    """A crossing of what is exact, between the two measured lengths around it."""
+    low = max(length for length in lengths if length <= at.value)
+    return Interval(at.value, low, min(length for length in lengths if length >= at.value))
 
 
 def _more(question: Question, answer: Answer) -> dict[int, int]:

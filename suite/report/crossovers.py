@@ -130,6 +130,8 @@ def _how(question: Question, answer: Answer, at: Interval | None = None) -> str:
         within = crossover.is_within(at, question.tolerance)
         spent = f"its {question.repeats} repeats are spent, or no length lies between: {words.percent(reached)} reached"
         clauses.append(f"within {wanted}" if within else spent)
+    elif at is None and any(region.side == EITHER for region in answer.regions):
+        clauses.append(f"where it is in doubt all {question.repeats} repeats are spent")
     elif at is not None:
         clauses.append("without noise, between neighbouring lengths")
     outcomes = [f"{arm} at {_tokens(length)}: {words.outcome(why)}" for (arm, length), why in answer.failed.items()]
@@ -138,7 +140,7 @@ def _how(question: Question, answer: Answer, at: Interval | None = None) -> str:
 
 def _sides(regions: Sequence[Region]) -> str:
     """On which side of equal the first arm is: less up to 760, more from 840."""
-    told = {ABOVE: "more", BELOW: "less", EITHER: "as much, as far as was measured,"}
+    told = {ABOVE: "more", BELOW: "less", EITHER: "neither beyond doubt"}
     return ", ".join(
         f"{told[region.side]} from {_tokens(region.low)} to {_tokens(region.high)}"
         for region in regions

@@ -149,6 +149,10 @@ NO_COMPARISON: Row = {name: empty() for name, empty in COMPARISON.items()}
 PLAN = {"place": dict, "programs": list}
 SEARCH = {"questions": list, "command": list}
 ASKED = {"arms": list, "command": list}
+QUESTION = {
+    **{"quantity": str, "arms": list, "jobs": list, "shortest": int, "longest": int, "tolerance": (int, float)},
+    **{"repeats": int, "own_rates": bool, "rates": str},
+}
 ENVIRONMENT = {
     **{"python": str, "platform": str, "cpu": str, "cores": (int, str), "memory_bytes": int, "packages": dict},
     **{"variables": dict, "commit": str, "source": str},
@@ -209,7 +213,7 @@ def _read_rows(
     no_evidence = _no_evidence(settings)
     first, *others = claims.matches(rows)
     plan, unplanned = _plan(out)
-    searches, unasked = _searches(out)
+    searches, unasked = read_searches(out)
     served, unserved = _asked(out / serving.FILE)
     read_alike, unread = _asked(out / reading.FILE)
     problems = [
@@ -280,14 +284,16 @@ def _plan(out: epath.Path) -> tuple[Row, list[Problem]]:
     return plan, []
 
 
-def _searches(out: epath.Path) -> tuple[list[Search], list[Problem]]:
+def read_searches(out: epath.Path) -> tuple[list[Search], list[Problem]]:
     """The searches for crossovers, and the files of them that are damaged."""
     searches, problems = [], []
     for path in sorted((out / store.CROSSOVERS).glob("*.json")):
         try:
             stored = _read_json(path, SEARCH)
-            if not stored["questions"] or not all(isinstance(text, str) for text in stored["command"]):
-                raise files.Damaged(path, "it has no questions, or its command is not of texts")
+            if not (stored["questions"] and all(map(_is_question, stored["questions"]))):
+                raise files.Damaged(path, "its questions are not what was written")
+            if not all(isinstance(text, str) for text in stored["command"]):
+                raise files.Damaged(path, "its command is not of texts")
             questions = tuple(map(Question.from_dict, stored["questions"]))
             searches.append(Search(path.name.removesuffix(".json"), questions, stored["command"]))
         except files.Damaged as damaged:
@@ -308,6 +314,14 @@ def _asked(path: epath.Path) -> tuple[Row, list[tuple[epath.Path, str]]]:
     except files.Damaged as damaged:
         return {}, [(damaged.path, damaged.why)]
     return asked, []
+
+
+def _is_question(stored: Any) -> bool:
+    """Whether a question has the fields, and these the types, that were written."""
+    if not isinstance(stored, dict) or stored.keys() != QUESTION.keys():
+        return False
+    right = all(isinstance(stored[name], wanted) for name, wanted in QUESTION.items())
+    return right and [*map(type, stored["arms"]), *map(type, stored["jobs"])] == [str, str, dict, dict]
 
 
 def _is_planned(program: Any) -> bool:
