@@ -46,6 +46,12 @@ def test_several_crossings_are_several_and_none_is_none() -> None:
     assert crossings([], []) == regions([], []) == []
 
 
+def test_between_two_lengths_in_doubt_their_mean_may_be_beyond_it() -> None:
+    doubtful, more = Interval(0.2, -0.3, 0.7), Interval(0.3, -0.1, 0.7)
+    assert regions([16, 64], [doubtful, doubtful]) == [Region(16, 64, EITHER)]
+    assert [region.side for region in regions([16, 64], [more, more])] == [EITHER, ABOVE, EITHER]
+
+
 def test_what_is_exact_crosses_at_one_length() -> None:
     [at] = crossings([16, 64], exact(-1, 1))
     assert at.low == at.value == at.high == pytest.approx(32)
@@ -72,6 +78,12 @@ def test_a_line_that_goes_on_is_an_extrapolation() -> None:
     at = beyond([16, 64], exact(3, 1))
     assert at is not None
     assert at == pytest.approx((128, 128, 128))
+    # Of the end that is taken away, what lies on its other side counts.
+    one_sided = [Interval(3.0, 2.9, 5.0), Interval(1.0, 0.9, 1.1)]
+    longer = beyond([16, 64], one_sided)
+    assert longer is not None
+    assert longer.low < at.low
+    assert longer.high < 150
     assert beyond([16, 64], exact(1, 3)) is None, "it goes away from 1"
     assert beyond([16, 64], exact(-1, 1)) is None, "it is behind"
     assert beyond([16, 64], exact(3, 2.9)) is None, f"it is further than {REACH} times away"
