@@ -150,6 +150,14 @@ def test_the_less_noise_the_fewer_repeats_and_the_tolerance_is_met() -> None:
     assert max(noisy.asked.values()) == 12, "all its repeats, where it is in doubt"
 
 
+def test_the_more_often_a_length_is_looked_at_the_wider_its_intervals() -> None:
+    assert question(repeats=3).looks == [3]
+    assert question(repeats=12).looks == [3, 5, 7, 10, 12]
+    assert question("state_bytes").looks == [1]
+    assert question(repeats=12).confidence == pytest.approx(0.99)
+    assert question(repeats=3).confidence == pytest.approx(0.95)
+
+
 def test_two_crossings_are_two() -> None:
     def twice(length: int) -> float:
         return linear(length) * math.exp(0.4 * math.log(length / 100) * math.log(length / 5000))
@@ -164,7 +172,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_answer() -> None:
     world = World(squared, linear)
     whole, rows = searched(question(), world)
     n_cells = len(set(map(named, rows)))
-    for killed_after in (1, 7, n_cells // 2, n_cells - 1):
+    for killed_after in (1, 8, n_cells // 2, n_cells - 1):
         _, before = searched(question(), world, most=killed_after)
         torn = before[:-2]  # of the last cell two turns are lost
         # A timing that was cut off counts for nothing, and is begun again.

@@ -27,9 +27,7 @@ from suite.sweep.record import Row
 FOLDER = "suite.quantities"
 GROUP = "crossover"  # how the groups of its timings begin, in which two arms take turns
 GRID = 4.0  # from one length to the next, at first
-# Of each interval at each look: lengths are chosen by looking, and all that was looked at must hold together for an
-# interval of the crossing that holds it in 19 of 20 searches.
-CONFIDENCE = 0.98
+ERROR = 0.05  # of an interval of a crossing, over all looks
 FIRST = 3  # repeats of a length before it is looked at
 MORE = 1.4  # times the repeats before the next look, which makes few looks
 BINARY_DIGITS = 6  # of a round length: programs run at their best speed where powers of two divide it
@@ -64,6 +62,21 @@ class Question:
     def read(self) -> ModuleType:
         """The file of the quantity."""
         return parts.load(FOLDER, self.quantity)[0]
+
+    @functools.cached_property
+    def looks(self) -> list[int]:
+        """The repeats after which a length is looked at."""
+        if self.read.EXACT:
+            return [1]
+        looks = [min(FIRST, self.repeats)]
+        while looks[-1] < self.repeats:
+            looks.append(min(self.repeats, math.ceil(MORE * looks[-1])))
+        return looks
+
+    @property
+    def confidence(self) -> float:
+        """Of the interval of a length at each look: all of them hold together as often as 1 - ERROR (Bonferroni)."""
+        return 1 - ERROR / len(self.looks)
 
     def on(self, devices: int) -> "Question":
         """The question of batches for so many devices over which examples are split."""
@@ -141,7 +154,7 @@ def replay(question: Question, rows: Iterable[Row]) -> Answer:
     """The answer as far as the rows go, with all that the search has asked for until it waits for more of them."""
     rows = list(rows)
     look = functools.cache(functools.partial(_look, question, _choices(question, rows), _by_cell(rows)))
-    asked = dict.fromkeys(_grid(question), 1 if question.read.EXACT else min(FIRST, question.repeats))
+    asked = dict.fromkeys(_grid(question), question.looks[0])
     while True:
         looks = {length: [look(length, repeat) for repeat in range(asked[length])] for length in sorted(asked)}
         answer = _answer(question, looks)
@@ -234,13 +247,13 @@ def _compared(question: Question, first: float, second: float) -> float:
 
 
 def _interval(question: Question, logs: list[float]) -> Interval:
-    return Interval(logs[0], logs[0], logs[0]) if question.read.EXACT else _t_interval(*logs)
+    return Interval(logs[0], logs[0], logs[0]) if question.read.EXACT else _t_interval(tuple(logs), question.confidence)
 
 
 # A replay asks the same again at each of its steps, and so does the next one.
 @functools.lru_cache(maxsize=1 << 12)
-def _t_interval(*logs: float) -> Interval:
-    return t_interval(logs, CONFIDENCE)
+def _t_interval(logs: tuple[float, ...], confidence: float) -> Interval:
+    return t_interval(logs, confidence)
 
 
 @functools.lru_cache(maxsize=1 << 12)
@@ -269,14 +282,15 @@ def _more(question: Question, answer: Answer) -> dict[int, int]:
         inside = [length for length in lengths if low <= length <= high]
         is_crossing = (low, high) in crossed
         if inside and not (is_crossing and is_within(crossed[low, high], question.tolerance)):
-            again = {length: min(question.repeats, math.ceil(MORE * answer.asked[length])) for length in inside}
-            more |= {length: repeats for length, repeats in again.items() if repeats > answer.asked[length]}
+            for length in inside:
+                later = [look for look in question.looks if look > answer.asked[length]]
+                more |= {length: later[0]} if later else {}
         if is_crossing and not inside:
             before = max(length for length in lengths if length < low)
             after = min(length for length in lengths if length > high)
             if after > before * (1 + question.tolerance) ** 2:
                 middle = _rounded(question, math.sqrt(before * after))
-                more |= {middle: min(FIRST, question.repeats)} if middle not in answer.asked else {}
+                more |= {middle: question.looks[0]} if middle not in answer.asked else {}
     return more
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from suite.claims import Figure, Point
 from suite.judging import crossover
 from suite.judging.crossing import ABOVE, BELOW, EITHER, Region
-from suite.judging.crossover import CONFIDENCE, Answer, Question
+from suite.judging.crossover import ERROR, Answer, Question
 from suite.judging.statistics import Interval
 from suite.report import figures, words
 from suite.report.page import Block, Cells, Commands, Heading, Prose, Table
@@ -30,8 +30,8 @@ def crossovers(comparison: Comparison) -> Iterator[Block]:
     yield Prose(
         "Two arms were measured side by side at a few lengths, then between those where one comes to have more than "
         "the other. A crossing is read on straight lines between lengths, on logarithmic axes; its interval are the "
-        "lengths at which the two are not told apart. Every length was looked at again as repeats came in, so that "
-        f"each interval is one of {CONFIDENCE:.0%}: then at least 95 of 100 searches have the crossing in theirs."
+        "lengths at which the two are not told apart. Lengths are looked at again as repeats come in: "
+        f"each interval of a length is so wide that at least {1 - ERROR:.0%} of searches have the crossing in theirs."
     )
     for search in comparison.searches:
         questions = answered(comparison, search)
@@ -46,7 +46,8 @@ def crossovers(comparison: Comparison) -> Iterator[Block]:
             for at in answer.crossings
         ]
         notes = ["Large dots: the crossings, each with its interval."] if marks else []
-        yield from figures.chart(figure, styles, f"{CONFIDENCE:.0%} intervals", marks=marks, notes=notes, ratios=True)
+        bands = f"{words.percent(questions[0][0].confidence)} intervals"
+        yield from figures.chart(figure, styles, bands, marks=marks, notes=notes, ratios=True)
         yield Commands((words.command(["launch.crossover", *search.command]),))
 
 
