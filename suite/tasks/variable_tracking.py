@@ -16,13 +16,14 @@ class Task:
 
     An assignment is a variable and, right after it, the value or the variable whose value it takes. A chain begins with
     a value and hands it on in `hops` assignments more. Those of one chain stand in their order, the chains mixed, and
-    hay after each. The last variable of each of the first `queries` chains is asked for, in random order. Tokens: the
-    lower quarter are variables, the next quarter values, the upper half hay.
+    hay after each. The last variable of each of the first `queries` chains is asked for, in random order. With `every`
+    the value is due wherever it is handed on, too: a prefix is an example of its own, and what one hop asks for is
+    learned before two. Tokens: the lower quarter are variables, the next quarter values, the upper half hay.
 
     An example of 14 tokens with vocab=16,hops=1; a point where nothing is due:
 
         tokens   11  3  5 14  2  6 14  0  2 15  1  3 13  1
-        targets   .  .  .  .  .  .  .  .  .  .  .  .  .  5
+        targets   .  .  .  .  .  .  .  .  6  .  .  5  .  5
     """
 
     length: int
@@ -31,6 +32,7 @@ class Task:
     chains: int = 2
     hops: int = 2
     queries: int = 1
+    every: bool = True
 
     def __post_init__(self) -> None:
         if self.chains < 1 or self.hops < 0 or self.queries < 1:
@@ -78,4 +80,8 @@ class Task:
         targets_BT, distances_BT = np.zeros_like(tokens_BT), np.zeros_like(tokens_BT)
         targets_BT[:, end:] = value_BC[:, asked]
         distances_BT[:, end:] = np.arange(end, self.length) - at_BCA[:, asked, 0]
+        if self.every:
+            handed_BCH = at_BCA[:, :, 1:] + 1
+            targets_BT[row_B11, handed_BCH] = value_BC[:, :, None]
+            distances_BT[row_B11, handed_BCH] = handed_BCH - at_BCA[:, :, :1]
         return Batch(tokens_BT, targets_BT, (distances_BT > 0).astype(np.float32)), distances_BT
