@@ -157,6 +157,11 @@ def test_an_interval_is_that_of_the_statistics_that_claims_rest_on(tmp_path: pat
     assert ratio.log == pytest.approx(statistics.t_interval(logs), rel=1e-12)
 
 
+def test_quantiles_are_those_of_the_statistics_that_claims_rest_on() -> None:
+    for dof, quantile in costs.T_QUANTILES.items():
+        assert quantile == pytest.approx(statistics.t_quantile(dof), rel=1e-12)
+
+
 def test_a_turn_is_named_with_its_length(tmp_path: pathlib.Path) -> None:
     # Attention's cost a token grows as the length: it crosses the LSTM's at 256 tokens, the GRU's nowhere.
     for length in (64, 128, 512, 1024):
@@ -173,6 +178,13 @@ def test_a_turn_is_named_with_its_length(tmp_path: pathlib.Path) -> None:
     # Asked below the turn, it is told from the other side.
     fastest, *_ = told(tmp_path, context=64)["Trains fastest"]
     assert fastest.startswith("attention: ")
+
+
+def test_a_context_at_which_arms_are_not_told_apart_is_named_where_none_turns(tmp_path: pathlib.Path) -> None:
+    for length, of_attention in ((64, 1.003e-5), (512, 4e-5)):
+        put_steps(tmp_path, {ATTENTION.replace(length=length): of_attention, LSTM.replace(length=length): 1e-5})
+    never = told(tmp_path, context=512)["Trains fastest"][3]
+    assert never.startswith("No turn against attention from 64 to 512 tokens, not beyond doubt at 64. [")
 
 
 def test_outside_what_was_measured_the_nearest_is_named_with_the_command_that_measures_it(

@@ -175,7 +175,7 @@ def _turns(
 ) -> Iterator[Statement]:
     """Against which arms, and at what context, the cheapest comes to be the cheaper one or ceases to be."""
     by_context = {at.context: arms for at, arms in table.items() if at.batch == nearest.batch and best in arms}
-    never: dict[tuple[int, int], list[str]] = defaultdict(list)
+    never: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for arm in table[nearest]:
         both = {context: arms for context, arms in sorted(by_context.items()) if arm in arms}
         if arm == best or len(both) < 2:
@@ -189,19 +189,21 @@ def _turns(
             turn = f"{ahead} is ahead of {behind} below {_tokens(at)}, behind above"
             yield Statement(f"It turns: {turn}.", tuple(around))
         if not crossed:
+            doubtful = [context for context, ratio in ratios.items() if not (ratio.is_above or quantity.exact)]
             signs = {ratio.log.value >= 0 for ratio in ratios.values()}
             if beyond := costs.turn_beyond(ratios):
                 rows = tuple(both[context][name].row for context in list(both)[-2:] for name in (best, arm))
                 yield Statement(f"By extrapolation alone, {best} and {arm} cross at {_tokens(beyond)}.", rows)
             if len(signs) == 1:
-                never[min(both), max(both)].append(arm)
+                never[min(both), max(both), *doubtful].append(arm)
             else:
                 ends = [both[context][name].row for context in (min(both), max(both)) for name in (best, arm)]
                 where = f"between {min(both):,} and {max(both):,} tokens"
                 yield Statement(f"It turns against {arm} {where}, where is not beyond doubt.", tuple(ends))
-    for (low, high), arms in never.items():
+    for (low, high, *doubtful), arms in never.items():
         ends = [by_context[context][arm].row for context in (low, high) for arm in (best, *arms)]
-        yield Statement(f"No turn against {words.listed(arms)} from {low:,} to {high:,} tokens.", tuple(ends))
+        doubt = f", not beyond doubt at {words.listed([f'{context:,}' for context in doubtful])}" if doubtful else ""
+        yield Statement(f"No turn against {words.listed(arms)} from {low:,} to {high:,} tokens{doubt}.", tuple(ends))
 
 
 def _tokens(at: Interval) -> str:

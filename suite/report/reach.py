@@ -10,7 +10,7 @@ from typing import NamedTuple
 from suite import learning_rates, parts
 from suite.job import Job
 from suite.judging import factors, trials
-from suite.report.costs import Question
+from suite.report.costs import Question, measure_of
 from suite.sweep.record import Row
 
 TESTED = tuple(name for name in factors.FIELDS if name != "length")  # a distance needs a length that holds it
@@ -115,7 +115,7 @@ def used(rows: Iterable[Row]) -> Iterator[Try]:
 def _trained(rows: Iterable[Row], measure: str) -> Iterator[Row]:
     """The rows of a measure of trainings that have not chosen learning rates."""
     for row in rows:
-        if parts.split(row["measure"])[0] == measure and row["seed"] not in learning_rates.SEEDS:
+        if measure_of(row) == measure and row["seed"] not in learning_rates.SEEDS:
             yield row
 
 
