@@ -227,11 +227,13 @@ def _crossover(
         return
     jobs = [comparison.jobs[sample.row["run_id"]] for sample in table[nearest].values()]
     first, *others = sorted(jobs, key=lambda job: (bool(job.match_to), job.arm))  # the one that others are matched to
-    base = Job(**{name: getattr(first, name) for name in conditions.fields}).replace(batch=asked.batch)
+    usual = Job(**parts.constant("suite.quantities", quantity.crossover, "DEFAULTS"))
+    wanted = {name: getattr(first, name) for name in conditions.fields} | {"batch": asked.batch}
+    given = [f"--{name}={value}" for name, value in wanted.items() if value != getattr(usual, name)]
     sizes = [f"--quantity={quantity.crossover}", f"--from={shortest}", f"--to={longest}"]
     match = [f"--match={conditions.match}"] if conditions.match != "params" else []
     arms = [f"--arms={job.arm}" for job in (first, *others)]
-    argv = ["launch.crossover", *arms, *sizes, *base.flags(), *match, f"--out={comparison.out}-crossover"]
+    argv = ["launch.crossover", *arms, *sizes, *given, *match, f"--out={comparison.out}-crossover"]
     where = f"from {shortest:,} to {longest:,} tokens"
     yield Statement(f"Where {first.arm} and the others cross {where} is found by", (), (), (words.command(argv),))
 

@@ -25,7 +25,7 @@ from suite.sweep.record import Row
 MODEL = (*alike.BACKBONE, "dtype")
 PROGRAM = tuple(name for name in alike.PROGRAM if name not in ("mixer", "length", "batch"))
 # Of Student's t, between which 95 % lie, by degrees of freedom: to import scipy.stats for them takes half a second.
-T_QUANTILES = {
+T_QUANTILES: dict[float, float] = {
     1: 12.706204736174694,
     2: 4.302652729749462,
     3: 3.1824463052837078,
@@ -215,6 +215,7 @@ QUANTITIES = (
         show=lambda loss, _: f"{words.number(loss)} nats a token",
         more="has {} the loss",
         budget_seconds=60.0,
+        crossover="loss_at_equal_seconds",
     ),
     Quantity(
         title="Reads fastest",

@@ -480,7 +480,7 @@ def _place_here(settings: Row, survey: store.Survey, rows: list[Row], wanted: st
         row["place"]: {key: row[key] for key in PLACE} for row in rows if row["placed"] and row.keys() >= {*PLACE}
     }
     if not wanted and len(places) < 2:
-        return next(iter(places.values()), _place(settings, survey, rows))
+        return next(iter(places.values())) if places else _place(settings, survey, rows)
     processor = slug(f"{machine.cpu()} {machine.cores()} cores")
     named = [name for name in places if name == wanted or (not wanted and name.startswith(f"{processor}-"))]
     if len(named) != 1:

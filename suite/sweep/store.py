@@ -32,6 +32,7 @@ from suite.sweep.record import Record, Row, parse, stem_of, stems
 # by default, so that nothing of before can stand beside what is trained now.
 SCHEMA = 5
 CROSSOVERS = "crossovers"
+FIELDS = tuple(field.name for field in dataclasses.fields(Job))
 # Every row has these, whatever was measured.
 OF_EVERY_ROW = ("run_id", "arm", "measure", "repeat", "interleave_with", "placed", "place", "outcome")
 
@@ -157,7 +158,7 @@ def survey(root: epath.PathLike) -> Survey:
             whole.problems.append(job)
             continue
         whole.runs.append((job, run))
-        fields = dataclasses.asdict(job) | {"reference_width": job.width}
+        fields = {name: getattr(job, name) for name in FIELDS} | {"reference_width": job.width}
         with _listing(run, whole.problems):
             names = files.names(run)
             for record in records(run, names):
@@ -184,7 +185,7 @@ def load(root: epath.PathLike) -> list[Row]:
 
 def job_of(row: Row) -> Job:
     """The job that a loaded row is joined with."""
-    fields = {field.name: row[field.name] for field in dataclasses.fields(Job)}
+    fields = {name: row[name] for name in FIELDS}
     return Job.from_json(json.dumps(fields | {"width": row["reference_width"]}))
 
 
