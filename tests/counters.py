@@ -24,8 +24,8 @@ def moving(powercap: pathlib.Path) -> Iterator[None]:
 
     def move() -> None:
         spent = 0
-        while not over.wait(0.002):
-            spent += 100_000
+        while not over.wait(0.02):
+            spent += 1_000_000
             (powercap / "next").write_text(str(spent))
             (powercap / "next").replace(counter)
 

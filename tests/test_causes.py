@@ -173,13 +173,13 @@ def test_noise_is_no_cause():
 
 
 def test_a_scan_with_its_projection_inside_waits(here: pathlib.Path):
-    job = Job(mixer="./in_loop.py", task="recall:pairs=1,vocab=16", width=64, hidden=-1, length=2048, batch=1)
-    measure(here, job.replace(length=1024), "size")
+    job = Job(mixer="./in_loop.py", task="recall:pairs=1,vocab=16", width=64, hidden=-1, length=1024, batch=1)
+    measure(here, job.replace(length=512), "size")
     measure(here, job, "size", "peak:size=512", "step_time:blocks=3", "chain:blocks=5")
     cause = cause_of(here, job)
     assert cause.breakdown.dominant[0] == WAITING
-    assert "'s step at 2,048 tokens, batch 1, waits: " in cause.sentence
-    assert cause.sentence.endswith(" % of it is its chain of 8,192 steps, forward and back")
+    assert "'s step at 1,024 tokens, batch 1, waits: " in cause.sentence
+    assert cause.sentence.endswith(" % of it is its chain of 4,096 steps, forward and back")
 
 
 def test_an_lstm_at_batch_1_waits(here: pathlib.Path):
