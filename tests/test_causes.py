@@ -172,23 +172,27 @@ def test_noise_is_no_cause():
 # Planted causes.
 
 
+@pytest.mark.slow  # half a minute
 def test_a_scan_with_its_projection_inside_waits(here: pathlib.Path):
-    job = Job(mixer="./in_loop.py", task="recall:pairs=1,vocab=16", width=64, hidden=-1, length=1024, batch=1)
-    measure(here, job.replace(length=512), "size")
-    measure(here, job, "size", "peak:size=512", "step_time:blocks=3", "chain:blocks=5")
+    job = Job(mixer="./in_loop.py", task="recall:pairs=1,vocab=16", width=64, hidden=-1, length=2048, batch=1)
+    measure(here, job.replace(length=1024), "size")
+    measure(here, job, "size", "peak:size=512", "step_time:blocks=3", "chain:blocks=8")
     cause = cause_of(here, job)
     assert cause.breakdown.dominant[0] == WAITING
-    assert "'s step at 1,024 tokens, batch 1, waits: " in cause.sentence
-    assert cause.sentence.endswith(" % of it is its chain of 4,096 steps, forward and back")
+    assert "'s step at 2,048 tokens, batch 1, waits: " in cause.sentence
+    assert cause.sentence.endswith(" % of it is its chain of 8,192 steps, forward and back")
 
 
-def test_an_lstm_at_batch_1_waits(here: pathlib.Path):
-    job = Job(mixer="lstm", task="recall:pairs=1,vocab=16", width=64, length=512, batch=1)
-    measure(here, job.replace(length=256), "size")
-    measure(here, job, "size", "peak:size=512", "step_time:blocks=3", "chain:blocks=5")
-    cause = cause_of(here, job)
+def test_an_lstm_at_batch_1_waits(tmp_path: pathlib.Path):
+    lstm = Job(mixer="lstm", length=1024, batch=1, dtype="bfloat16")
+    for at in (512, 1024):
+        put_size(tmp_path, lstm.replace(length=at), 1e7, 16 * at, H100)
+    put_time(tmp_path, lstm, 10 * MILLI, H100)
+    cause = cause_of(tmp_path, lstm)
     assert cause.breakdown.dominant[0] == WAITING
-    assert cause.sentence.startswith("the LSTM's step at 512 tokens, batch 1, waits: ")
+    assert cause.sentence == (
+        "the LSTM's step at 1,024 tokens, batch 1, waits: 68 % of it is its chain of 4,096 steps, forward and back"
+    )
 
 
 def test_products_in_float32_on_a_device_with_bfloat16_are_named_with_what_they_would_take(tmp_path: pathlib.Path):

@@ -16,7 +16,7 @@ from suite.report.records import Comparison
 from suite.report.utilisation import BOTH_WAYS, Machine, Timing, timings
 from suite.sweep.record import Row
 
-NOISE = 1.2  # so much longer than the step in turns the mixers' own pass may be by the clock; more is an error
+NOISE = 1.5  # so much longer than the step the mixers' own pass may be on a busy machine; more is an error
 MOST_BARS = 60
 WIDER = "bfloat16"  # whose products most accelerators take at a higher rate
 
