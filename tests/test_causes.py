@@ -172,7 +172,7 @@ def test_noise_is_no_cause():
 # Planted causes.
 
 
-@pytest.mark.slow  # half a minute
+@pytest.mark.slow  # 20 seconds
 def test_a_scan_with_its_projection_inside_waits(here: pathlib.Path):
     job = Job(mixer="./in_loop.py", task="recall:pairs=1,vocab=16", width=64, hidden=-1, length=2048, batch=1)
     measure(here, job.replace(length=1024), "size")
