@@ -15,7 +15,7 @@ READ_DOCUMENTS = 1024  # that are kept once their strata have been read
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Next-byte prediction. `corpus` is `sources` (this project's own builder) or any TFDS name, as in lm1b or pg19."""
+    """Next-byte prediction. `corpus` is `sources`, `packages` (built here) or any TFDS name, as in lm1b, c4 or pg19."""
 
     length: int
     seed: int
@@ -46,7 +46,7 @@ class Task:
         return np.tile(np.arange(self.length, dtype=np.int32), (len(ids), 1))
 
     def strata(self, split: str, ids: np.ndarray) -> Strata:
-        """The document of every target and its kinds; what `sources` holds is read as Python."""
+        """The document of every target and its kinds; what `sources` and `packages` hold is read as Python."""
         tokens_N, offset_B = self._windows(split, ids)
         read = functools.partial(_document, self.corpus, self.data_dir, split)
         starts_D = _starts(self.corpus, self.data_dir, split)

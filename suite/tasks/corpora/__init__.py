@@ -1,7 +1,7 @@
 """Corpora as bytes: TensorFlow Datasets in, one memory-mapped file a split out.
 
-`sources` is built here, of text that every installation has; any other name is a data set of the TFDS catalogue that
-lies prepared, in array_record format, under the data directory. Neither needs TensorFlow to be read.
+`sources` and `packages` are built here, of text that every installation has; any other name is a data set of the TFDS
+catalogue that lies prepared, in array_record format, under the data directory. None needs TensorFlow to be read.
 
 The bytes are held against their manifest whenever a process opens them, and made again where they are damaged. They lie
 beside the data set, or in the cache directory where nothing can be written there.
@@ -26,7 +26,7 @@ from suite.files import Damaged
 from suite.tasks import SPLITS
 
 DATA_DIR = "~/tensorflow_datasets"  # TFDS's own default
-OWN = ("sources",)
+OWN = ("sources", "packages")
 SEPARATOR = b"\0"  # between documents
 PIECE = 1 << 24  # bytes that are looked through at once
 # Files of a prepared data set, and a field without which each is damaged.
@@ -55,7 +55,7 @@ def open_tokens(corpus: str, data_dir: str) -> Tokens:
         print(f"crossover: {damage}; prepared again", file=sys.stderr)
     from suite.tasks.corpora import sources
 
-    with sources.prepared_again(_writable(data_dir, "sources")) as builder:
+    with sources.prepared_again(corpus, _writable(data_dir, corpus)) as builder:
         return _open(builder, data_dir)
 
 
@@ -120,11 +120,11 @@ def _builder(corpus: str, data_dir: str) -> Any:
 
     tfds.disable_progress_bar()
     root = _root(data_dir)
-    if corpus == "sources":
+    if corpus in OWN:
         from suite.tasks.corpora import sources
 
-        is_there = sources.path(root).exists() or "://" in root
-        return sources.prepare(root if is_there else str(_writable(data_dir, "sources")))
+        is_there = sources.path(corpus, root).exists() or "://" in root
+        return sources.prepare(corpus, root if is_there else str(_writable(data_dir, corpus)))
     prepare = _preparing(corpus, data_dir)
     try:
         builder = tfds.builder(corpus, data_dir=root)
