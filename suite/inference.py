@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,7 +16,9 @@ from suite import mesh as meshes
 from suite.job import Job
 from suite.model import backbone, matching
 from suite.model.backbone import Model
+from suite.tasks import Batch
 from suite.training import clock, memory
+from suite.training import step as steps
 from suite.training.rig import Rig
 
 BLOCK_SECONDS = 0.1  # a shorter block times the scheduler of a busy machine
@@ -43,7 +45,7 @@ def on_one_device(rig: Rig, params: Model | None = None) -> Model:
     """
     params = meshes.on_one_device(rig.state.params if params is None else params, rig.mesh)
     built: Any = eqx.combine(params, rig.static)
-    return eqx.filter_jit(_unstacked)(built)
+    return eqx.filter_jit(unstacked)(built)
 
 
 def device_of(built: Model) -> jax.Device:  # pyright: ignore[reportInvalidTypeForm] - compiled, without stubs
@@ -52,7 +54,8 @@ def device_of(built: Model) -> jax.Device:  # pyright: ignore[reportInvalidTypeF
     return device
 
 
-def _unstacked(built: Model) -> Model:
+def unstacked(built: Model) -> Model:
+    """The same blocks, one after another."""
     if not built.pattern:
         return built
     repeats = jax.tree.leaves(built.pattern)[0].shape[0]
@@ -92,6 +95,25 @@ def make_read_whole(static: Model, capacity: int) -> Any:
 def _likeliest(built: Model, x_BTD: Array) -> Int[Array, " B"]:
     """The likeliest token after the last one: of no other are logits made."""
     return jnp.argmax(built.logits(x_BTD[:, -1]), axis=-1).astype(jnp.int32)
+
+
+def answers_in_chunks(
+    rig: Rig, params: Model, split: str, examples: int, chunk: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """What `Rig.answers` gives, read so many tokens at a time, the state carried between them; on one device."""
+    params, static = eqx.partition(on_one_device(rig, params), eqx.is_array)
+    size = rig.job.batch
+
+    @jax.jit
+    def answer(params: Model, batch: Batch) -> tuple[Array, Array]:
+        return steps.answer(eqx.combine(params, static), batch, chunk)
+
+    for number in range(math.ceil(examples / size)):
+        rig.watchdog.feed(long=number == 0)
+        ids_B = np.arange(size) + number * size
+        batch = rig.task.batch(split, ids_B)
+        nats_BT, correct_BT = jax.device_get(answer(params, jax.device_put(batch, rig.mesh.local_devices[0])))
+        yield ids_B, nats_BT, correct_BT, batch.weights_BT
 
 
 class Reader:

@@ -80,6 +80,12 @@ class Job:
     dtype: str = _field(
         "float32", "dtype of the products; parameters, carries and loss stay float32", choices=("float32", "bfloat16")
     )
+    state_dtype: str = _field(
+        "float32",
+        "dtype of what decoding carries from token to token, attention's cache or the state of a recurrence, which is "
+        "rounded to it; float32: as the mixer makes it, a cache in --dtype",
+        choices=("float32", "bfloat16"),
+    )
     seed: int = _field(0, "seed of initialisation and data", minimum=0)
     record_every: int = _field(10, "steps between rows of training loss", minimum=1)
     validate_every: int = _field(50, "steps between validations, each followed by a checkpoint", minimum=1)

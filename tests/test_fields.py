@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from suite import inference
 from suite import mesh as meshes
 from suite.job import Job
 from suite.measures import learning
@@ -43,6 +44,7 @@ CHANGED = {
     "weight_decay": 0.2,
     "clip": 0.5,
     "dtype": "bfloat16",
+    "state_dtype": "bfloat16",
     "seed": 1,
     "record_every": 1,
     "validate_every": 1,
@@ -51,6 +53,7 @@ CHANGED = {
 }
 BASES = {"head_size": BASE.replace(mixer="attention", match_to="")}  # of heads that are no knob of BASE's mixer
 IN_THE_RECORDS = ("budget_seconds", "record_every", "validate_every", "validation_examples", "test_examples")
+IN_DECODING = ("state_dtype",)
 
 
 def start(built: rig.Rig) -> list[np.ndarray]:
@@ -79,7 +82,7 @@ def test_every_field_has_a_change_to_try() -> None:
     assert CHANGED.keys() == {field.name for field in dataclasses.fields(Job)}
 
 
-@pytest.mark.parametrize("field", [field for field in CHANGED if field not in IN_THE_RECORDS])
+@pytest.mark.parametrize("field", [field for field in CHANGED if field not in (*IN_THE_RECORDS, *IN_DECODING)])
 def test_a_field_changes_the_program_the_start_or_the_data(field: str, devices: list) -> None:
     mesh = meshes.make(devices=devices[:1])
     base = {field: BASE, **BASES}[field]
@@ -95,3 +98,11 @@ def test_fields_of_the_records_change_the_records(tmp_path: pathlib.Path, device
     before = records(BASE, tmp_path, devices)
     for field in IN_THE_RECORDS:
         assert records(BASE.replace(**{field: CHANGED[field]}), tmp_path, devices) != before, field
+
+
+@pytest.mark.parametrize("field", IN_DECODING)
+def test_a_field_of_decoding_changes_the_program_of_a_token(field: str, devices: list) -> None:
+    mesh = meshes.make(devices=devices[:1])
+    before, after = (rig.build(job, mesh) for job in (BASE, BASE.replace(**{field: CHANGED[field]})))
+    programs = [inference.compile_step(inference.on_one_device(built), 2, 32).as_text() for built in (before, after)]
+    assert programs[0] != programs[1]

@@ -39,6 +39,7 @@ OTHER = {
     "weight_decay": 0.0,
     "clip": 0.0,
     "dtype": "bfloat16",
+    "state_dtype": "bfloat16",
     "seed": 1,
     "record_every": 5,
     "validate_every": 25,

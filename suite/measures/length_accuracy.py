@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from suite import inference
 from suite.job import Job
 from suite.sweep.record import Row
 from suite.training import rig as rigs
@@ -22,6 +23,7 @@ SECONDS = "compilation * max(1, longest / growth / 2)"
 CONDITIONS = {
     "eval_length": "tokens",
     "remedy": "knob",
+    "chunk": "tokens",
     "low": "tokens",
     "high": "tokens",
     "at_depth": "percent",
@@ -33,32 +35,56 @@ QUANTITIES = {
     "distance": {"accuracy": "fraction as distance_accuracy_at_{low}_to_{high}"},
     "depth": {"accuracy": "fraction as depth_accuracy_at_{at_depth}_percent"},
 }
-BOUNDS = {"longest": (1, 2**16), "growth": (2, 2**16), "shortest": (0, 2**16), "depths": (0, 100)}
+BOUNDS = {"longest": (1, 2**16), "growth": (2, 2**16), "shortest": (0, 2**16), "depths": (0, 100), "chunk": (0, 2**28)}
 
 
-def check(job: Job, task: Any, *, longest: int, growth: int, remedy: str, shortest: int, depths: int) -> None:
-    """Refuses a task without distances, and a task or a model that cannot be lengthened with the remedy."""
+def check(
+    job: Job, task: Any, *, longest: int, growth: int, remedy: str, shortest: int, depths: int, chunk: int
+) -> None:
+    """Refuses a task without distances, and a task or a model that cannot be lengthened with the remedy.
+
+    Where the state is carried along, also a mixer without one.
+    """
     del shortest, depths
     if not hasattr(task, "distances"):
         raise ValueError(f"length_accuracy wants a task with the method distances; {job.task} has none")
     for factor, changes in _factors(longest, growth, remedy):
         if factor > 1:
             rigs.check_at_length(job, task, factor * job.length, changes)
+        if _chunk(job, chunk):
+            changed = job.replace(mixer=rigs.with_changes(job, changes).mixer)
+            inference.check(changed, task, "length_accuracy", job.batch, factor * job.length)
 
 
 def measure(
-    rig: Rig, *, longest: int = 4, growth: int = 4, remedy: str = "", shortest: int = 0, depths: int = 0
+    rig: Rig,
+    *,
+    longest: int = 4,
+    growth: int = 4,
+    remedy: str = "",
+    shortest: int = 0,
+    depths: int = 0,
+    chunk: int = 0,
 ) -> Iterator[Row]:
     """For each length a row of the whole, one for each distance, and one for each of so many parts of the depth.
 
     The lengths are the trained one, `growth` times it up to `longest` times, and an n-th of it down to the shortest
     that the task has examples of, or to `shortest` tokens; 0 for none. Beyond the trained length the knob `remedy` of
     the mixer, `interpolation` or `ntk` for attention with rope, is set to the multiple, without training.
+
+    With `chunk` so many tokens are read at a time, on one device, and what is carried between them is kept in the job's
+    state_dtype; 0 for all at once in parallel form, or where that dtype rounds the state token by token.
     """
+    chunk = _chunk(rig.job, chunk)
     longer = (rig.at_length(factor * rig.job.length, changes) for factor, changes in _factors(longest, growth, remedy))
     for at_length in (*reversed(list(_shorter(rig, growth, shortest))), *longer):
-        for row in _at(at_length, rig, depths):
-            yield {**row, "remedy": remedy}
+        for row in _at(at_length, rig, depths, chunk):
+            yield {**row, "remedy": remedy, "chunk": chunk}
+
+
+def _chunk(job: Job, chunk: int) -> int:
+    """The tokens that are read at a time; 0 for all at once in parallel form, which carries no state along."""
+    return chunk or int(job.state_dtype != "float32")
 
 
 def _factors(longest: int, growth: int, remedy: str) -> Iterator[tuple[int, dict[str, float]]]:
@@ -102,14 +128,18 @@ class Tally:
                 yield {**at_bin, "targets": int(targets), "accuracy": float(correct / targets), "outcome": "ok"}
 
 
-def _at(rig: Rig, trained: Rig, depths: int) -> Iterator[Row]:
+def _at(rig: Rig, trained: Rig, depths: int, chunk: int) -> Iterator[Row]:
     """The rows of one length: those of the trained parameters in the rig of that length."""
     length = rig.job.length
     # Distances 0, 1, 2 and 3, 4 to 7, 8 to 15, ...
     edges_K = np.concatenate([[0], 2 ** np.arange(length.bit_length())])
     by_distance, by_depth = Tally.of(len(edges_K)), Tally.of(depths)
     examples = final_correct = exact = 0
-    answers = rig.answers(rig.adopt(trained.trained), "test", trained.job.test_examples)
+    params, examples_wanted = rig.adopt(trained.trained), trained.job.test_examples
+    if chunk:
+        answers = inference.answers_in_chunks(rig, params, "test", examples_wanted, chunk)
+    else:
+        answers = rig.answers(params, "test", examples_wanted)
     at_T = np.arange(length)
     for ids_B, _, correct_BT, weights_BT in answers:
         distances_BT = rig.task.distances("test", ids_B)

@@ -20,6 +20,10 @@ start is not its fastest way to read a whole sequence has a method `read(x_BTD, 
 the state for `length` tokens. suite/contract.py runs all of this at tiny shapes. A user's own mixer may leave out
 `start`, `extend`, `step` and the constants; measures that want the methods then refuse it.
 
+Between calls the state is kept in the state_dtype of a job: the block around a mixer rounds it, and widens it before
+the next call. A mixer that takes its state in any dtype, and rounds only what it adds, says `takes_kept_state = True`:
+a cache is not copied then.
+
 Below stands what mixers of one kind share. All classes are abstract or final: a file's `Mixer` defines what its kind
 leaves open, and overrides nothing.
 """

@@ -1,5 +1,7 @@
 """Causal attention: Vaswani et al. 2017, "Attention Is All You Need"; grouped keys as in Ainslie et al. 2023."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,7 @@ class Mixer(eqx.Module):
     `interpolation` and `ntk` are remedies of rope for sequences that many times longer than the trained ones.
     """
 
+    takes_kept_state: ClassVar[bool] = True
     heads: int = eqx.field(static=True)
     kv_heads: int = eqx.field(static=True)
     head_size: int = eqx.field(static=True)
@@ -121,7 +124,7 @@ class Mixer(eqx.Module):
         length, kept = x_BTD.shape[1], cache.k_BGSK.shape[2]
         query_T = cache.position + jnp.arange(length, dtype=jnp.int32)
         q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, query_T)
-        new_k_BGTK, new_v_BGTK = jnp.swapaxes(k_BTHK, 1, 2), jnp.swapaxes(v_BTHK, 1, 2)
+        new_k_BGTK, new_v_BGTK = (jnp.swapaxes(x_BTHK, 1, 2).astype(cache.k_BGSK.dtype) for x_BTHK in (k_BTHK, v_BTHK))
         if self.window:
             # The oldest key is out of every new query's window: the new ones push it out.
             k_BGSK = jnp.concatenate([cache.k_BGSK[:, :, 1:], new_k_BGTK], axis=2)

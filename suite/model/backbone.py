@@ -20,6 +20,8 @@ class Block(eqx.Module):
     """Norm, short convolution, mixer; norm, gated MLP. Without residuals the same chain is a plain stack.
 
     `hidden` is that of the MLP: 0 for two thirds of 4 D, as it has three matrices (Shazeer 2020), NO_MLP for none.
+    Between calls the state is kept in `state_dtype`: its floating numbers are rounded to it after a call, and widened
+    before the next one to the dtypes that the mixer makes.
     """
 
     mixer: Any  # a part is asked, not typed
@@ -30,8 +32,19 @@ class Block(eqx.Module):
     up_DF: Float[Array, "D F"] | None
     down_FD: Float[Array, "F D"] | None
     residual: bool = eqx.field(static=True)
+    state_dtype: str = eqx.field(static=True)
 
-    def __init__(self, width: int, *, mixer: str, short_conv: int, hidden: int, residual: bool, key: PRNGKeyArray):
+    def __init__(
+        self,
+        width: int,
+        *,
+        mixer: str,
+        short_conv: int,
+        hidden: int,
+        residual: bool,
+        state_dtype: str,
+        key: PRNGKeyArray,
+    ):
         mixer_key, conv_key, gate_key, up_key, down_key = jax.random.split(key, 5)
         module, knobs = parts.load("suite.mixers", mixer)
         self.mixer = module.Mixer(width, key=mixer_key, **knobs)
@@ -44,7 +57,7 @@ class Block(eqx.Module):
             self.gate_DF = initial.dense(gate_key, width, width, hidden)
             self.up_DF = initial.dense(up_key, width, width, hidden)
             self.down_FD = initial.dense(down_key, hidden, hidden, width)
-        self.residual = residual
+        self.residual, self.state_dtype = residual, state_dtype
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         inner_BTD = rms_norm(x_BTD, self.mixer_scale_D)
@@ -53,13 +66,13 @@ class Block(eqx.Module):
         return self._mlp(self._join(x_BTD, self.mixer(inner_BTD)))
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
-        return convolution.start(batch, self.taps_CD, dtype), self.mixer.start(batch, length, dtype)
+        return self._kept(self._empty(batch, length, dtype))
 
     def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
-        past_BPD, mixer_state = state
+        past_BPD, mixer_state = self._widened(state, x_BTD.dtype)
         inner_BTD, past_BPD = convolution.extend(rms_norm(x_BTD, self.mixer_scale_D), past_BPD, self.taps_CD)
         y_BTD, mixer_state = self.mixer.extend(inner_BTD, mixer_state)
-        return self._mlp(self._join(x_BTD, y_BTD)), (past_BPD, mixer_state)
+        return self._mlp(self._join(x_BTD, y_BTD)), self._kept((past_BPD, mixer_state))
 
     def read(self, x_BTD: Float[Array, "B T D"], length: int) -> tuple[Float[Array, "B T D"], PyTree]:
         """A whole sequence from its start, with the state after it, made for `length` tokens."""
@@ -70,14 +83,36 @@ class Block(eqx.Module):
         else:
             empty = self.mixer.start(x_BTD.shape[0], length, x_BTD.dtype)
             y_BTD, mixer_state = self.mixer.extend(inner_BTD, empty)
-        return self._mlp(self._join(x_BTD, y_BTD)), (past_BPD, mixer_state)
+        return self._mlp(self._join(x_BTD, y_BTD)), self._kept((past_BPD, mixer_state))
 
     def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]:
-        past_BPD, mixer_state = state
+        past_BPD, mixer_state = self._widened(state, x_BD.dtype)
         inner_BTD = rms_norm(x_BD, self.mixer_scale_D)[:, None]
         inner_BTD, past_BPD = convolution.extend(inner_BTD, past_BPD, self.taps_CD)
         y_BD, mixer_state = self.mixer.step(inner_BTD[:, 0], mixer_state)
-        return self._mlp(self._join(x_BD, y_BD)), (past_BPD, mixer_state)
+        return self._mlp(self._join(x_BD, y_BD)), self._kept((past_BPD, mixer_state))
+
+    def _empty(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
+        """The state before the first token, in the dtypes in which it is computed."""
+        return convolution.start(batch, self.taps_CD, dtype), self.mixer.start(batch, length, dtype)
+
+    def _kept(self, state: PyTree) -> PyTree:
+        """The state as it is kept between calls."""
+        if self.state_dtype == "float32":
+            return state
+
+        def kept(leaf: Array) -> Array:
+            return leaf.astype(self.state_dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        return jax.tree.map(kept, state)
+
+    def _widened(self, state: PyTree, dtype: jnp.dtype) -> PyTree:
+        """The kept state in the dtypes in which it is computed; a cache that takes it as it is kept is left alone."""
+        if self.state_dtype == "float32":
+            return state
+        like = jax.eval_shape(lambda: self._empty(1, 1, dtype))
+        past_BPD, mixer_state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), state, like)
+        return past_BPD, state[1] if getattr(self.mixer, "takes_kept_state", False) else mixer_state
 
     def _mlp(self, x_D: Float[Array, "... D"]) -> Float[Array, "... D"]:
         if self.mlp_scale_D is None or self.gate_DF is None or self.up_DF is None or self.down_FD is None:
@@ -130,6 +165,26 @@ class Model(eqx.Module):
         for block in self.rest:
             x_BTD = run(block, x_BTD)
         return x_BTD
+
+    def in_chunks(self, x_BTD: Float[Array, "B T D"], chunk: int) -> Float[Array, "B T D"]:
+        """All blocks over embedded tokens, so many at a time, the state carried from chunk to chunk as decoding does.
+
+        One at a time they are read stepwise.
+        """
+        batch, length, width = x_BTD.shape
+        whole = length - length % chunk
+
+        def read(state: PyTree, x_BCD: Float[Array, "B C D"]) -> tuple[PyTree, Float[Array, "B C D"]]:
+            if x_BCD.shape[1] == 1:
+                y_BD, state = self.advance(x_BCD[:, 0], state)
+                return state, y_BD[:, None]
+            y_BCD, state = self.further(x_BCD, state)
+            return state, y_BCD
+
+        chunk_NBCD = jnp.swapaxes(x_BTD[:, :whole].reshape(batch, -1, chunk, width), 0, 1)
+        state, y_NBCD = jax.lax.scan(read, self.start(batch, length, x_BTD.dtype), chunk_NBCD)
+        y_BTD = jnp.swapaxes(y_NBCD, 0, 1).reshape(batch, whole, width)
+        return y_BTD if whole == length else jnp.concatenate([y_BTD, read(state, x_BTD[:, whole:])[1]], axis=1)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
         """Empty states of all blocks; caches hold `length` tokens."""
@@ -204,7 +259,14 @@ def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
     """The model of a job at `job.width`; ValueError where the mixer's knobs do not fit."""
     specs = pattern(job)
     residual = job.block == "residual"
-    make = functools.partial(Block, job.width, short_conv=job.short_conv, hidden=job.hidden, residual=residual)
+    make = functools.partial(
+        Block,
+        job.width,
+        short_conv=job.short_conv,
+        hidden=job.hidden,
+        residual=residual,
+        state_dtype=job.state_dtype,
+    )
     repeats, remainder = divmod(job.depth, len(specs))
     embedding_key, *block_keys = jax.random.split(key, 1 + job.depth)
 

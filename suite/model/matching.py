@@ -29,7 +29,7 @@ def solve(job: Job, vocab: int) -> Job:
         return job.replace(match_to="")
     names = ("mixer", "block", "short_conv", "hidden", "head_size", "width", "depth", "match", "match_to")
     if job.match != "params":
-        names = (*names, "length", "dtype")
+        names = (*names, "length", "dtype", "state_dtype")
     solved = _solve(Job(**{name: getattr(job, name) for name in names}), vocab)
     return job.replace(mixer=solved.mixer, width=solved.width, match_to="")
 

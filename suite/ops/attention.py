@@ -90,12 +90,13 @@ def cached(
 ) -> Float[Array, "B T H K"]:
     """Attention of new queries to a cache; positions tell which keys lie in the past, negative ones are empty.
 
+    A cache in a narrower dtype is widened to that of the queries, and not rounded otherwise.
     Heads come before tokens in a cache: the other way round XLA turns all of it about for every token (5 to 10 times
     the time of a step on a CPU at 16,384 tokens).
     """
     mask_TS = _seen(query_T, key_S, window) & (key_S >= 0)[None, :]
     bias_HTS = None if slope_H is None else distance_bias(slope_H, query_T, key_S, precision.wide(q_BTHK.dtype))
-    return _weigh(q_BTHK, k_BGSK, v_BGSK, mask_TS, bias_HTS)
+    return _weigh(q_BTHK, k_BGSK.astype(q_BTHK.dtype), v_BGSK.astype(q_BTHK.dtype), mask_TS, bias_HTS)
 
 
 def blocked(

@@ -83,16 +83,20 @@ def _readings(comparison: Comparison, group: Trainings) -> list[Reading]:
     fewest = 1 if comparison.reading else FEWEST
     trained = [row for row in group.rows if row["seed"] not in learning_rates.SEEDS]
     runs = {row["run_id"] for row in trained}
-    by_name: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    by_name: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in comparison.rows:
         if row["run_id"] in runs and row["outcome"] == "ok" and parts.split(row["measure"])[0] == MEASURE:
-            by_name[row["arm"], row["remedy"]].append(row)
+            chunk = int(parts.knobs("suite.measures", row["measure"])["chunk"])
+            by_name[row["arm"], row["remedy"], chunk].append(row)
     readings = []
-    for (arm, remedy), rows in sorted(by_name.items(), key=lambda item: (comparison.order(item[0][0]), item[0][1])):
+    for (arm, remedy, chunk), rows in sorted(
+        by_name.items(), key=lambda item: (comparison.order(item[0][0]), *item[0][1:])
+    ):
         seeds = {row["seed"] for row in rows}
         others = {row["seed"]: row["outcome"] for row in trained if row["arm"] == arm and row["seed"] not in seeds}
         missing = ["not read yet" if outcome == "ok" else words.outcome(outcome) for outcome in others.values()]
-        name = f"{arm}, {remedy}" if remedy else arm
+        in_chunks = f"{chunk} tokens at a time" if chunk else ""
+        name = ", ".join(filter(None, (arm, remedy, in_chunks)))
         reading = Reading(name, arm, group.job.length, rows, missing)
         if len(reading.lengths) >= fewest and reading.scores("accuracy"):
             readings.append(reading)

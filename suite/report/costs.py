@@ -22,7 +22,7 @@ from suite.judging.statistics import Estimate, Interval, difference
 from suite.report import words
 from suite.sweep.record import Row
 
-MODEL = (*alike.BACKBONE, "dtype")
+MODEL = (*alike.BACKBONE, "dtype", "state_dtype")
 PROGRAM = tuple(name for name in alike.PROGRAM if name not in ("mixer", "length", "batch"))
 # Of Student's t, between which 95 % lie, by degrees of freedom: to import scipy.stats for them takes half a second.
 T_QUANTILES: dict[float, float] = {

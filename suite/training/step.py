@@ -175,9 +175,10 @@ def _add_up(
         return jax.lax.scan(add, zeros, pieces)[0]
 
 
-def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+def answer(model: Model, batch: Batch, chunk: int = 0) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Nats of every target, and 1 where the likeliest token is the target.
 
+    With `chunk` so many tokens are read at a time, the state carried between them; otherwise all in parallel form.
     Where logits of all tokens are more than LOGITS they are made a few tokens at a time, and again for the
     gradient: (B, T, V) is never whole.
     """
@@ -189,7 +190,8 @@ def answer(model: Model, batch: Batch) -> tuple[Float[Array, "B T"], Float[Array
         return loss_and_correct(model.logits(x_BD), targets_B)
 
     model = eqx.tree_at(lambda model: model.embedding_VD, model, meshes.whole(model.embedding_VD))
-    x_BTD = model.through(model.embed(batch.tokens_BT))
+    x_BTD = model.embed(batch.tokens_BT)
+    x_BTD = model.in_chunks(x_BTD, chunk) if chunk else model.through(x_BTD)
     batch_size, length = batch.tokens_BT.shape
     tokens = max(1, LOGITS // (batch_size * model.embedding_VD.shape[0]))
     if tokens >= length:
