@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from test_measures import JOB
 
 from suite import energy, report
 from suite.energy import Absent
+from suite.measures.energy import block
 from suite.report import results
 from suite.sweep import exit_codes, store
 
@@ -131,6 +133,18 @@ def test_joules_a_token_of_training_and_decoding_stand_in_the_table_and_the_repo
     text = (tmp_path / "out" / "report.md").read_text()
     assert "prefill, is not in it" in text
     assert text.count("RAPL: package-0") == 2
+
+
+@pytest.mark.usefixtures("powercap")
+def test_a_block_lasts_as_long_as_was_asked_though_calls_were_slower_when_they_were_first_timed():
+    def timed(calls: int) -> float:
+        time.sleep(0.02 * calls)
+        return 0.02 * calls
+
+    calls, joules, seconds = block(energy.meter("cpu", 1, energy.POWERCAP), timed, calls=1, least=0.2)
+    assert calls == 12, "a fifth more than 10"
+    assert seconds >= 0.2
+    assert 0 < joules / seconds < 100
 
 
 def test_an_absent_counter_is_said_and_no_number(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):

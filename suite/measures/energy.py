@@ -90,7 +90,7 @@ def _train(rig: Rig, meter: Meter, blocks: int, least: float) -> Iterator[Row]:
     calls = math.ceil(least / min(clock.time_calls(call, warmup=2, repeats=2)))
     for turn in range(blocks):
         rig.watchdog.feed(long=True)
-        joules, seconds = _spent(meter, lambda: clock.time_burst(call, calls))
+        calls, joules, seconds = block(meter, lambda calls: clock.time_burst(call, calls), calls, least)
         row = {"phase": TRAINING, "turn": turn, "counter": meter.name, "covers": meter.covers}
         row["tokens"] = calls * rig.job.batch * rig.job.length
         yield {**row, "joules": joules, "seconds": seconds, "outcome": "ok"}
@@ -109,19 +109,28 @@ def _decode(rig: Rig, meter: Meter, sizes: tuple[int, int, int], blocks: int, le
         token_B, _, state = decode(params, token_B, state, bursts)
         return token_B
 
+    def timed(bursts: int) -> float:
+        return clock.time_calls(call, jnp.int32(bursts), warmup=0, repeats=1)[0]
+
     bursts = inference.bursts_of_a_block(call)
-    [seconds] = clock.time_calls(call, jnp.int32(bursts), warmup=0, repeats=1)
-    bursts = math.ceil(bursts * max(1.0, least / seconds))
+    bursts = math.ceil(bursts * max(1.0, least / timed(bursts)))
     for turn in range(blocks):
         rig.watchdog.feed(long=True)
-        joules, seconds = _spent(meter, lambda: clock.time_calls(call, jnp.int32(bursts), warmup=0, repeats=1)[0])
+        bursts, joules, seconds = block(meter, timed, bursts, least)
         row = {"phase": DECODING, "turn": turn, "counter": meter.name, "covers": meter.covers}
         row |= {"context": context, "sequences": sequences, "tokens": bursts * tokens * sequences}
         yield {**row, "joules": joules, "seconds": seconds, "outcome": "ok"}
 
 
-def _spent(meter: Meter, timed: Callable[[], float]) -> tuple[float, float]:
-    """Joules and seconds of what is timed."""
-    before = meter.read()
-    seconds = timed()
-    return meter.joules(before, meter.read()), seconds
+def block(meter: Meter, timed: Callable[[int], float], calls: int, least: float) -> tuple[int, float, float]:
+    """The calls, joules and seconds of a block; one of fewer seconds than `least` is taken again, with more calls.
+
+    `timed` makes so many calls and gives their seconds. Before the first block a call may have been slower than it is.
+    """
+    while True:
+        before = meter.read()
+        seconds = timed(calls)
+        after = meter.read()
+        if seconds >= least:
+            return calls, meter.joules(before, after), seconds
+        calls = math.ceil(1.2 * calls * least / seconds)
