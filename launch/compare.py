@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import shlex
 import sys
-import time
 from typing import Any
 
 from absl import flags
@@ -22,14 +21,13 @@ from etils import epath
 
 import launch
 from launch import job as worker
+from launch import studies
 from suite import files, learning_rates, parts
-from suite import job as jobs
 from suite.job import Cell
-from suite.scale import PAIR, SCALES, Scale
-from suite.sweep import exit_codes, reading, rendezvous, schedule, serving, status, store
+from suite.scale import SCALES, Scale
+from suite.sweep import exit_codes, reading, schedule, serving, status, store
 from suite.sweep.comparison import Comparison
-from suite.sweep.options import PASSED, Options
-from suite.sweep.schedule import Plan, estimate_seconds
+from suite.sweep.schedule import Plan
 
 SCALE = flags.DEFINE_enum(
     "scale",
@@ -37,9 +35,7 @@ SCALE = flags.DEFINE_enum(
     list(SCALES),
     "sizes and number of the trainings; smoke tests the installation",
 )
-ARMS = flags.DEFINE_multi_string(
-    "arms", [], "mixers with knobs, or your own files, separated by commas or the flag repeated; all: every mixer"
-)
+ARMS = flags.DEFINE_multi_string("arms", [], studies.ARMS)
 CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty: all")
 RATES = flags.DEFINE_enum(
     "rates",
@@ -55,14 +51,8 @@ WORKERS = flags.DEFINE_integer(
 )
 STATUS = flags.DEFINE_bool("status", False, "print the state of each cell under --out, and run nothing")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
-for name in PASSED:
-    flags.declare_key_flag(name)
-# Flags of launch.job that have no meaning here.
-NOT_OURS = ("mixer", "own_width", "budget_seconds", "measures", "repeat", "trace")
-for field in dataclasses.fields(jobs.Job):
-    if field.name not in NOT_OURS:
-        flags.declare_key_flag(field.name)
-flags.set_default(worker.OUT, "out/compare")
+STUDY = studies.Study("out/compare", own=("scale", "arms", "claims", "rates", "workers"), without=("budget_seconds",))
+STUDY.declare()
 
 # What other programs leave in their --out, and whose it is.
 OTHERS = {
@@ -70,8 +60,6 @@ OTHERS = {
     serving.FILE: "launch.inference's records",
     reading.FILE: "launch.contexts' records",
 }
-# Flags that define a comparison, with those of a job.
-ASKED = ("scale", "arms", "claims", "rates", "workers")
 
 
 def main() -> int:
@@ -87,26 +75,16 @@ def main() -> int:
                     raise ValueError(
                         f"{worker.OUT.value} holds {others}, whose rows no claim rests on; use another --out"
                     )
-        passed: dict[str, Any] = {name: flags.FLAGS[name].value for name in PASSED}
-        options = Options(**passed)
         plan = Plan(scale, claims, RATES.value)
         wanted = plan.cells([])
+        comparison = STUDY.comparison(plan, WORKERS.value, functools.partial(report, claims))
     if DRY_RUN.value:
         print_plan(plan, wanted)
         return 0
     out = epath.Path(worker.OUT.value)
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
     files.write(out / "compare.flags", "\n".join(given) + "\n")
-    return Comparison(
-        plan,
-        options,
-        workers=WORKERS.value,
-        any_batch=not flags.FLAGS["batch"].present,
-        asked=asked(),
-        command=sys.argv[1:],
-        report=functools.partial(report, claims),
-        clock=time.monotonic,
-    ).run()
+    return comparison.run()
 
 
 def print_status(out: epath.Path) -> int:
@@ -134,15 +112,10 @@ def chosen_claims() -> tuple[str, ...]:
 
 def chosen_scale() -> Scale:
     """The scale with the arms and the job flags of the command line in the place of its own."""
-    for name in NOT_OURS:
-        if flags.FLAGS[name].present:
-            raise ValueError(f"--{name} is for launch.job; a comparison takes --arms and --claims")
     scale = SCALES[SCALE.value]
-    arms = chosen_arms() if ARMS.present else scale.arms
-    if not arms:
-        raise ValueError(f"--arms names none; known: all, {', '.join(parts.names('suite.mixers'))}")
-    job = jobs.from_flags(flags.FLAGS, scale.job)
-    given = {field.name for field in dataclasses.fields(jobs.Job) if flags.FLAGS[field.name].present}
+    job = STUDY.job(scale.job)
+    arms = studies.arms(ARMS.value) if ARMS.present else scale.arms
+    given = {name for name in STUDY.fields if flags.FLAGS[name].present}
     changes: dict[str, Any] = {"arms": arms, "job": job.replace(match=scale.job.match, match_to="")}
     if "match" in given:
         changes["matches"] = (job.match,)
@@ -151,19 +124,6 @@ def chosen_scale() -> Scale:
     if "length" in given:
         changes["lengths"] = (job.length,)
     return dataclasses.replace(scale.without(given), **changes)
-
-
-def chosen_arms() -> tuple[str, ...]:
-    """The arms of the command line, each once."""
-    every = {"all": [*PAIR, *(name for name in parts.names("suite.mixers") if name not in PAIR)]}
-    specs = [spec for value in ARMS.value for item in parts.split_list(value) for spec in every.get(item, [item])]
-    return tuple(dict.fromkeys(parts.short("suite.mixers", spec) for spec in specs))
-
-
-def asked() -> rendezvous.Settings:
-    """What this comparison is, to be the same on every host that takes part in it."""
-    names = [*ASKED, *(field.name for field in dataclasses.fields(jobs.Job) if field.name not in NOT_OURS)]
-    return {f"--{name}": str(flags.FLAGS[name].value) for name in names}
 
 
 def report(claims: tuple[str, ...], comparison: Comparison, done: bool) -> None:
@@ -189,11 +149,7 @@ def print_plan(plan: Plan, cells: list[Cell]) -> None:
     print(f"scale {scale.name}: {scale.about}")
     for claim, reason in plan.untested.items():
         print(f"  {claim} cannot be decided at this scale: {reason}")
-    for cell in cells:
-        print(f"  {estimate_seconds(cell):6.0f} s  {cell.label}")
-    minutes = sum(map(estimate_seconds, cells)) / 60
-    about = f"about {minutes:.1f} minutes on two CPU cores"
-    print(f"{len(cells)} cells in the first round, {about}; claims ask for more after it")
+    studies.print_cells(cells, "cells in the first round; claims ask for more after it")
 
 
 if __name__ == "__main__":

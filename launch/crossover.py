@@ -13,24 +13,18 @@ first look, which lie up to four times apart, two crossings may be missed.
 The flags of launch.job say how large the models are. The same command again goes on where it was; a report is drawn.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
-import sys
-import time
-from typing import Any
 
 from absl import flags
-from etils import epath
 
 import launch
-from launch import job as worker
-from suite import job as jobs
+from launch import studies
 from suite import parts
-from suite.sweep import exit_codes, rendezvous, schedule, store
+from suite.job import Job
+from suite.sweep import exit_codes, schedule
 from suite.sweep.comparison import Comparison
-from suite.sweep.options import PASSED, Options
 from suite.sweep.schedule import Schedule
 
 QUANTITIES = "suite.quantities"
@@ -63,36 +57,16 @@ WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share what is not timed; 0: two on a CPU, else one", lower_bound=0
 )
 LIMITS = ("from", "to", "tolerance", "repeats", "rates")
-for name in PASSED:
-    flags.declare_key_flag(name)
-# Flags of launch.job that have no meaning here.
-NOT_OURS = ("mixer", "length", "match_to", "own_width", "measures", "repeat", "trace")
-FIELDS = [field.name for field in dataclasses.fields(jobs.Job) if field.name not in NOT_OURS]
-for name in FIELDS:
-    flags.declare_key_flag(name)
-flags.set_default(worker.OUT, "out/crossover")
-# Of those that arms can hold equal, these make one model of an arm for all lengths.
-MATCHES = ("params", "none")
+STUDY = studies.Study("out/crossover", own=("arms", "quantity", *LIMITS), without=("length", "match_to"))
+STUDY.declare()
 
 
 def main() -> int:
     with exit_codes.door():
         search, name = chosen_search()
-        store.check_writable(worker.OUT.value)
-        if (epath.Path(worker.OUT.value) / "compare.json").exists():
-            raise ValueError(f"{worker.OUT.value} holds a comparison, which has rows of its own; use another --out")
-        passed: dict[str, Any] = {name: flags.FLAGS[name].value for name in PASSED}
-        options = Options(**passed)
-    return Comparison(
-        search,
-        options,
-        workers=WORKERS.value,
-        any_batch=not flags.FLAGS["batch"].present,
-        asked=asked(),
-        command=sys.argv[1:],
-        report=functools.partial(report, name),
-        clock=time.monotonic,
-    ).run()
+        studies.check_out()
+        comparison = STUDY.comparison(search, WORKERS.value, functools.partial(report, name))
+    return comparison.run()
 
 
 def chosen_search() -> tuple[Schedule, str]:
@@ -100,17 +74,11 @@ def chosen_search() -> tuple[Schedule, str]:
     from suite.judging.crossover import Question  # here, not above: --help answers at once
     from suite.sweep.search import Search
 
-    for name in NOT_OURS:
-        if flags.FLAGS[name].present:
-            raise ValueError(f"--{name} is for launch.job; a crossover takes --arms, --quantity, --from and --to")
-    specs = [spec for value in ARMS.value for spec in parts.split_list(value)]
-    arms = list(dict.fromkeys(parts.short("suite.mixers", spec) for spec in specs))
-    if len(arms) < 2:
-        raise ValueError(f"--arms names {', '.join(arms) or 'none'}; wanted two or more, as --arms=attention,lstm")
-    job = jobs.from_flags(flags.FLAGS, jobs.Job(**parts.constant(QUANTITIES, QUANTITY.value, "DEFAULTS")))
-    if job.match not in MATCHES:
-        wanted = " or ".join(f"--match={match}" for match in MATCHES)
-        raise ValueError(f"--match={job.match} would make other models at other lengths; wanted {wanted}")
+    job = STUDY.job(Job(**parts.constant(QUANTITIES, QUANTITY.value, "DEFAULTS")))
+    arms = studies.arms(ARMS.value)
+    if not arms[1:]:
+        raise ValueError(f"--arms names {arms[0]} alone; wanted two or more, as --arms=attention,lstm")
+    studies.check_one_model(job)
     first, *others = arms
     questions = [
         Question(
@@ -132,21 +100,13 @@ def chosen_search() -> tuple[Schedule, str]:
     return Search(tuple(questions), name), name
 
 
-def asked() -> rendezvous.Settings:
-    """What this search is, to be the same on every host that takes part in it."""
-    return {f"--{name}": str(flags.FLAGS[name].value) for name in ("arms", "quantity", *LIMITS, *FIELDS)}
-
-
 def report(search: str, comparison: Comparison, done: bool) -> None:
-    """Draws the report of what there is; at the end also prints the answers of the search."""
+    """Draws the report of what there is, and at the end prints the answers of the search."""
     from suite import report  # here, not above: --help answers at once
     from suite.report import crossovers
 
-    path = report.write(comparison.out)
-    print(f"report: {path}" if done else f"report so far: {path}", flush=True)
+    studies.report(comparison, done)
     if done:
-        for problem in report.problems(comparison.out):
-            print(f"crossover: {problem}", file=sys.stderr)
         for line in crossovers.text(report.read(comparison.out), search):
             print(line)
 

@@ -249,7 +249,7 @@ TINY = ["--task=recall:pairs=2,vocab=16", "--width=16", "--depth=1", "--batch=4"
         (["--arms=lstm"], "wanted two or more"),
         (["--from=100", "--to=64"], "no lengths from 100 to 64"),
         (["--match=flops"], "other models at other lengths"),
-        (["--length=64"], "takes --arms, --quantity, --from and --to"),
+        (["--length=64"], "takes --arms, --quantity, --from, --to"),
         (["--repeats=1"], "wanted at least 2"),
         (["--quantity=loss_at_equal_seconds", "--budget_seconds=0"], "wants a budget that ends each training"),
     ],
