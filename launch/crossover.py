@@ -57,7 +57,7 @@ WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share what is not timed; 0: two on a CPU, else one", lower_bound=0
 )
 LIMITS = ("from", "to", "tolerance", "repeats", "rates")
-STUDY = studies.Study("out/crossover", own=("arms", "quantity", *LIMITS), without=("length", "match_to"))
+STUDY = studies.Study("out/crossover", own=("arms", "quantity", *LIMITS), without=("length", "lengths", "match_to"))
 STUDY.declare()
 
 

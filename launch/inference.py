@@ -51,7 +51,7 @@ STUDY = studies.Study(
         *("arms", "shortest", "longest", "longest_trained", "most_sequences", "most_tokens"),
         *("memory_bytes", "processes"),
     ),
-    without=("length", "match_to"),
+    without=("length", "lengths", "match_to"),
 )
 STUDY.declare()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from suite import parts
+from suite import mixtures, parts
 
 FOLDERS = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}  # of the fields that are specs
 LARGEST = {int: 2**31 - 1, float: 1e30}  # where int32 and float32 end, or soon after
@@ -53,7 +53,12 @@ class Job:
     )
     match_to: str = _field("", "the mixer to match at --width; empty for an arm that is taken as it is")
     own_width: int = _field(0, "the width of this arm, as found by timing; 0 to find it by --match", minimum=0)
-    length: int = _field(256, "tokens in a training example", minimum=1)
+    length: int = _field(256, "tokens in a training example; of several lengths the longest", minimum=1)
+    lengths: str = _field(
+        "",
+        "lengths of the training examples, the longest of which is --length: with weights as in 64:1,256:1,1024:2, "
+        "uniform:1-40, or grow:64-1024, doubled in stages of equally many examples; empty: all have --length",
+    )
     batch: int = _field(16, "examples in a step, over all devices", minimum=1)
     microbatch: int = _field(
         0, "examples of which the gradient is taken at once, over all devices; 0 for the batch", minimum=0
@@ -99,6 +104,8 @@ class Job:
             raise ValueError(f"batch {self.batch} is not a multiple of microbatch {self.microbatch}")
         if self.warmup > 1:
             raise ValueError(f"warmup is a fraction of the steps, at most 1; got {self.warmup}")
+        self._check_lengths()
+        object.__setattr__(self, "lengths", str(self.mixture))
         # A spec is brought into its one canonical spelling.
         object.__setattr__(self, "mixer", parts.canonical("suite.mixers", self.mixer))
         object.__setattr__(self, "task", parts.canonical("suite.tasks", self.task))
@@ -112,6 +119,16 @@ class Job:
     def arm(self) -> str:
         """The mixer as people write it: only the knobs that differ from their defaults."""
         return parts.short("suite.mixers", self.mixer)
+
+    @functools.cached_property
+    def mixture(self) -> mixtures.Mixture:
+        """The lengths of the training examples with their weights."""
+        return mixtures.of(self.lengths, self.length)
+
+    @property
+    def tokens_a_step(self) -> int | float:
+        """Tokens that a step trains on, the mean over the training: padding is none of them."""
+        return self.batch * self.mixture.mean
 
     @property
     def id(self) -> str:
@@ -148,6 +165,7 @@ class Job:
             value = _checked(field, stored.get(name, field.default))
             folder = FOLDERS.get(name)
             object.__setattr__(job, name, _completed(folder, str(value)) if folder and value else value)
+        job._check_lengths()
         return job
 
     def to_flagfile(self) -> str:
@@ -157,6 +175,18 @@ class Job:
     def flags(self) -> list[str]:
         """The command-line flags that make this job, defaults left out."""
         return [f"--{name}={value}" for name, value in self._changed().items()]
+
+    def _check_lengths(self) -> None:
+        if self.mixture.longest != self.length:
+            raise ValueError(
+                f"length {self.length} is not the longest of lengths {self.lengths}; "
+                f"give --length={self.mixture.longest}"
+            )
+        if self.mixture.grows and self.budget_seconds:
+            raise ValueError(
+                f"lengths {self.lengths} grow with the steps, whose number a budget of seconds leaves open; "
+                "give --steps without --budget_seconds, or lengths with weights"
+            )
 
     def _changed(self) -> dict[str, Any]:
         """Fields that differ from their defaults, specs in their short form."""
@@ -231,9 +261,14 @@ def define_flags(fields_of: type = Job, leave_out: tuple[str, ...] = ()) -> None
 
 
 def from_flags(values: flags.FlagValues, base: Job | None = None) -> Job:
-    """The Job that the parsed flags describe; over `base`, only the flags that were given count."""
+    """The Job that the parsed flags describe; over `base`, only the flags that were given count.
+
+    Where --lengths is given without --length, that is the longest of them.
+    """
     named = [field.name for field in dataclasses.fields(Job) if field.name in values]
     chosen: dict[str, Any] = {name: values[name].value for name in named if base is None or values[name].present}
+    if chosen.get("lengths") and not values["length"].present:
+        chosen["length"] = mixtures.parse(chosen["lengths"]).longest
     return Job(**chosen) if base is None else base.replace(**chosen)
 
 

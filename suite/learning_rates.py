@@ -56,12 +56,14 @@ class Choice:
     jax: str
     device_kind: str
     budget_seconds: float = 0.0  # that ended each training; 0: its steps did
+    lengths: str = ""  # of the examples; empty: all had the same
 
     @property
     def provenance(self) -> str:
         """In a few words, for a table of a report."""
         tried = len(self.tried.split())
-        where = f"{tried} rates x {self.seeds} seeds on validation, T={self.length:,}, {duration(self)}"
+        length = f"T={self.lengths or f'{self.length:,}'}"
+        where = f"{tried} rates x {self.seeds} seeds on validation, {length}, {duration(self)}"
         return f"{where}, commit {self.commit}{', at the edge of the grid' if self.edge else ''}"
 
 
@@ -80,7 +82,8 @@ def covering(job: Job, choices: Iterable[Choice] = ()) -> Choice | None:
     """The choice that was made for this very training; None where none was.
 
     It is of the same arm and task, in the same surroundings, and its length, width, batch and steps are each within a
-    factor of WITHIN of the job's; so is the distance of recall, which is a length.
+    factor of WITHIN of the job's; so is the distance of recall, which is a length. A mixture of lengths is like no
+    other.
     """
     line = nearest(job, (*choices, *table()))
     return line if line is not None and _covers(line, job) else None
@@ -99,6 +102,7 @@ def _covers(line: Choice | Job, job: Job) -> bool:
         and _surroundings(line) == _surroundings(job)
         and _is_same_task(parts.short("suite.tasks", line.task), parts.short("suite.tasks", job.task))
         and bool(line.budget_seconds) == bool(job.budget_seconds)
+        and line.lengths == job.lengths
         and all(_octaves(line, job, name) <= math.log2(WITHIN) for name in _sizes(job))
     )
 
@@ -323,6 +327,7 @@ class Curve:
             window=round(self.window, 2),
             **{name: row[name] for name in ("commit", "jax", "device_kind")},
             budget_seconds=job.budget_seconds,
+            lengths=job.lengths,
         )
 
 

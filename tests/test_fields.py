@@ -32,6 +32,7 @@ CHANGED = {
     "match_to": "elman",
     "own_width": 40,
     "length": 32,
+    "lengths": "12:1,16:1",
     "batch": 16,
     "microbatch": 4,
     "remat": "block",
@@ -65,7 +66,7 @@ def program(built: rig.Rig) -> str:
 
 
 def data(built: rig.Rig) -> list[np.ndarray]:
-    return [np.asarray(part) for part in built.task.batch("train", np.arange(4))]
+    return [np.asarray(part) for part in built.examples.batch("train", np.arange(4))]
 
 
 def records(job: Job, folder: pathlib.Path, devices: list) -> list[tuple]:

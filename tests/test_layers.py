@@ -25,6 +25,7 @@ ZERO = {
         "suite.manifest",
         "suite.hardware",
         "suite.machine",
+        "suite.mixtures",
         "suite.scale",
     ),
     "suite.declarations",
@@ -46,6 +47,7 @@ ONE = {"suite.mesh", "suite.counting", "suite.training.clock", "suite.ops"}
 ONE |= {"suite.sweep.processes", "suite.sweep.watchdog"}
 TWO = {"suite.mixers", "suite.tasks", "suite.model", "suite.training.step", "suite.training.checkpoint"}
 TWO |= {"suite.training.programs", "suite.training.conditions", "suite.training.course", "suite.training.memory"}
+TWO |= {"suite.training.examples"}
 
 # The first pattern that fits a file says what it may import besides the standard library, inside functions too.
 MAY_IMPORT = {

@@ -37,7 +37,7 @@ def measure(rig: Rig) -> Iterator[Row]:
         calls = _calls(one)
         for at in ((one.operation, "+".join(one.axes), _loops(one)), (ALL, ALL, ALL)):
             sums[at].update(calls=calls, sent_bytes=calls * one.sent)
-    tokens = rig.job.batch * rig.job.length / rig.mesh.size
+    tokens = rig.job.tokens_a_step / rig.mesh.size
     for (operation, axes, loops), total in sorted(sums.items(), key=lambda entry: (ALL in entry[0], entry[0])):
         yield {
             "phase": "collectives",

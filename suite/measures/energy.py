@@ -92,7 +92,7 @@ def _train(rig: Rig, meter: Meter, blocks: int, least: float) -> Iterator[Row]:
         rig.watchdog.feed(long=True)
         calls, joules, seconds = block(meter, lambda calls: clock.time_burst(call, calls), calls, least)
         row = {"phase": TRAINING, "turn": turn, "counter": meter.name, "covers": meter.covers}
-        row["tokens"] = calls * rig.job.batch * rig.job.length
+        row["tokens"] = round(calls * rig.job.tokens_a_step)
         yield {**row, "joules": joules, "seconds": seconds, "outcome": "ok"}
 
 

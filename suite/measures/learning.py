@@ -190,7 +190,8 @@ def _warm(rig: Rig, spent: float) -> Stopwatch:
 
 def _training_row(rig: Rig, number: int, seconds: float, window: list[Metrics]) -> Row:
     metrics = [steps.as_numbers(of_step) for of_step in window]
-    row = {"phase": "train", "step": number, "tokens": number * rig.job.batch * rig.job.length, "seconds": seconds}
+    tokens = rig.examples.tokens(number * rig.job.batch)
+    row = {"phase": "train", "step": number, "tokens": tokens, "seconds": seconds}
     diverged = [index for index, of_step in enumerate(metrics) if not of_step["finite"]]
     if diverged:
         return {**row, "step": number - len(metrics) + 1 + diverged[0], "outcome": "diverged"}
@@ -200,7 +201,7 @@ def _training_row(rig: Rig, number: int, seconds: float, window: list[Metrics]) 
 
 def _held_out_row(rig: Rig, state: State, split: str, seconds: float, ahead: Course) -> Row:
     step, job = int(state.step), rig.job
-    row = {"phase": split, "step": step, "tokens": step * job.batch * job.length, "seconds": seconds}
+    row = {"phase": split, "step": step, "tokens": rig.examples.tokens(step * job.batch), "seconds": seconds}
     row |= {"settled_steps": ahead.steps} if job.budget_seconds else {}
     examples = {"validation": job.validation_examples, "test": job.test_examples}[split]
     scores = rig.evaluate(state.params, split, examples)

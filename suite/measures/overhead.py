@@ -46,7 +46,7 @@ def measure(rig: Rig, *, blocks: int = 10, steps: int = 40) -> Iterator[Row]:
             "phase": "block",
             "turn": turn,
             "calls": steps,
-            "tokens": steps * rig.job.batch * rig.job.length,
+            "tokens": round(steps * rig.job.tokens_a_step),
             "bare_seconds": bare_seconds,
             "loop_seconds": loop_seconds,
             "outcome": "ok",

@@ -45,7 +45,7 @@ def measure(rig: Rig, *, blocks: int = 10, steps: int = 100) -> Iterator[Row]:
 
         clock.time_calls(call, warmup=5, repeats=1)
         for turn in range(1, blocks + 1):
-            row = {"phase": "block", "turn": turn - 1, "calls": steps, "tokens": steps * rig.job.batch * rig.job.length}
+            row = {"phase": "block", "turn": turn - 1, "calls": steps, "tokens": round(steps * rig.job.tokens_a_step)}
             row["bare_seconds"] = clock.time_burst(call, steps)
             row["saving_seconds"] = clock.time_burst(call_and_save, steps)
             [row["left_seconds"]] = clock.time_calls(checkpoints.wait, warmup=0, repeats=1)

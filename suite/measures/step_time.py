@@ -64,7 +64,7 @@ def measure(rig: Rig, *, blocks: int = 10, warmup: int = 5) -> Iterator[Row]:
             "phase": "block",
             "turn": turn,
             "calls": burst,
-            "tokens": burst * rig.job.batch * rig.job.length,
+            "tokens": round(burst * rig.job.tokens_a_step),
             "fenced_seconds": fenced,
             "burst_seconds": clock.time_burst(call, burst),
             "outcome": "ok",
@@ -83,7 +83,7 @@ def measure(rig: Rig, *, blocks: int = 10, warmup: int = 5) -> Iterator[Row]:
     yield {
         "phase": "fed",
         "calls": steps,
-        "tokens": steps * rig.job.batch * rig.job.length,
+        "tokens": round(steps * rig.job.tokens_a_step),
         "fed_seconds": fed_seconds,
         "burst_seconds": clock.time_burst(call, steps),
         "outcome": "ok",

@@ -53,7 +53,7 @@ def measure(rig: Rig, *, rounds: int = 10, warmup: int = 3) -> Iterator[Row]:
                 "devices": n_devices,
                 "mesh_axes": meshes.words(part.mesh),
                 "calls": bursts[n_devices],
-                "tokens": bursts[n_devices] * part.job.batch * part.job.length,
+                "tokens": round(bursts[n_devices] * part.job.tokens_a_step),
                 "burst_seconds": statistics.median(seconds),
                 "fastest_seconds": min(seconds),
                 "slowest_seconds": max(seconds),

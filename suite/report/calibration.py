@@ -226,7 +226,8 @@ def _setting(curves: Sequence[Curve], arms: Sequence[str]) -> Iterator[Block]:
     score = "validation loss" if _by_loss(curves[0]) else "accuracy at the final position, then by loss"
     conv = f", conv {job.short_conv}" if job.short_conv else ""
     hidden = f", hidden {job.hidden}" if job.hidden else ""
-    where = f"{task}, {job.length:,} tokens{conv}{hidden}, {learning_rates.duration(job)}"
+    length = f"lengths {job.lengths}" if job.lengths else f"{job.length:,} tokens"
+    where = f"{task}, {length}{conv}{hidden}, {learning_rates.duration(job)}"
     yield Heading(where, name=f"{where}, width {job.width}, {job.batch}, {job.block}")
     yield Prose(
         f"Width {job.width}, depth {job.depth}, {learning_rates.duration(job)} in batches of {job.batch}, "
@@ -235,6 +236,7 @@ def _setting(curves: Sequence[Curve], arms: Sequence[str]) -> Iterator[Block]:
     )
     sizes = f"t{job.length}-d{job.width}-b{job.batch}-n{job.steps}-conv{job.short_conv}"
     sizes += f"-hidden{job.hidden}" if job.hidden else ""
+    sizes += f"-lengths-{job.lengths}" if job.lengths else ""
     sizes += f"-seconds{job.budget_seconds:g}" if job.budget_seconds else ""
     figure = _scores_figure(curves, f"rates_{slug(f'{task}-{sizes}-{job.block}')}")
     yield from figures.chart(figure, figures.styles_of(figure, arms), "from the least to the greatest seed")

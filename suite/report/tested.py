@@ -7,6 +7,7 @@ from suite import parts
 from suite.claims import ATTENTION, LSTM
 from suite.job import Job
 from suite.judging import alike, trials
+from suite.report import words
 from suite.report.records import Comparison
 from suite.sweep.record import Row
 
@@ -31,7 +32,7 @@ class Tested:
     def conditions(self) -> str:
         job = self.job
         task, budget = parts.short("suite.tasks", job.task), f"{job.steps:,} steps of {job.batch}"
-        return f"trained on {task}, {job.length:,} tokens an example, {budget}, width {job.width}"
+        return f"trained on {task}, {words.lengths(job)}, {budget}, width {job.width}"
 
 
 def tested(comparison: Comparison, measure: str) -> list[Tested]:

@@ -20,7 +20,7 @@ AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
 # The fields in which two trainings on one task and length may differ and still stand in one table.
 DISTINGUISHING = (
     *("width", "depth", "block", "short_conv", "hidden", "head_size", "batch", "steps", "optimizer", "decay", "dtype"),
-    *("state_dtype", "budget_seconds"),
+    *("state_dtype", "budget_seconds", "lengths"),
 )
 TESTS = ("accuracy", "examples", "tokens trained on", "seconds of training")
 
@@ -62,7 +62,7 @@ class Trainings:
     def conditions(self) -> str:
         job = self.job
         return (
-            f"{job.length:,} tokens an example, {job.batch} examples a step, {learning_rates.duration(job)}, "
+            f"{words.lengths(job)}, {job.batch} examples a step, {learning_rates.duration(job)}, "
             f"{job.optimizer} at {self.rates}, {job.dtype}"
             f"{'' if job.state_dtype == 'float32' else f', states kept in {job.state_dtype}'}"
         )

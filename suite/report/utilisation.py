@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from suite import hardware, parts
+from suite import hardware, mixtures, parts
 from suite.claims.parallelism import LADDER
 from suite.judging import alike, pace
 from suite.report import words
@@ -42,7 +42,9 @@ class Timing:
 
     @property
     def tokens_per_second(self) -> float:
-        return self.row["batch"] * self.row["length"] / self.seconds
+        """Tokens that training learns from: of a mixture of lengths the padding is none of them."""
+        mixture = mixtures.of({"lengths": "", **self.row}["lengths"], self.row["length"])
+        return self.row["batch"] * mixture.mean / self.seconds
 
 
 def timings(rows: list[Row]) -> list[Timing]:
@@ -120,9 +122,12 @@ class Machine:
         return row["length"] * blocks if growth >= 1 else 0
 
     def mfu(self, timing: Timing) -> float:
-        """Model FLOP/s over peak FLOP/s; ValueError above 1, which no honest count gives."""
+        """Model FLOP/s over peak FLOP/s; ValueError above 1, which no honest count gives.
+
+        They are of the batch that was timed, whose examples all have the job's length.
+        """
         peak, row = self.peak(timing.row), timing.row
-        flops_per_second = TRAINING * self.flops_per_token(row) * timing.tokens_per_second
+        flops_per_second = TRAINING * self.flops_per_token(row) * row["batch"] * row["length"] / timing.seconds
         return _share(flops_per_second / (peak.flops_per_second * row["n_devices"]), "MFU")
 
     def bytes_per_second(self, timing: Timing) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from suite import parts
 from suite.claims import Number
+from suite.job import Job
 from suite.parts import Value
 from suite.sweep.record import Row
 
@@ -24,6 +25,11 @@ def number(value: float, digits: int = 3) -> str:
     if places > 6:
         return f"{value:.{digits - 1}e}"
     return f"{round(value, places):,.{max(places, 0)}f}"
+
+
+def lengths(job: Job) -> str:
+    """The tokens of a training example: 1,024 tokens an example; of a mixture its lengths with their weights."""
+    return f"lengths {job.lengths} in tokens" if job.lengths else f"{job.length:,} tokens an example"
 
 
 def millions(value: int) -> str:

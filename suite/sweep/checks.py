@@ -24,7 +24,7 @@ def check(options: Options, cells: list[Cell], mesh: Mesh) -> dict[str, str]:
     checked: set[tuple[Job | str, str]] = set()
     for cell in cells:
         store.check_run(options.out, cell.job)
-        shape = cell.job.replace(**programs.NOT_IN_A_PROGRAM)
+        shape = cell.job.replace(**programs.NOT_IN_A_PROGRAM | {"lengths": cell.job.lengths})
         if shape not in tasks:
             tasks[shape] = rig.open_task(cell.job, options.data_dir)
             described = provenance.of_data(tasks[shape])

@@ -21,6 +21,7 @@ from suite.training.step import State
 # Fields that reach no compiled program: jobs that differ in these alone share theirs.
 NOT_IN_A_PROGRAM = {
     **{"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1},
+    "lengths": "",  # the shape is that of the longest
     **{"learning_rate": 1.0, "warmup": 0.0, "steps": 1, "budget_seconds": 0.0},  # the schedule stands in the state
 }
 # For a program that runs once for a few milliseconds, and on a CPU takes as long to be optimised as a training step.

@@ -29,6 +29,7 @@ from suite.sweep.watchdog import Watchdog
 from suite.tasks import Batch, corpora
 from suite.training import checkpoint, conditions, course, memory, programs
 from suite.training import step as steps
+from suite.training.examples import Examples, at_length
 from suite.training.programs import Programs, is_shape
 from suite.training.step import Metrics, State
 
@@ -42,6 +43,8 @@ class Untrained(Exception):
 @dataclasses.dataclass(frozen=True)
 class Rig:
     """A job on a mesh. `run` is the directory of its records and `training` the stem of that of its training.
+
+    `task` has examples of the job's length; those that are trained on may be shorter, as `examples` says.
 
     `conditions` go into every row.
 
@@ -63,6 +66,11 @@ class Rig:
     def state(self) -> State:
         """The state before the first step, made anew at each reading: a step consumes the one that it is given."""
         return self.programs.start(self.job)
+
+    @functools.cached_property
+    def examples(self) -> Examples:
+        """The examples of each split, at their own lengths."""
+        return Examples(self.task, self.job)
 
     @functools.cached_property
     def trained(self) -> Model:
@@ -102,7 +110,8 @@ class Rig:
 
         LookupError where no mixer of the model has such a knob. A knob that changes a parameter's shape does not fit.
         """
-        longer = dataclasses.replace(self, job=self.job.replace(length=length), task=_lengthened(self.task, length))
+        job = self.job.replace(length=length, lengths="")
+        longer = dataclasses.replace(self, job=job, task=at_length(self.task, length))
         if not changes:
             return longer
         solved = with_changes(self.programs.job, changes)
@@ -136,7 +145,7 @@ class Rig:
                 low, high, _ = index[0].indices(size)
                 if (low, high) not in cache:
                     ids = np.arange(low, high) + number * size
-                    batch = self.task.batch(split, ids)
+                    batch = self.examples.batch(split, ids)
                     cache[low, high] = batch if end is None else _cut(batch, ids < end)
                 return cache[low, high][field][:, index[1]]
 
@@ -199,7 +208,7 @@ class Rig:
             self.watchdog.feed(long=number == 0)
             ids_B = np.arange(size) + number * size
             nats_BT, correct_BT = jax.device_get(self.programs.answers(params, batch))
-            yield ids_B, nats_BT, correct_BT, self.task.batch(split, ids_B).weights_BT
+            yield ids_B, nats_BT, correct_BT, self.examples.batch(split, ids_B).weights_BT
 
     def resident_batch(self) -> Batch:
         """One batch of random tokens that stays on the devices: never zeros, which some hardware multiplies faster."""
@@ -241,9 +250,10 @@ def check(job: Job, mesh: Mesh, vocab: int) -> None:
 
 def check_at_length(job: Job, task: Any, length: int, changes: Mapping[str, parts.Value]) -> None:
     """Raises, before the training, what `Rig.at_length` would after it: of the task and of the model."""
-    vocab = _lengthened(task, length).vocab
+    vocab = at_length(task, length).vocab
     with parts.own_lines("suite.mixers", job.mixer):
-        _check_reads(with_changes(matching.solve(job, vocab), changes).replace(length=length), vocab)
+        solved = with_changes(matching.solve(job, vocab), changes)
+        _check_reads(solved.replace(length=length, lengths=""), vocab)
 
 
 def with_changes(solved: Job, changes: Mapping[str, parts.Value]) -> Job:
@@ -262,19 +272,15 @@ def _check_reads(solved: Job, vocab: int) -> None:
     jax.eval_shape(lambda built, tokens_BT: built(tokens_BT), backbone.shapes(solved, vocab), tokens_BT)
 
 
-def _lengthened(task: Any, length: int) -> Any:
-    knobs = {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if field.init}
-    return type(task)(**{**knobs, "length": length})
-
-
 def open_task(job: Job, data_dir: str) -> Any:
-    """The job's task; process 0 prepares its files while the others wait."""
+    """The job's task; process 0 prepares its files while the others wait. ValueError where a length has no examples."""
     make = functools.partial(provenance.make_task, job, data_dir)
-    if jax.process_count() == 1:
-        return make()
     task = make() if jax.process_index() == 0 else None
-    processes.barrier(f"task {job.task}", processes.AGREEING_SECONDS)
-    return make() if task is None else task
+    if jax.process_count() > 1:
+        processes.barrier(f"task {job.task}", processes.AGREEING_SECONDS)
+    task = make() if task is None else task
+    Examples(task, job).check()
+    return task
 
 
 def _cut(batch: Batch, kept_B: np.ndarray) -> Batch:
