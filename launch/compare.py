@@ -51,7 +51,9 @@ WORKERS = flags.DEFINE_integer(
 )
 STATUS = flags.DEFINE_bool("status", False, "print the state of each cell under --out, and run nothing")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
-STUDY = studies.Study("out/compare", own=("scale", "arms", "claims", "rates", "workers"), without=("budget_seconds", "lengths"))
+STUDY = studies.Study(
+    "out/compare", own=("scale", "arms", "claims", "rates", "workers"), without=("budget_seconds", "lengths")
+)
 STUDY.declare()
 
 # What other programs leave in their --out, and whose it is.

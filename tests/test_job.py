@@ -106,7 +106,7 @@ def test_a_job_survives_its_flags():
     for name, value in OTHER.items():
         changed = Job(**{name: value})
         assert job.from_flags(parsed(changed.flags())) == changed
-    everything = Job(**OTHER | {"lengths": "64:1,128:1"})
+    everything = Job(**{**OTHER, "lengths": "64:1,128:1"})
     assert len(everything.flags()) == len(FIELDS)
     assert job.from_flags(parsed(everything.flags())) == everything
 

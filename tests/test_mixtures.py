@@ -15,7 +15,7 @@ from suite.judging import alike, factors
 from suite.report import utilisation
 from suite.report.trainings import DISTINGUISHING
 from suite.sweep import provenance, store
-from suite.tasks import SPLITS
+from suite.tasks import SPLITS, CounterGenerator
 from suite.training import rig
 from suite.training.examples import APART, BLOCK, Examples
 
@@ -145,8 +145,8 @@ def test_seeds_splits_and_what_an_example_holds_are_drawn_apart() -> None:
         same = np.mean(train == other)  # of draws apart: 1/16 + 1/16 + 1/4
         assert abs(same - 0.375) < 5 * 0.0025
     assert APART > mixtures.MOST
-    # The first bit of an example's own generator decides nothing of its length.
-    first_B = examples(MIXED.replace(task="parity")).task.batch("train", MANY).tokens_BT[:, 1] == 1
+    # What a task draws first for an example says nothing of its length.
+    first_B = CounterGenerator(MIXED.seed, "train", MANY).integers(2, 1)[:, 0] == 1
     assert abs(np.mean(train[first_B]) - np.mean(train[~first_B])) < 5 * 0.1
 
 
