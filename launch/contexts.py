@@ -24,11 +24,7 @@ from suite.sweep.reading import Reading
 
 BASE = Job(task="needle", width=64, depth=2, length=64, batch=32, steps=1000, validate_every=1000)
 BASE = BASE.replace(validation_examples=512, test_examples=1024)
-ARMS = flags.DEFINE_multi_string(
-    "arms",
-    list(PAIR),
-    studies.ARMS,
-)
+ARMS = flags.DEFINE_multi_string("arms", list(PAIR), studies.ARMS)
 SEEDS = flags.DEFINE_integer(
     "seeds", 5, "trainings of each arm, of other examples and other initial weights", lower_bound=1
 )

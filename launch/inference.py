@@ -21,11 +21,7 @@ from suite.sweep import exit_codes
 from suite.sweep.serving import Serving
 
 BASE = SCALES["laptop"].job.replace(batch=1)
-ARMS = flags.DEFINE_multi_string(
-    "arms",
-    list(FIELD),
-    studies.ARMS,
-)
+ARMS = flags.DEFINE_multi_string("arms", list(FIELD), studies.ARMS)
 SHORTEST = flags.DEFINE_integer("shortest", 1024, "the shortest context, in tokens", lower_bound=2)
 LONGEST = flags.DEFINE_integer("longest", 16384, "the longest context, in tokens", lower_bound=2)
 LONGEST_TRAINED = flags.DEFINE_integer(

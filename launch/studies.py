@@ -20,7 +20,6 @@ from suite.sweep.options import PASSED, Options
 from suite.sweep.schedule import Schedule, estimate_seconds
 
 ARMS = "mixers with knobs, or your own files, separated by commas or the flag repeated; all: every mixer"
-COMPARISON = "compare.json"  # which a comparison leaves in its --out
 # Flags of launch.job without a meaning where there are several arms and measures.
 MEANINGLESS = ("mixer", "own_width", "measures", "repeat", "trace")
 ONE_MODEL = ("params", "none")  # values of --match by which an arm is one model at all lengths
@@ -86,7 +85,7 @@ def options() -> Options:
 def check_out() -> None:
     """Refuses an --out that cannot be written, or that holds a comparison."""
     store.check_writable(worker.OUT.value)
-    if (epath.Path(worker.OUT.value) / COMPARISON).exists():
+    if (epath.Path(worker.OUT.value) / store.COMPARISON).exists():
         raise ValueError(f"{worker.OUT.value} holds a comparison, which has rows of its own; use another --out")
 
 

@@ -55,6 +55,11 @@ def test_a_steps_tokens_are_constant_in_one_half_and_its_batch_in_the_other():
     assert on_two == {(64, 8), (128, 4), (256, 2), (64, 2), (128, 2)}
 
 
+def test_of_every_step_that_is_timed_the_chain_is_known():
+    cells = SERVING.cells([])
+    assert {cell.job for cell in of("chain", cells)} == {cell.job for cell in of("step_time", cells)}
+
+
 def test_no_cell_is_asked_for_twice_and_what_was_measured_asks_for_no_more():
     cells = SERVING.cells([])
     assert len(cells) == len(set(cells))

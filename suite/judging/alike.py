@@ -11,9 +11,8 @@ from suite.sweep.record import Row
 
 ARM = ("mixer", "match", "match_to", "own_width")  # the arm, and what it is matched to
 TRIAL = ("learning_rate", "seed")  # the training of an arm
-SETTING = (
-    *("task", "length", "short_conv", "block", "width", "batch", "steps", "budget_seconds", "lengths"),  # of a rate
-)
+# Of a learning rate.
+SETTING = ("task", "length", "short_conv", "block", "width", "batch", "steps", "budget_seconds", "lengths")
 BACKBONE = ("task", "block", "short_conv", "hidden", "head_size", "width", "depth")  # what surrounds the mixer
 MODEL = (*ARM, *BACKBONE, "dtype")  # what parameters follow from, and with a length FLOPs and depth
 PROGRAM = (*BACKBONE, "mixer", "length", "batch", "microbatch", "remat", "optimizer", "dtype")  # what is compiled once

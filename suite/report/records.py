@@ -193,7 +193,7 @@ def read_unjudged(root: epath.PathLike, place: str = "") -> Comparison:
 
 def _directory(root: epath.PathLike) -> epath.Path:
     out = epath.Path(root)
-    if not (out / "compare.json").exists() and not (out / "runs").exists():
+    if not (out / store.COMPARISON).exists() and not (out / "runs").exists():
         raise ValueError(f"no records in {out}; wanted the --out of a launch.compare or a launch.job")
     return out
 
@@ -256,7 +256,7 @@ def _is_of(row: Row, measure: str) -> bool:
 
 def _settings(out: epath.Path) -> tuple[Row, list[Problem]]:
     """The settings in compare.json; empty ones where it is missing or damaged."""
-    path = out / "compare.json"
+    path = out / store.COMPARISON
     if not path.exists():
         return NO_COMPARISON, []
     try:

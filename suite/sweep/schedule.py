@@ -11,6 +11,7 @@ from suite import declarations, learning_rates, parts
 from suite.job import Cell, Job
 from suite.judging import alike, pace
 from suite.scale import Scale, claim_cells, curve_cells, untested
+from suite.sweep import store
 from suite.sweep.record import Row
 
 # At once, of what is not timed, on a CPU: a small model's step is no faster on two cores than on one.
@@ -94,7 +95,7 @@ class Plan:
         settings = {"scale": self.scale.name, "about": self.scale.about, "evidence": self.scale.evidence}
         settings |= {"arms": list(self.scale.arms), "claims": list(self.claims), "command": command, "place": place}
         settings["untested"] = self.untested
-        return "compare.json", json.dumps(settings, indent=1) + "\n"
+        return store.COMPARISON, json.dumps(settings, indent=1) + "\n"
 
     def cells_of(self, claim: str, scale: Scale, rows: list[Row]) -> list[Cell]:
         return claim_cells(parts.load("suite.claims", claim)[0], scale, rows)

@@ -63,6 +63,14 @@ class Serving:
         steps = range((self.longest_trained // self.shortest).bit_length())
         return [self.shortest << step for step in steps]
 
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """Length and batch of the training steps: at a constant batch, and at a constant number of tokens."""
+        constant = self.lengths[-1] * self.job.batch
+        return [
+            (length, batch) for length in self.lengths for batch in dict.fromkeys([self.job.batch, constant // length])
+        ]
+
     def _in_turns(self, repeat: int) -> Iterable[Cell]:
         """What is compared by ratios: arms take turns."""
         contexts = f"longest={self.longest},shortest={self.shortest},memory_bytes={self.memory_bytes}"
@@ -75,15 +83,15 @@ class Serving:
             measure = parts.short("suite.measures", spec)
             yield from (Cell(self.arm(mixer), measure, repeat, f"{GROUP} {name}") for mixer in self.arms)
         step_time = parts.short("suite.measures", "step_time:blocks=4,warmup=2")
-        constant = self.lengths[-1] * self.job.batch
-        for length in self.lengths:
-            for batch in dict.fromkeys([self.job.batch, constant // length]):
-                jobs = [self.arm(mixer, length=length, batch=batch) for mixer in self.arms]
-                yield from (Cell(job, step_time, repeat, f"{GROUP} T={length} B={batch}") for job in jobs)
+        for length, batch in self.steps:
+            jobs = [self.arm(mixer, length=length, batch=batch) for mixer in self.arms]
+            yield from (Cell(job, step_time, repeat, f"{GROUP} T={length} B={batch}") for job in jobs)
 
     def _alone(self, mixer: str) -> Iterable[Cell]:
-        """What fills the memory, and what no clock is in: sizes, by which a report has the FLOPs of a step."""
+        """What fills the memory, and what tells why a step takes as long as it does: sizes, and its chain."""
         yield from (Cell(self.arm(mixer, length=length), "size") for length in self.lengths)
+        chain = parts.short("suite.measures", "chain:blocks=4")
+        yield from (Cell(self.arm(mixer, length=length, batch=batch), chain) for length, batch in self.steps)
         memory = f"memory_bytes={self.memory_bytes}"
         contexts = f"longest={self.longest},shortest={self.shortest},most={self.most_sequences}"
         most = f"most_tokens={self.most_tokens},most_sequences={self.most_sequences}"

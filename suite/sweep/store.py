@@ -1,6 +1,7 @@
 """The directory of a sweep: the runs of its jobs, what can be read of them, and what is wrong with the rest.
 
     <out>/schema.json
+    <out>/compare.json   what a comparison was asked for
     <out>/crossovers/    the questions of launch.crossover, a file for each search
     <out>/runs/<job id>/{job.json, job.flags, env.json, checkpoints/, final/} and the records of the job's cells
 
@@ -31,6 +32,7 @@ from suite.sweep.record import Record, Row, parse, stem_of, stems
 # Of the layout of a directory and the meaning of its rows. 5: the LSTM, the GRU and the Elman network start otherwise
 # by default, so that nothing of before can stand beside what is trained now.
 SCHEMA = 5
+COMPARISON = "compare.json"
 CROSSOVERS = "crossovers"
 FIELDS = tuple(field.name for field in dataclasses.fields(Job))
 # Every row has these, whatever was measured.
