@@ -1,5 +1,6 @@
 """launch.inference: its cells, the section of the report that shows them, and all of it run once."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -58,6 +59,8 @@ def test_a_steps_tokens_are_constant_in_one_half_and_its_batch_in_the_other():
 def test_of_every_step_that_is_timed_the_chain_is_known():
     cells = SERVING.cells([])
     assert {cell.job for cell in of("chain", cells)} == {cell.job for cell in of("step_time", cells)}
+    in_parts = dataclasses.replace(SERVING, job=SERVING.job.replace(microbatch=1))
+    assert not of("chain", in_parts.cells([])), "a chain is of a whole batch"
 
 
 def test_no_cell_is_asked_for_twice_and_what_was_measured_asks_for_no_more():
@@ -177,7 +180,7 @@ def test_one_command_measures_two_arms_and_draws_them(tmp_path: pathlib.Path):
     assert ended.returncode == 0, ended.stderr
     rows = store.load(tmp_path)
     measured = {parts.split(row["measure"])[0] for row in rows}
-    assert measured == {"peak", "size", "first_token", "token_latency", "throughput", "largest", "step_time"}
+    assert measured == {"peak", "size", "first_token", "token_latency", "throughput", "largest", "step_time", "chain"}
     assert "longest decoded" in (tmp_path / "report.md").read_text()
     again = run(asked, seconds=300)
     assert again.returncode == 0, again.stderr

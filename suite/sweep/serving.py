@@ -91,7 +91,8 @@ class Serving:
         """What fills the memory, and what tells why a step takes as long as it does: sizes, and its chain."""
         yield from (Cell(self.arm(mixer, length=length), "size") for length in self.lengths)
         chain = parts.short("suite.measures", "chain:blocks=4")
-        yield from (Cell(self.arm(mixer, length=length, batch=batch), chain) for length, batch in self.steps)
+        steps = [] if self.job.microbatch else self.steps  # a chain is of a whole batch
+        yield from (Cell(self.arm(mixer, length=length, batch=batch), chain) for length, batch in steps)
         memory = f"memory_bytes={self.memory_bytes}"
         contexts = f"longest={self.longest},shortest={self.shortest},most={self.most_sequences}"
         most = f"most_tokens={self.most_tokens},most_sequences={self.most_sequences}"
