@@ -2,14 +2,16 @@
 
     python -m launch.contexts --arms=attention,lstm,mamba2 --task=needle --length=64 --out=out/contexts
     python -m launch.contexts --arms=attention --arms=lstm --task=variable_tracking:hops=1 --length=64 --seeds=3
+    python -m launch.contexts --arms=attention,lstm,mamba2 --task=text --out=out/text
 
 An arm is one side of the comparison: a mixer (attention, an LSTM, ...) with its knobs; the others have as many
 parameters as the first. Each is trained with several seeds, at a learning rate that is tuned first where the table that
 ships has none for it. The report shows accuracy by length, by distance, and by depth as a heat map, and in a table like
-RULER's the effective context: the longest length at which an arm still answers.
+RULER's the effective context: the longest length at which an arm still answers. Of text it shows on which kinds of
+bytes an arm gains, and the loss by the number of tokens before the target.
 
-The flags of launch.job say how large the models are and how long they train. The same command again goes on where it
-was.
+--scale and the flags of launch.job say how large the models are and how long they train. The same command again goes on
+where it was.
 """
 
 from absl import flags
@@ -17,27 +19,37 @@ from absl import flags
 import launch
 from launch import studies
 from suite import parts
-from suite.job import Job
 from suite.scale import PAIR
 from suite.sweep import exit_codes, reading
-from suite.sweep.reading import Reading
+from suite.sweep.reading import RATES, SIZES, Reading
 
-BASE = Job(task="needle", width=64, depth=2, length=64, batch=32, steps=1000, validate_every=1000)
-BASE = BASE.replace(validation_examples=512, test_examples=1024)
+TASK = "needle"
+LONGEST, LONGEST_TEXT = 16, 4  # trained lengths
+SCALE = flags.DEFINE_enum("scale", "laptop", list(SIZES), "how large the models are and how long they train")
 ARMS = flags.DEFINE_multi_string("arms", list(PAIR), studies.ARMS)
 SEEDS = flags.DEFINE_integer(
-    "seeds", 5, "trainings of each arm, of other examples and other initial weights", lower_bound=1
+    "seeds",
+    0,
+    "trainings of each arm, of other examples and other initial weights; 0: as many as the scale has",
+    lower_bound=0,
 )
-LONGEST = flags.DEFINE_integer("longest", 16, "the longest length that is read, in trained lengths", lower_bound=1)
+LONGEST_READ = flags.DEFINE_integer(
+    "longest",
+    0,
+    f"the longest length that is read, in trained lengths; 0: {LONGEST}, of text {LONGEST_TEXT}",
+    lower_bound=0,
+)
 GROWTH = flags.DEFINE_integer("growth", 2, "how many times a length is the next shorter one", lower_bound=2)
 DEPTHS = flags.DEFINE_integer("depths", 10, "parts of the depth in the heat map; 0 for none", lower_bound=0)
+CHOSEN = flags.DEFINE_enum(
+    "rates", "tuned", list(RATES), "learning rates; " + "; ".join(f"{name}: {about}" for name, about in RATES.items())
+)
 WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share the trainings; 0: two on a CPU, else one", lower_bound=0
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
-STUDY = studies.Study(
-    "out/contexts", own=("arms", "seeds", "longest", "growth", "depths"), without=("match_to", "seed")
-)
+OWN = ("scale", "arms", "seeds", "longest", "growth", "depths", "rates")
+STUDY = studies.Study("out/contexts", own=OWN, without=("match_to", "seed"))
 STUDY.declare()
 
 
@@ -55,15 +67,16 @@ def main() -> int:
 
 def chosen() -> Reading:
     """What the command line asks for."""
-    job = STUDY.job(BASE)
-    if parts.split(job.task)[0] == "text":
-        raise ValueError("text has no questions; wanted a task with distances, as --task=needle")
+    task = str(flags.FLAGS["task"].value) if flags.FLAGS["task"].present else TASK
+    size = SIZES[SCALE.value]
+    job = STUDY.job(size.job(task))
+    longest = LONGEST_READ.value or (LONGEST_TEXT if parts.split(job.task)[0] == "text" else LONGEST)
     return Reading(
         arms=studies.arms(ARMS.value),
         job=job,
-        seeds=SEEDS.value,
-        measure=reading.measure(LONGEST.value, GROWTH.value, DEPTHS.value),
-        own_rates=not flags.FLAGS["learning_rate"].present,
+        seeds=SEEDS.value or size.seeds,
+        measures=reading.measures(job.task, longest, GROWTH.value, DEPTHS.value),
+        rates="" if flags.FLAGS["learning_rate"].present else CHOSEN.value,
     )
 
 

@@ -12,7 +12,8 @@ from suite import mesh as meshes
 from suite.job import Job
 from suite.model import backbone, matching
 from suite.scale import Scale
-from suite.training.programs import Programs
+from suite.sweep.schedule import Schedule
+from suite.training.programs import Programs, batch_shapes
 
 VOCAB = 256
 
@@ -46,10 +47,24 @@ def assert_the_longest_step_fits(scale: Scale, name: str, mesh: Mesh) -> None:
     """Compiles an arm's training step at a scale's greatest length; a device's memory holds it."""
     scale = scale.on(mesh.size)
     job = matching.solve(scale.arm(name, length=scale.lengths[-1]), VOCAB)
-    memory = Programs(job, mesh, VOCAB).lowered_step.compile().memory_analysis()
+    assert_fits(Programs(job, mesh, VOCAB).lowered_step, mesh)
+
+
+def assert_fits(lowered: jax.stages.Lowered, mesh: Mesh) -> None:
+    """A device's memory holds the program with its arguments."""
+    memory = lowered.compile().memory_analysis()
     assert memory is not None
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     assert held < hardware.peak(mesh.devices.flat[0].device_kind).memory_bytes
+
+
+def assert_trained_and_read(schedule: Schedule, mesh: Mesh, longest: int) -> None:
+    """A device's memory holds each arm's training step, and the program that reads at `longest` times its length."""
+    for job in {cell.job.replace(seed=0): None for cell in schedule.on(mesh.size).cells([])}:
+        solved = matching.solve(job, VOCAB)
+        assert_fits(Programs(solved, mesh, VOCAB).lowered_step, mesh)
+        far = Programs(solved.replace(length=longest * job.length), mesh, VOCAB)
+        assert_fits(far.answers.lower(far.like.params, batch_shapes(far.job.batch, far.job.length)), mesh)
 
 
 def parameter_bytes(job: Job) -> int:

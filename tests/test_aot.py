@@ -9,7 +9,14 @@ import importlib.util
 import equinox as eqx
 import jax
 import pytest
-from ahead import VOCAB, assert_the_longest_step_fits, compiled_gradient, parameter_bytes, text_of
+from ahead import (
+    VOCAB,
+    assert_the_longest_step_fits,
+    assert_trained_and_read,
+    compiled_gradient,
+    parameter_bytes,
+    text_of,
+)
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -20,6 +27,8 @@ from suite.job import Job
 from suite.model import backbone
 from suite.planning.topology import parse
 from suite.scale import SCALES
+from suite.sweep import reading
+from suite.sweep.reading import Reading
 from suite.training import conditions
 from suite.training.programs import Programs, is_shape
 
@@ -160,3 +169,9 @@ def assert_only_gradients_are_exchanged(compiled: jax.stages.Compiled, mesh: Mes
 @pytest.mark.parametrize("name", SCALES["pod"].arms)
 def test_the_longest_steps_of_scale_pod_fit_what_it_is_for(name: str) -> None:
     assert_the_longest_step_fits(SCALES["pod"], name, parse("v5e:16x16").mesh(""))
+
+
+def test_what_launch_contexts_trains_and_reads_at_scale_pod_fits() -> None:
+    job = reading.SIZES["pod"].job("needle")
+    asked = Reading(("attention", "mamba2"), job, seeds=1, measures=(), rates="table")
+    assert_trained_and_read(asked, parse("v5e:16x16").mesh(""), longest=16)

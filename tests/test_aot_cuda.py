@@ -7,13 +7,15 @@ import functools
 import importlib.util
 
 import pytest
-from ahead import assert_the_longest_step_fits, compiled_gradient, text_of
+from ahead import assert_the_longest_step_fits, assert_trained_and_read, compiled_gradient, text_of
 from jax.sharding import Mesh
 
 from suite import parts
 from suite.job import Job
 from suite.planning.topology import parse
 from suite.scale import SCALES
+from suite.sweep import reading
+from suite.sweep.reading import Reading
 from suite.training import conditions
 from suite.training.programs import Programs
 
@@ -61,3 +63,10 @@ def test_the_whole_step_compiles_with_the_form_that_the_row_names(name: str) -> 
 @pytest.mark.parametrize("name", ["attention", "lstm"])
 def test_the_longest_steps_of_scale_gpu_hour_fit_what_it_is_for(name: str) -> None:
     assert_the_longest_step_fits(SCALES["gpu_hour"], name, parse("h100:1").mesh(""))
+
+
+@pytest.mark.parametrize("task", ["needle", "text"])
+def test_what_launch_contexts_trains_and_reads_at_scale_gpu_hour_fits(task: str) -> None:
+    job = reading.SIZES["gpu_hour"].job(task)
+    asked = Reading(("attention", "lstm"), job, seeds=1, measures=(), rates="table")
+    assert_trained_and_read(asked, parse("h100:1").mesh(""), longest=16)

@@ -249,7 +249,7 @@ def test_what_a_claim_reads_at_two_lengths_has_no_section(tmp_path: pathlib.Path
 
 def test_what_launch_contexts_was_asked_for_stands_first_with_its_command(tmp_path: pathlib.Path) -> None:
     put_arms(tmp_path)
-    asked = Reading(("lstm", "attention"), READ, seeds=3, measure="length_accuracy", own_rates=True)
+    asked = Reading(("lstm", "attention"), READ, seeds=3, measures=("length_accuracy",), rates="tuned")
     name, content = asked.describe({}, ["--arms=lstm,attention", "--length=64"])
     (tmp_path / name).write_text(content)
     # A training that chose a rate is no seed of the table.

@@ -1,22 +1,23 @@
 """launch.contexts: rates are chosen first, then arms are trained alike and read at other lengths."""
 
+import dataclasses
 import pathlib
 
 import pytest
 from programs import command, run
 from test_rates import validated
 
-from suite import report
+from suite import learning_rates, report
 from suite.job import Cell, Job
 from suite.learning_rates import GRID, SEEDS
 from suite.report import records
 from suite.sweep import reading, store
-from suite.sweep.reading import Reading
+from suite.sweep.reading import SIZES, Reading
 from suite.sweep.record import Row
 
 JOB = Job(task="needle:vocab=16", width=32, depth=1, length=16, batch=8, steps=10, validate_every=10)
 MEASURE = "length_accuracy:longest=16,growth=2,shortest=1,depths=10"
-READING = Reading(("attention", "lstm"), JOB, seeds=3, measure=MEASURE, own_rates=True)
+READING = Reading(("attention", "lstm"), JOB, seeds=3, measures=(MEASURE,), rates="tuned")
 
 
 def tuned(cell: Cell, best: float) -> Row:
@@ -25,9 +26,13 @@ def tuned(cell: Cell, best: float) -> Row:
     return validated(cell.job, final_accuracy=1.0 if is_best else 0.5, loss=0.1 if is_best else 0.7)
 
 
-def test_the_measure_is_spelt_as_people_write_it() -> None:
-    assert reading.measure(longest=16, growth=2, depths=10) == MEASURE
-    assert reading.measure(longest=4, growth=4, depths=0) == "length_accuracy:shortest=1"
+def test_measures_are_spelt_as_people_write_them() -> None:
+    assert reading.measures("needle", longest=16, growth=2, depths=10) == (MEASURE,)
+    assert reading.measures("recall:pairs=1", longest=4, growth=4, depths=0) == ("length_accuracy:shortest=1",)
+
+
+def test_text_which_has_no_questions_is_read_by_kind_of_byte_and_by_position() -> None:
+    assert reading.measures("text:corpus=packages", 4, 2, 10) == ("strata", "loss_by_position:longest=4")
 
 
 def test_learning_rates_come_first_and_each_arm_is_trained_at_its_own() -> None:
@@ -45,12 +50,28 @@ def test_learning_rates_come_first_and_each_arm_is_trained_at_its_own() -> None:
 
 
 def test_a_rate_that_was_given_is_every_arms_and_the_others_are_matched_to_the_first() -> None:
-    cells = READING.first_cells()
+    cells = dataclasses.replace(READING, rates="").first_cells()
     assert {cell.job.learning_rate for cell in cells} == {JOB.learning_rate}
     assert {(cell.job.arm, cell.job.match_to.partition(":")[0]) for cell in cells} == {
         ("attention", ""),
         ("lstm", "attention"),
     }
+
+
+def test_rates_of_the_table_are_taken_at_once_where_they_are_asked_for() -> None:
+    cells = dataclasses.replace(READING, rates="table").cells([])
+    assert {cell.job.seed for cell in cells} == {0, 1, 2}
+    for job in {cell.job for cell in cells}:
+        assert job.learning_rate == learning_rates.look_up(job)
+
+
+@pytest.mark.parametrize("task", ["needle", "text"])
+@pytest.mark.parametrize("scale", SIZES)
+def test_a_scale_multiplies_its_batch_for_all_devices(scale: str, task: str) -> None:
+    size = SIZES[scale]
+    asked = Reading(READING.arms, size.job(task), size.seeds, reading.measures(task, 4, 2, 10), rates="table")
+    batches = {cell.job.batch for cell in asked.on(8).cells([])}
+    assert batches == {8 * size.job(task).batch}
 
 
 @pytest.mark.slow
@@ -75,3 +96,15 @@ def test_one_command_trains_reads_and_draws(tmp_path: pathlib.Path) -> None:
     text = report.compose(records.read(tmp_path)).markdown()
     assert "Context on needle:vocab=16" in text
     assert "python -m launch.contexts --arms=attention,lstm" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_command_reads_text_by_kind_of_byte_and_by_position(tmp_path: pathlib.Path) -> None:
+    sizes = ["--task=text", "--length=32", "--width=16", "--depth=1", "--batch=8", "--steps=8", "--validate_every=8"]
+    few = ["--validation_examples=8", "--test_examples=64", "--seeds=2", "--longest=2", "--learning_rate=3e-3"]
+    ended = run(command("contexts", "--arms=attention,lstm", *sizes, *few, f"--out={tmp_path}"), seconds=580)
+    assert ended.returncode == 0, ended.stderr
+    text = report.compose(records.read(tmp_path)).markdown()
+    assert "Where the gain is" in text
+    assert "from 32 to 64 tokens the loss changes by" in text

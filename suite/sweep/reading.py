@@ -2,41 +2,74 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from suite import learning_rates, parts
 from suite.job import Cell, Job
+from suite.scale import HEAD_SIZE
 from suite.sweep.record import Row
 
 FILE = "contexts.json"  # under --out, from which a report knows what was asked
+RATES = {
+    "tuned": "first tunes the learning rates that the table lacks",
+    "table": "takes those of the table, the nearest where it lacks one",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large the models of a scale are and how long they train, on a task with questions and on text."""
+
+    questions: Job
+    text: Job  # what it has of its own
+    seeds: int
+
+    def job(self, task: str) -> Job:
+        """The job of a task, before the user's flags."""
+        return self.text if parts.split(task)[0] == "text" else self.questions
+
+
+_LAPTOP = Job(task="needle", width=64, depth=2, length=64, batch=32, steps=1000, validate_every=1000)
+_LAPTOP = _LAPTOP.replace(validation_examples=512, test_examples=1024)
+_LAPTOP_TEXT = _LAPTOP.replace(task="text", length=256, batch=8, validation_examples=128, test_examples=512)
+_GPU_HOUR = Job(task="needle", width=512, head_size=HEAD_SIZE, depth=6, length=512, batch=32, dtype="bfloat16")
+_GPU_HOUR = _GPU_HOUR.replace(steps=1000, validate_every=500, validation_examples=512, test_examples=1024)
+_POD = Job(task="needle", width=1024, head_size=HEAD_SIZE, depth=8, length=2048, batch=4, dtype="bfloat16")
+_POD = _POD.replace(remat="block", steps=2000, validate_every=500, validation_examples=1024, test_examples=2048)
+# Batches are those of one device.
+SIZES: Mapping[str, Size] = {
+    "laptop": Size(_LAPTOP, _LAPTOP_TEXT, seeds=5),
+    "gpu_hour": Size(_GPU_HOUR, _GPU_HOUR.replace(task="text"), seeds=3),
+    "pod": Size(_POD, _POD.replace(task="text"), seeds=5),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Arms, trained alike and matched to the first, and the measure that reads them at other lengths."""
+    """Arms, trained alike and matched to the first, and the measures that read them."""
 
     arms: tuple[str, ...]
     job: Job  # what every training is made from
     seeds: int
-    measure: str  # length_accuracy with its knobs
-    own_rates: bool  # whether a learning rate that the table lacks is tuned first; otherwise it is the job's
+    measures: tuple[str, ...]  # with their knobs
+    rates: str  # of RATES; empty: the job's own learning rate
 
     def cells(self, rows: list[Row]) -> list[Cell]:
         """The cells that choose learning rates, until these are known; then every training, and what is read of it."""
         jobs = [self._arm(mixer) for mixer in self.arms]
-        if self.own_rates:
+        if self.rates:
             known = (*learning_rates.tried(rows), *learning_rates.table())
             untuned = learning_rates.to_tune(job for job in jobs if not learning_rates.covers_any(known, job))
-            if untuned:
+            if untuned and self.rates == "tuned":
                 return learning_rates.cells(untuned, rows)
             choices = learning_rates.choices(rows)
             jobs = [job.replace(learning_rate=learning_rates.look_up(job, choices)) for job in jobs]
         trainings = [job.replace(seed=seed) for seed in range(self.seeds) for job in jobs]
-        return [Cell(training, measure) for training in trainings for measure in ("learning", self.measure)]
+        return [Cell(training, measure) for training in trainings for measure in ("learning", *self.measures)]
 
     def first_cells(self) -> list[Cell]:
-        """Those that are known before anything is measured, with the job's learning rate."""
-        return dataclasses.replace(self, own_rates=False).cells([])
+        """Those that are known before anything is measured, with the learning rates of the table."""
+        return dataclasses.replace(self, rates=self.rates and "table").cells([])
 
     def on(self, devices: int) -> "Reading":
         """The schedule with its batches for so many devices over which examples are split."""
@@ -57,7 +90,13 @@ class Reading:
         return job if mixer == self.arms[0] else job.replace(match_to=self.arms[0])
 
 
-def measure(longest: int, growth: int, depths: int) -> str:
-    """The measure that reads down to the task's shortest example and up to `longest` times the trained length."""
-    spec = f"length_accuracy:longest={longest},growth={growth},shortest=1,depths={depths}"
-    return parts.short("suite.measures", spec)
+def measures(task: str, longest: int, growth: int, depths: int) -> tuple[str, ...]:
+    """The measures that read a task: of text by kind of byte and by position, up to `longest` trained lengths.
+
+    A task with questions is read from its shortest example up to `longest` times the trained length.
+    """
+    if parts.split(task)[0] == "text":
+        specs = ["strata", f"loss_by_position:longest={longest}"]
+    else:
+        specs = [f"length_accuracy:longest={longest},growth={growth},shortest=1,depths={depths}"]
+    return tuple(parts.short("suite.measures", spec) for spec in specs)
