@@ -18,13 +18,10 @@ from absl import flags
 
 import launch
 from launch import studies
-from suite import parts
 from suite.scale import PAIR
 from suite.sweep import exit_codes, reading
 from suite.sweep.reading import RATES, SIZES, Reading
 
-TASK = "needle"
-LONGEST, LONGEST_TEXT = 16, 4  # trained lengths
 SCALE = flags.DEFINE_enum("scale", "laptop", list(SIZES), "how large the models are and how long they train")
 ARMS = flags.DEFINE_multi_string("arms", list(PAIR), studies.ARMS)
 SEEDS = flags.DEFINE_integer(
@@ -33,10 +30,10 @@ SEEDS = flags.DEFINE_integer(
     "trainings of each arm, of other examples and other initial weights; 0: as many as the scale has",
     lower_bound=0,
 )
-LONGEST_READ = flags.DEFINE_integer(
+LONGEST = flags.DEFINE_integer(
     "longest",
     0,
-    f"the longest length that is read, in trained lengths; 0: {LONGEST}, of text {LONGEST_TEXT}",
+    f"the longest length that is read, in trained lengths; 0: {reading.LONGEST}, of text {reading.LONGEST_TEXT}",
     lower_bound=0,
 )
 GROWTH = flags.DEFINE_integer("growth", 2, "how many times a length is the next shorter one", lower_bound=2)
@@ -67,15 +64,14 @@ def main() -> int:
 
 def chosen() -> Reading:
     """What the command line asks for."""
-    task = str(flags.FLAGS["task"].value) if flags.FLAGS["task"].present else TASK
-    size = SIZES[SCALE.value]
+    task = str(flags.FLAGS["task"].value) if flags.FLAGS["task"].present else reading.TASK
+    size = reading.size(SCALE.value)
     job = STUDY.job(size.job(task))
-    longest = LONGEST_READ.value or (LONGEST_TEXT if parts.split(job.task)[0] == "text" else LONGEST)
     return Reading(
         arms=studies.arms(ARMS.value),
         job=job,
         seeds=SEEDS.value or size.seeds,
-        measures=reading.measures(job.task, longest, GROWTH.value, DEPTHS.value),
+        measures=reading.measures(job.task, LONGEST.value, GROWTH.value, DEPTHS.value),
         rates="" if flags.FLAGS["learning_rate"].present else CHOSEN.value,
     )
 

@@ -1,11 +1,12 @@
-"""Plans a comparison for devices that are not there: what compiles, what fits, how long it takes and what it costs.
+"""Plans a study for devices that are not there: what compiles, what fits, how long it takes and what it costs.
 
     python -m launch.plan --scale=pod --topology=v5e:16x16 --price_per_chip_hour=1.2
     python -m launch.plan --scale=gpu --topology=h100:8 --arms=attention,lstm --fit=batch
+    python -m launch.plan --study=contexts --scale=gpu_hour --topology=h100:1
 
-With the flags of launch.compare. Every training step is compiled ahead of time by the topology's own compiler; a step's
-time and the whole's are given between bounds. The same command again compiles only what is missing. It writes plan.json
-to --out, of which launch.report shows the bounds beside what was measured.
+With the flags of launch.compare, at the sizes of --study. Every training step is compiled ahead of time by the
+topology's own compiler; a step's time and the whole's are given between bounds. The same command again compiles only
+what is missing. It writes plan.json to --out, of which launch.report shows the bounds beside what was measured.
 """
 
 import json
@@ -19,12 +20,15 @@ from absl import flags
 from etils import epath
 
 import launch
-from launch import compare
+from launch import compare, studies
 from launch import job as worker
 from suite import files, parts
-from suite.sweep import exit_codes, store
+from suite.job import Job
+from suite.scale import PAIR
+from suite.sweep import exit_codes, reading, store
+from suite.sweep.reading import Reading
 from suite.sweep.record import Row
-from suite.sweep.schedule import Plan
+from suite.sweep.schedule import Plan, Schedule
 
 EFFORTS = {
     "least": "a TPU's programs in a sixth of the seconds; temporaries mostly within a tenth, upper bounds higher",
@@ -44,6 +48,7 @@ EFFORT = flags.DEFINE_enum(
     list(EFFORTS),
     "of the compiler; " + "; ".join(f"{name}: {about}" for name, about in EFFORTS.items()),
 )
+STUDY = flags.DEFINE_enum("study", "compare", ["compare", "contexts"], "the program whose cells are planned")
 COMPILES = flags.DEFINE_bool("compiles", False, "internal: compile what standard input names")
 flags.adopt_module_key_flags(compare)
 
@@ -55,7 +60,7 @@ def main() -> int:
         devices = topology.parse(TOPOLOGY.value)
         if COMPILES.value:
             return compile_requests(devices)
-        plan = Plan(compare.chosen_scale(), compare.chosen_claims(), compare.RATES.value)
+        plan, named = chosen()
         store.check_writable(worker.OUT.value)
     out = epath.Path(worker.OUT.value)
     local = pathlib.Path(tempfile.gettempdir()) if files.is_object(out) else out
@@ -70,10 +75,10 @@ def main() -> int:
     )
     try:
         if not flags.FLAGS["batch"].present:
-            plan = Plan(plan.scale.on(children.place["devices_of_examples"]), plan.claims, plan.rates)
-        asked = estimate.Estimate(plan, children, flags.FLAGS.data_dir, EFFORT.value)
+            plan = plan.on(children.place["devices_of_examples"])
+        asked = estimate.Estimate(plan, named, children, flags.FLAGS.data_dir, EFFORT.value)
         if FIT.value:
-            print("\n".join(fit.lines(asked, FIT.value)))
+            print("\n".join(fit.lines(asked, arms_of(plan), FIT.value)))
             return exit_codes.DONE
         made = asked.make(PRICE.value)
     finally:
@@ -83,6 +88,33 @@ def main() -> int:
     print("\n".join(table.lines(made)))
     print(f"plan: {out / 'plan.json'}")
     return exit_codes.DONE
+
+
+def chosen() -> tuple[Schedule, Row]:
+    """The schedule that the command line asks for, and what plan.json says of it."""
+    named = {"study": STUDY.value, "scale": compare.SCALE.value}
+    if STUDY.value == "contexts":
+        plan = chosen_reading()
+        return plan, {**named, "arms": list(plan.arms), "claims": []}
+    scale, claims = compare.chosen_scale(), compare.chosen_claims()
+    named |= {"arms": list(scale.arms), "claims": list(claims)}
+    return Plan(scale, claims, compare.RATES.value), named
+
+
+def chosen_reading() -> Reading:
+    """The trainings of launch.contexts at the scale, with the arms and the job of the command line."""
+    task = str(flags.FLAGS["task"].value) if flags.FLAGS["task"].present else reading.TASK
+    size = reading.size(compare.SCALE.value)
+    arms = studies.arms(compare.ARMS.value) if compare.ARMS.present else PAIR
+    rates = "" if flags.FLAGS["learning_rate"].present else compare.RATES.value
+    return Reading(arms, compare.STUDY.job(size.job(task)), size.seeds, reading.measures(task), rates)
+
+
+def arms_of(plan: Schedule) -> list[Job]:
+    """A job of each arm."""
+    if isinstance(plan, Plan):
+        return [plan.scale.arm(mixer) for mixer in plan.scale.arms]
+    return list({cell.job.arm: cell.job for cell in plan.first_cells()}.values())
 
 
 def child_flags() -> list[str]:

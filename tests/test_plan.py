@@ -19,6 +19,8 @@ from suite.planning import bounds, fit, most, program, topology
 from suite.report import planned
 from suite.report.utilisation import Timing
 from suite.scale import PAIR, SCALES
+from suite.sweep import reading
+from suite.sweep.reading import Reading
 from suite.sweep.schedule import Plan
 from suite.training.memory import largest_that_fits
 from suite.training.programs import NOT_IN_A_PROGRAM
@@ -50,7 +52,9 @@ def test_chips_are_counted_and_a_cpus_devices_are_this_hosts() -> None:
 
 def test_only_a_tpus_compiler_is_asked_for_less_effort() -> None:
     options = {platform: topology.Topology("", platform, 1).options("least") for platform in ("tpu", "cuda", "cpu")}
-    assert options == {"tpu": {"exec_time_optimization_effort": -1.0}, "cuda": {}, "cpu": {}}
+    assert options["tpu"] == {"exec_time_optimization_effort": -1.0}
+    assert options["cpu"] == {}
+    assert options["cuda"] == topology.Topology("", "cuda", 1).options("full")
     assert topology.Topology("", "tpu", 1).options("full") == {}
 
 
@@ -135,6 +139,21 @@ def test_at_fixed_compute_one_width_beyond_the_edge_is_counted() -> None:
     widths = {cell.job.width for cell in cells if cell.measure == "learning" and cell.job.length == 128}
     assert len({width for width in widths if width > 64}) == 1
     assert first < len(cells)
+
+
+def test_the_trainings_of_contexts_are_counted_with_the_rates_that_they_may_come_to_try() -> None:
+    job = reading.size("laptop").job("needle")
+    asked = Reading(PAIR, job, seeds=3, measures=reading.measures("needle"), rates="anew")
+    cells, first = most.cells(asked, lambda jobs: {job: MODEL for job in jobs})
+    tried = [cell for cell in cells if cell.job.seed in learning_rates.SEEDS]
+    assert first == len(PAIR) * len(learning_rates.GRID) * len(learning_rates.SEEDS)
+    assert {cell.job.learning_rate for cell in tried} > {*learning_rates.GRID}
+    assert len(cells) - len(tried) == len(PAIR) * 3 * 2
+
+
+def test_a_scale_without_sizes_for_a_study_is_refused_with_those_that_have_some() -> None:
+    with pytest.raises(ValueError, match=r"launch\.contexts has no scale smoke; known: laptop, gpu_hour, pod"):
+        reading.size("smoke")
 
 
 def test_a_measured_step_stands_beside_the_bounds_of_its_own_program() -> None:

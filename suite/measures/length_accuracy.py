@@ -19,7 +19,9 @@ from suite.training.rig import Rig
 NEEDS = ("learning",)
 PLACED = False
 RESUMES = False
-SECONDS = "compilation * max(1, longest / growth / 2)"
+SECONDS = (
+    "compilation * max(1, longest / growth / 2) + longest * growth / (growth - 1) * test_examples / batch * step / 3"
+)
 CONDITIONS = {
     "eval_length": "tokens",
     "remedy": "knob",

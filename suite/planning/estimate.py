@@ -1,4 +1,4 @@
-"""The plan of a comparison: what each program holds and takes, and steps and hours of each cell, between bounds."""
+"""The plan of a study: what each program holds and takes, and steps and hours of each cell, between bounds."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from suite.planning.bounds import Speeds
 from suite.planning.compilers import Compilers
 from suite.sweep import provenance
 from suite.sweep.record import Row
-from suite.sweep.schedule import Plan
+from suite.sweep.schedule import Schedule
 from suite.training.programs import NOT_IN_A_PROGRAM
 
 HOUR = 3600.0
@@ -24,7 +24,8 @@ PEAK_SIZE = 2048  # of the products by which a CPU's peak is measured
 class Estimate:
     """What is asked of the compilers for a plan, and what a plan makes of their records."""
 
-    plan: Plan
+    plan: Schedule
+    named: Row  # what plan.json says of it: its study, scale, arms and claims
     compilers: Compilers
     data_dir: str
     effort: str  # of the compiler: least or full
@@ -56,7 +57,7 @@ class Estimate:
     def cells(self) -> tuple[list[Cell], int]:
         """All cells at their most, and how many depend on no result; kept, as finding them takes a minute or two."""
         asked = {"kind": "cells", "plan": repr(self.plan), "of": provenance.of_source({})["source"]}
-        asked["rules"] = [parts.source("suite.claims", claim).read_text() for claim in self.plan.claims]
+        asked["rules"] = [parts.source("suite.claims", claim).read_text() for claim in self.named["claims"]]
         path = self.compilers.path(asked)
         try:
             kept = files.read_json(path, "cells", "first")
@@ -87,12 +88,10 @@ class Estimate:
             "topology": self.compilers.topology.name,
             "chips": chips,
             "place": self.compilers.place,
-            "scale": self.plan.scale.name,
-            "arms": list(self.plan.scale.arms),
-            "claims": list(self.plan.claims),
+            **self.named,
             "commit": provenance.of_source({})["commit"],
             "compiler": self.compilers.versions(),
-            "effort": self.effort if self.compilers.topology.options(self.effort) else "full",
+            "effort": self.effort if self.compilers.topology.efforts else "full",
             "counted": most.SAID,
             "speeds": {dtype: self.speeds(dtype)._asdict() for dtype in {job.dtype for job in stepping}},
             "programs": list(rows.values()),

@@ -1,7 +1,7 @@
 """The largest batch, length or width of each arm of which a training step fits the devices, by bisection."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from suite import parts
 from suite.job import Job
@@ -15,11 +15,10 @@ LANES = 128  # of lengths and widths, that a TPU's compiler does not fill up
 MOST = 2**20  # of any size
 
 
-def lines(asked: Estimate, field: str) -> Iterator[str]:
-    """A table with the largest size of each arm, and the next one tried, which does not fit."""
+def lines(asked: Estimate, jobs: Iterable[Job], field: str) -> Iterator[str]:
+    """A table with the largest size of each arm, by its job, and the next one tried, which does not fit."""
     rows = []
-    for mixer in asked.plan.scale.arms:
-        job = asked.plan.scale.arm(mixer)
+    for job in jobs:
         unit = _unit(job, field, asked.compilers.place["devices_of_examples"])
         tried: dict[int, Row] = {}
 

@@ -1,4 +1,4 @@
-"""The cells of a comparison of which none has run: as many as it may come to ask for.
+"""The cells of a study of which none has run: as many as it may come to ask for.
 
 Claims ask for more cells once they have rows. Here they get rows in which every choice asks for the most: the best
 learning rate lies at the edge of its grid until that ends, no training solves its task, so that all variants are
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from suite import learning_rates, parts
 from suite.job import Cell, Job
 from suite.sweep.record import Row
-from suite.sweep.schedule import Plan
+from suite.sweep.schedule import Schedule
 
 Models = Callable[[list[Job]], dict[Job, Row]]  # of each job its model's `params` and `flops_per_token`
 SAID = (
@@ -23,7 +23,7 @@ SAID = (
 SLOW = 1.5  # times the reference's, the step time of an arm that is matched by it
 
 
-def cells(plan: Plan, models: Models) -> tuple[list[Cell], int]:
+def cells(plan: Schedule, models: Models) -> tuple[list[Cell], int]:
     """All cells, and how many of them depend on no result."""
     rows: list[Row] = []
     asked: dict[Cell, None] = {}

@@ -51,6 +51,8 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 28 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
+# Triton tiles products by trial on a GPU. The tiles that it takes without one do not fit every width.
+WITHOUT_GPU = {"xla_gpu_enable_triton_gemm": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,16 @@ class Topology:
         variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": startup.xla_flags(devices)}
         return variables | (OF_TPU if self.platform == "tpu" else {})
 
-    def options(self, effort: str) -> dict[str, float]:
+    @property
+    def efforts(self) -> bool:
+        """Whether its compiler can be asked for less effort."""
+        return self.platform == "tpu"
+
+    def options(self, effort: str) -> dict[str, float | bool]:
         """The compiler's options for launch.plan's --effort, least or full."""
-        return {"exec_time_optimization_effort": -1.0} if (self.platform, effort) == ("tpu", "least") else {}
+        if self.platform == "cuda":
+            return WITHOUT_GPU
+        return {"exec_time_optimization_effort": -1.0} if self.efforts and effort == "least" else {}
 
     def mesh(self, spec: str) -> Mesh:
         """The mesh that `spec` describes over its devices, of which none need be there.

@@ -9,10 +9,13 @@ from suite.job import Cell, Job
 from suite.scale import HEAD_SIZE
 from suite.sweep.record import Row
 
+TASK = "needle"
+LONGEST, LONGEST_TEXT = 16, 4  # that are read, in trained lengths
 FILE = "contexts.json"  # under --out, from which a report knows what was asked
 RATES = {
     "tuned": "first tunes the learning rates that the table lacks",
     "table": "takes those of the table, the nearest where it lacks one",
+    "anew": "tunes all of them",
 }
 
 
@@ -58,9 +61,9 @@ class Reading:
         """The cells that choose learning rates, until these are known; then every training, and what is read of it."""
         jobs = [self._arm(mixer) for mixer in self.arms]
         if self.rates:
-            known = (*learning_rates.tried(rows), *learning_rates.table())
+            known = (*learning_rates.tried(rows), *(() if self.rates == "anew" else learning_rates.table()))
             untuned = learning_rates.to_tune(job for job in jobs if not learning_rates.covers_any(known, job))
-            if untuned and self.rates == "tuned":
+            if untuned and self.rates != "table":
                 return learning_rates.cells(untuned, rows)
             choices = learning_rates.choices(rows)
             jobs = [job.replace(learning_rate=learning_rates.look_up(job, choices)) for job in jobs]
@@ -90,13 +93,21 @@ class Reading:
         return job if mixer == self.arms[0] else job.replace(match_to=self.arms[0])
 
 
-def measures(task: str, longest: int, growth: int, depths: int) -> tuple[str, ...]:
+def size(scale: str) -> Size:
+    """The sizes of a scale; ValueError where there are none."""
+    if scale not in SIZES:
+        raise ValueError(f"launch.contexts has no scale {scale}; known: {', '.join(SIZES)}")
+    return SIZES[scale]
+
+
+def measures(task: str, longest: int = 0, growth: int = 2, depths: int = 10) -> tuple[str, ...]:
     """The measures that read a task: of text by kind of byte and by position, up to `longest` trained lengths.
 
-    A task with questions is read from its shortest example up to `longest` times the trained length.
+    A task with questions is read from its shortest example up to `longest` times the trained length. With 0 that is
+    LONGEST_TEXT or LONGEST.
     """
     if parts.split(task)[0] == "text":
-        specs = ["strata", f"loss_by_position:longest={longest}"]
+        specs = ["strata", f"loss_by_position:longest={longest or LONGEST_TEXT}"]
     else:
-        specs = [f"length_accuracy:longest={longest},growth={growth},shortest=1,depths={depths}"]
+        specs = [f"length_accuracy:longest={longest or LONGEST},growth={growth},shortest=1,depths={depths}"]
     return tuple(parts.short("suite.measures", spec) for spec in specs)
