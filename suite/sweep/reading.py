@@ -32,7 +32,7 @@ class Size:
         return self.text if parts.split(task)[0] == "text" else self.questions
 
 
-_LAPTOP = Job(task="needle", width=64, depth=2, length=64, batch=32, steps=1000, validate_every=1000)
+_LAPTOP = Job(task="needle", width=64, depth=2, length=64, batch=32, steps=500, validate_every=250)
 _LAPTOP = _LAPTOP.replace(validation_examples=512, test_examples=1024)
 _LAPTOP_TEXT = _LAPTOP.replace(task="text", length=256, batch=8, validation_examples=128, test_examples=512)
 _GPU_HOUR = Job(task="needle", width=512, head_size=HEAD_SIZE, depth=6, length=512, batch=32, dtype="bfloat16")
@@ -41,7 +41,7 @@ _POD = Job(task="needle", width=1024, head_size=HEAD_SIZE, depth=8, length=2048,
 _POD = _POD.replace(remat="block", steps=2000, validate_every=500, validation_examples=1024, test_examples=2048)
 # Batches are those of one device.
 SIZES: Mapping[str, Size] = {
-    "laptop": Size(_LAPTOP, _LAPTOP_TEXT, seeds=5),
+    "laptop": Size(_LAPTOP, _LAPTOP_TEXT, seeds=3),
     "gpu_hour": Size(_GPU_HOUR, _GPU_HOUR.replace(task="text"), seeds=3),
     "pod": Size(_POD, _POD.replace(task="text"), seeds=5),
 }
