@@ -12,8 +12,6 @@ the cells that are done. On several hosts start it on each, with a shared --out.
 import collections
 import dataclasses
 import functools
-import shlex
-import sys
 from typing import Any
 
 from absl import flags
@@ -22,7 +20,7 @@ from etils import epath
 import launch
 from launch import job as worker
 from launch import studies
-from suite import files, learning_rates, parts
+from suite import files, parts
 from suite.job import Cell
 from suite.scale import SCALES, Scale
 from suite.sweep import exit_codes, reading, schedule, serving, status, store
@@ -52,7 +50,7 @@ WORKERS = flags.DEFINE_integer(
 STATUS = flags.DEFINE_bool("status", False, "print the state of each cell under --out, and run nothing")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
 STUDY = studies.Study(
-    "out/compare", own=("scale", "arms", "claims", "rates", "workers"), without=("budget_seconds", "lengths")
+    "compare", own=("scale", "arms", "claims", "rates", "workers"), without=("budget_seconds", "lengths")
 )
 STUDY.declare()
 
@@ -129,19 +127,11 @@ def chosen_scale() -> Scale:
 
 
 def report(claims: tuple[str, ...], comparison: Comparison, done: bool) -> None:
-    """Draws the report of what there is, and the page of the learning rates that were chosen."""
-    from suite import report  # here, not above: --help answers at once
-    from suite.report import calibration
-
-    path = report.write(comparison.out, more_claims=list(claims))
-    print(f"report: {path}" if done else f"report so far: {path}", flush=True)
-    curves = [curve for curve in learning_rates.gather(comparison.rows()) if curve.scores]
-    if done and curves:
-        command = shlex.join(["python", "-m", "launch.compare", *sys.argv[1:]])
-        print(f"rates: {calibration.write_rates(curves, command, comparison.out)}")
+    """Draws the report of what there is; at the end its headline is printed."""
+    STUDY.report(comparison, done, claims)
     if done:
-        for problem in report.problems(comparison.out):
-            print(f"crossover: {problem}", file=sys.stderr)
+        from suite import report  # here, not above: --help answers at once
+
         print(report.headline(comparison.out))
 
 

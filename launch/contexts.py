@@ -46,7 +46,7 @@ WORKERS = flags.DEFINE_integer(
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
 OWN = ("scale", "arms", "seeds", "longest", "growth", "depths", "rates")
-STUDY = studies.Study("out/contexts", own=OWN, without=("match_to", "seed"))
+STUDY = studies.Study("contexts", own=OWN, without=("match_to", "seed"))
 STUDY.declare()
 
 
@@ -55,7 +55,7 @@ def main() -> int:
         asked_for = chosen()
         if not DRY_RUN.value:
             studies.check_out()
-        comparison = STUDY.comparison(asked_for, WORKERS.value, studies.report)
+        comparison = STUDY.comparison(asked_for, WORKERS.value, STUDY.report)
     if DRY_RUN.value:
         studies.print_cells(asked_for.cells([]), "cells in the first round")
         return 0

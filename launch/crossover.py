@@ -57,7 +57,7 @@ WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share what is not timed; 0: two on a CPU, else one", lower_bound=0
 )
 LIMITS = ("from", "to", "tolerance", "repeats", "rates")
-STUDY = studies.Study("out/crossover", own=("arms", "quantity", *LIMITS), without=("length", "lengths", "match_to"))
+STUDY = studies.Study("crossover", own=("arms", "quantity", *LIMITS), without=("length", "lengths", "match_to"))
 STUDY.declare()
 
 
@@ -105,7 +105,7 @@ def report(search: str, comparison: Comparison, done: bool) -> None:
     from suite import report  # here, not above: --help answers at once
     from suite.report import crossovers
 
-    studies.report(comparison, done)
+    STUDY.report(comparison, done)
     if done:
         for line in crossovers.text(report.read(comparison.out), search):
             print(line)

@@ -42,7 +42,7 @@ MEMORY_BYTES = flags.DEFINE_integer(
 PROCESSES = flags.DEFINE_integer("processes", 3, "fresh processes of a timing", lower_bound=1)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cells and an estimate of the minutes, and run nothing")
 STUDY = studies.Study(
-    "out/inference",
+    "inference",
     own=(
         *("arms", "shortest", "longest", "longest_trained", "most_sequences", "most_tokens"),
         *("memory_bytes", "processes"),
@@ -57,7 +57,7 @@ def main() -> int:
         serving = chosen()
         if not DRY_RUN.value:
             studies.check_out()
-        comparison = STUDY.comparison(serving, 1, studies.report)  # one worker: everything is timed
+        comparison = STUDY.comparison(serving, 1, STUDY.report)  # one worker: everything is timed
     if DRY_RUN.value:
         studies.print_cells(serving.cells([]))
         return 0

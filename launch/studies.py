@@ -1,9 +1,10 @@
 """What the programs have in common that measure several arms: flags of launch.job, the arms, the run, the report."""
 
 import dataclasses
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -11,7 +12,7 @@ from etils import epath
 
 from launch import job as worker
 from suite import job as jobs
-from suite import parts
+from suite import learning_rates, parts
 from suite.job import Cell, Job
 from suite.scale import PAIR
 from suite.sweep import rendezvous, store
@@ -31,7 +32,7 @@ Report = Callable[[Comparison, bool], None]
 class Study:
     """A program that measures several arms, by its flags."""
 
-    out: str  # directory of the records, where the command line names none
+    program: str  # of launch
     own: tuple[str, ...]  # flags of the program that say what is measured
     without: tuple[str, ...]  # flags of launch.job, beside those that no study takes, which have no meaning in it
 
@@ -48,7 +49,7 @@ class Study:
         """Shows the flags that are passed on, and those of a job, in the program's --help."""
         for name in (*PASSED, *self.fields):
             flags.declare_key_flag(name)
-        flags.set_default(worker.OUT, self.out)
+        flags.set_default(worker.OUT, f"out/{self.program}")
 
     def job(self, base: Job) -> Job:
         """The job of the command line over `base`; ValueError where a flag was given that has no meaning."""
@@ -74,6 +75,22 @@ class Study:
             report=report,
             clock=time.monotonic,
         )
+
+    def report(self, comparison: Comparison, done: bool, more_claims: Sequence[str] = ()) -> None:
+        """Draws the report of what there is; at the end also the learning rates that were chosen, and the problems."""
+        from suite import report  # here, not above: --help answers at once
+        from suite.report import calibration
+
+        path = report.write(comparison.out, more_claims=more_claims)
+        print(f"report: {path}" if done else f"report so far: {path}", flush=True)
+        if not done:
+            return
+        curves = [curve for curve in learning_rates.gather(comparison.rows()) if curve.scores]
+        if curves:
+            command = shlex.join(["python", "-m", f"launch.{self.program}", *comparison.command])
+            print(f"rates: {calibration.write_rates(curves, command, comparison.out)}")
+        for problem in report.problems(comparison.out):
+            print(f"crossover: {problem}", file=sys.stderr)
 
 
 def options() -> Options:
@@ -111,14 +128,3 @@ def print_cells(cells: list[Cell], which: str = "cells") -> None:
     for cell in cells:
         print(f"  {estimate_seconds(cell):6.0f} s  {cell.label}")
     print(f"{len(cells)} {which}, about {sum(map(estimate_seconds, cells)) / 60:.1f} minutes on two CPU cores")
-
-
-def report(comparison: Comparison, done: bool) -> None:
-    """Draws the report of what there is; at the end also says what it left out."""
-    from suite import report  # here, not above: --help answers at once
-
-    path = report.write(comparison.out)
-    print(f"report: {path}" if done else f"report so far: {path}", flush=True)
-    if done:
-        for problem in report.problems(comparison.out):
-            print(f"crossover: {problem}", file=sys.stderr)

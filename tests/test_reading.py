@@ -6,12 +6,16 @@ import pathlib
 import pytest
 from programs import command, run
 from test_rates import validated
+from test_report import CPU, put
 
+from launch import studies
 from suite import learning_rates, report
 from suite.job import Cell, Job
 from suite.learning_rates import GRID, SEEDS
 from suite.report import records
 from suite.sweep import reading, store
+from suite.sweep.comparison import Comparison
+from suite.sweep.options import Options
 from suite.sweep.reading import SIZES, Reading
 from suite.sweep.record import Row
 
@@ -72,6 +76,23 @@ def test_a_scale_multiplies_its_batch_for_all_devices(scale: str, task: str) -> 
     asked = Reading(READING.arms, size.job(task), size.seeds, reading.measures(task, 4, 2, 10), rates="table")
     batches = {cell.job.batch for cell in asked.on(8).cells([])}
     assert batches == {8 * size.job(task).batch}
+
+
+def test_the_rates_that_were_chosen_are_written_as_lines_of_the_table(tmp_path: pathlib.Path) -> None:
+    for cell in READING.cells([]):
+        is_best = cell.job.learning_rate == 3e-3
+        scores = {"final_accuracy": 1.0 if is_best else 0.5, "loss": 0.1 if is_best else 0.7}
+        at_end = {"phase": "validation", "step": cell.job.steps, "tokens": 10, "seconds": 1.0, "accuracy": 1.0}
+        put(tmp_path, cell.job, "learning", [at_end | scores | {"outcome": "ok"}], CPU)
+    study = studies.Study("contexts", own=(), without=())
+    comparison = Comparison(READING, Options(str(tmp_path)), 0, True, {}, ["--seeds=3"], study.report, lambda: 0.0)
+    comparison.place = CPU
+    study.report(comparison, False)
+    assert not (tmp_path / "rates.csv").exists(), "before the end some are not chosen yet"
+    study.report(comparison, True)
+    chosen = learning_rates.read((tmp_path / "rates.csv").read_text())
+    assert {(line.arm, line.learning_rate) for line in chosen} == {("attention", 3e-3), ("lstm", 3e-3)}
+    assert "python -m launch.contexts --seeds=3" in (tmp_path / "rates.md").read_text()
 
 
 @pytest.mark.slow
