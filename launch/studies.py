@@ -22,7 +22,7 @@ from suite.sweep.schedule import Schedule, estimate_seconds
 
 ARMS = "mixers with knobs, or your own files, separated by commas or the flag repeated; all: every mixer"
 # Flags of launch.job without a meaning where there are several arms and measures.
-MEANINGLESS = ("mixer", "own_width", "measures", "repeat", "trace")
+MEANINGLESS = ("mixer", "own_width", "state_passing", "measures", "repeat", "trace")
 ONE_MODEL = ("params", "none")  # values of --match by which an arm is one model at all lengths
 
 Report = Callable[[Comparison, bool], None]

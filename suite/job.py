@@ -17,11 +17,20 @@ from suite import mixtures, parts
 FOLDERS = {"mixer": "suite.mixers", "match_to": "suite.mixers", "task": "suite.tasks"}  # of the fields that are specs
 LARGEST = {int: 2**31 - 1, float: 1e30}  # where int32 and float32 end, or soon after
 flags.disclaim_key_flags()  # those that are defined here are the caller's
+MOST_PASSING = 0.1  # of the steps: a remedy that costs more is another training
 LONGEST = 120  # letters of a name: a file's may have 255 bytes, and to a cell's come its place and suffixes
 
 
-def _field(default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+def _field(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    bounds = {"minimum": minimum} if maximum is None else {"minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, **bounds})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +82,13 @@ class Job:
         0.0,
         "seconds of training, without compilation, evaluation and checkpoints, after which it ends; 0: after --steps",
         minimum=0.0,
+    )
+    state_passing: float = _field(
+        0.0,
+        "fraction of --steps that is added, at most a tenth, in which a recurrence reads each window from its state at "
+        "the end of another, at the learning rate that the steps ended on (Buitrago and Gu 2025); attention as before",
+        minimum=0.0,
+        maximum=MOST_PASSING,
     )
     optimizer: str = _field("adamw", "update rule", choices=("adamw", "sgd", "lion"))
     learning_rate: float = _field(1e-3, "peak learning rate", minimum=0.0)
@@ -129,6 +145,19 @@ class Job:
     def tokens_a_step(self) -> int | float:
         """Tokens that a step trains on, the mean over the training: padding is none of them."""
         return self.batch * self.mixture.mean
+
+    @functools.cached_property
+    def passes(self) -> tuple[bool, ...]:
+        """Of each mixer of the pattern, whether its state has a fixed size, and can be passed from window to window.
+
+        LookupError for one that does not say its STATE.
+        """
+        return tuple(parts.constant("suite.mixers", spec, "STATE") != "cache" for spec in parts.pattern(self.mixer))
+
+    @property
+    def last_step(self) -> int:
+        """The step that a training without a budget ends on, after those in which states are passed."""
+        return self.steps + math.ceil(round(self.state_passing * self.steps, 6))
 
     @property
     def id(self) -> str:
@@ -314,8 +343,9 @@ def _checked(field: dataclasses.Field, value: Any) -> int | float | str:
     if wanted is float and not math.isfinite(value):
         raise ValueError(f"{field.name} wants a finite number; got {value!r}")
     choices, minimum = field.metadata["choices"], field.metadata["minimum"]
-    if wanted in LARGEST and value > LARGEST[wanted]:
-        raise ValueError(f"{field.name} wants at most {LARGEST[wanted]}; got {value!r}")
+    most = {"maximum": LARGEST[wanted], **field.metadata}["maximum"] if wanted in LARGEST else None
+    if most is not None and value > most:
+        raise ValueError(f"{field.name} wants at most {most}; got {value!r}")
     if choices and value not in choices:
         raise ValueError(f"{field.name} wants one of {', '.join(choices)}; got {value!r}")
     if minimum is not None and not value >= minimum:

@@ -38,6 +38,7 @@ CHANGED = {
     "remat": "block",
     "steps": 6,
     "budget_seconds": 1e-6,
+    "state_passing": 0.1,
     "optimizer": "lion",
     "learning_rate": 5e-4,
     "warmup": 0.9,
@@ -53,7 +54,9 @@ CHANGED = {
     "test_examples": 16,
 }
 BASES = {"head_size": BASE.replace(mixer="attention", match_to="")}  # of heads that are no knob of BASE's mixer
-IN_THE_RECORDS = ("budget_seconds", "record_every", "validate_every", "validation_examples", "test_examples")
+IN_THE_RECORDS = (
+    *("budget_seconds", "state_passing", "record_every", "validate_every", "validation_examples", "test_examples"),
+)
 IN_DECODING = ("state_dtype",)
 
 

@@ -33,6 +33,7 @@ OTHER = {
     "remat": "block",
     "steps": 100,
     "budget_seconds": 60.0,
+    "state_passing": 0.05,
     "optimizer": "lion",
     "learning_rate": 3e-4,
     "warmup": 0.2,

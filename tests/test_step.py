@@ -26,7 +26,7 @@ JOB = Job(task="recall:pairs=2,vocab=16", width=16, length=16, batch=16, steps=2
 
 def losses(job: Job, devices: list, data_dir: pathlib.Path) -> tuple[list[float], int]:
     built = rig.build(job, meshes.make(devices=devices), data_dir=str(data_dir))
-    trained = built.train(built.state, 0, job.steps)
+    trained = built.train(built.state, 0, job.last_step)
     found = [(float(metrics["loss"]), int(state.fingerprint)) for _, state, metrics in trained]
     return [loss for loss, _ in found], found[-1][1]
 

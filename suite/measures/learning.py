@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from suite.job import differences
+from suite import contract
+from suite.job import Job, differences
 from suite.sweep import exit_codes, processes, provenance
 from suite.sweep.record import TRAINING, Record, Row
 from suite.training import checkpoint, clock
@@ -50,6 +51,13 @@ PACE_STEPS = 5  # of a state that is thrown away, before the first step of a tra
 # A checkpoint's own record, before the first step: the step, the last step in a row of training, the rows, the seconds,
 # and the metrics of the steps that are in no row yet.
 BEGINNING = {"step": 0, "recorded": 0, "rows": 0, "seconds": 0.0, "window": []}
+
+
+def check(job: Job, task: Any) -> None:
+    """Refuses to pass the states of a mixer that cannot read on from one."""
+    del task
+    if job.state_passing:
+        contract.wants(job, "state_passing", "start", "extend")
 
 
 def measure(rig: Rig) -> Iterator[Row]:
@@ -183,8 +191,10 @@ def _pace(rig: Rig) -> float:
 
 def _warm(rig: Rig, spent: float) -> Stopwatch:
     """Compiles everything and takes one step of a state that is thrown away, then starts the watch."""
-    state, metrics = rig.step(rig.state, rig.resident_batch())
-    jax.block_until_ready((metrics, rig.evaluate(state.params, "validation", rig.job.batch)))
+    for step in rig.steps_of_training:
+        state, metrics = step(rig.state, rig.resident_batch())
+        jax.block_until_ready(metrics)
+    rig.evaluate(state.params, "validation", rig.job.batch)
     return Stopwatch(spent)
 
 

@@ -1,6 +1,7 @@
 """The block, the backbone and build(job, vocab, key): everything of a model but the mixer, the same for every arm."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -139,32 +140,65 @@ class Model(eqx.Module):
     def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         return self.logits(self.through(self.embed(tokens_BT)))
 
-    def through(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """All blocks over embedded tokens, in parallel form."""
+    def through(self, x_BTD: Float[Array, "B T D"], state: PyTree = None) -> Float[Array, "B T D"]:
+        """All blocks over embedded tokens, in parallel form; with a state of `ends`, from there."""
 
-        def run(block: Block, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        def read(_: int, block: Block, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Array, None]:
+            y_BTD = block(x_BTD) if state is None else block.extend(x_BTD, state)[0]
+            return y_BTD, None
+
+        return self._through(x_BTD, self._empty if state is None else state, read)[0]
+
+    def ends(self, x_BTD: Float[Array, "B T D"], passes: Sequence[bool]) -> PyTree:
+        """The states of the blocks after embedded tokens, in parallel form, where the mixer of a pattern passes one.
+
+        None stands for a block that starts empty whatever was read before.
+        """
+
+        def read(place: int, block: Block, x_BTD: Float[Array, "B T D"], _: None) -> tuple[Array, PyTree]:
+            return block.read(x_BTD, x_BTD.shape[1]) if passes[place] else (block(x_BTD), None)
+
+        return self._through(x_BTD, self._empty, read)[1]
+
+    @property
+    def _empty(self) -> PyTree:
+        """The state from which every block starts empty."""
+        return [None] * len(self.pattern), [None] * len(self.rest)
+
+    def _through(self, x_BTD: Float[Array, "B T D"], state: PyTree, read: Callable[..., Any]) -> tuple[Array, PyTree]:
+        """All blocks, by a function of a block's place in the pattern, it, x_BTD and its state to x_BTD and a state."""
+
+        def run(place: int, block: Block, x_BTD: Array, state: PyTree) -> tuple[Array, PyTree]:
             arrays, static = eqx.partition(block, eqx.is_array)
 
-            def read(arrays: PyTree, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-                return meshes.same_over_model(meshes.whole(eqx.combine(arrays, static))(x_BTD))
+            def of_whole(arrays: PyTree, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Array, PyTree]:
+                x_BTD, end = read(place, meshes.whole(eqx.combine(arrays, static)), x_BTD, state)
+                return meshes.same_over_model(x_BTD), end
 
             # Of a block that is computed again only its input is kept.
             again = jax.checkpoint if self.remat == "block" else meshes.gathered_again
-            return again(read)(arrays, x_BTD)
+            return again(of_whole)(arrays, x_BTD, state)
 
-        def repeat(x_BTD: Float[Array, "B T D"], arrays: PyTree) -> tuple[Float[Array, "B T D"], None]:
-            for block in eqx.combine(arrays, static):
-                x_BTD = run(block, x_BTD)
-            return x_BTD, None
+        def in_turn(x_BTD: Array, blocks: Sequence[Block], states: Sequence[PyTree]) -> tuple[Array, list[PyTree]]:
+            ends = []
+            for place, (block, block_state) in enumerate(zip(blocks, states, strict=True)):
+                x_BTD, end = run(place, block, x_BTD, block_state)
+                ends.append(end)
+            return x_BTD, ends
+
+        def repeat(x_BTD: Array, at: tuple[PyTree, PyTree]) -> tuple[Array, list[PyTree]]:
+            arrays, states = at
+            return in_turn(x_BTD, eqx.combine(arrays, static), states)
 
         x_BTD = meshes.same_over_model(x_BTD)
         arrays, static = eqx.partition(self.pattern, eqx.is_array)
+        pattern_state, rest_state = state
+        pattern_ends: PyTree = []
         if self.pattern:
             with jax.named_scope("blocks"):  # profiles and suite/counting/hlo.py tell loops apart by it
-                x_BTD, _ = jax.lax.scan(repeat, x_BTD, arrays)
-        for block in self.rest:
-            x_BTD = run(block, x_BTD)
-        return x_BTD
+                x_BTD, pattern_ends = jax.lax.scan(repeat, x_BTD, (arrays, pattern_state))
+        x_BTD, rest_ends = in_turn(x_BTD, self.rest, rest_state)
+        return x_BTD, (pattern_ends, rest_ends)
 
     def in_chunks(self, x_BTD: Float[Array, "B T D"], chunk: int) -> Float[Array, "B T D"]:
         """All blocks over embedded tokens, so many at a time, the state carried from chunk to chunk as decoding does.

@@ -122,7 +122,7 @@ class Estimate:
 
     def _cost(self, cell: Cell, program: Row | None) -> Row:
         """Steps and seconds of a cell, the program's own count raised by them; no seconds where it does not run."""
-        steps = cell.job.steps if cell.measure == "learning" else 0
+        steps = cell.job.last_step if cell.measure == "learning" else 0
         if program is None:
             seconds = declarations.seconds(cell.measure, cell.job, step=0.0, compilation=0.0)
             return {"steps": 0, "seconds": [seconds, seconds]}

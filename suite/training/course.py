@@ -44,7 +44,7 @@ def begin(job: Job, pace: float) -> Course:
 
 def saved(job: Job, origin: Mapping[str, Any]) -> Course:
     """The course that a checkpoint was saved on; without a budget it is known from the job."""
-    return Course(**{"course": {"steps": job.steps, "stop": job.steps}, **origin}["course"])
+    return Course(**{"course": {"steps": job.last_step, "stop": job.last_step}, **origin}["course"])
 
 
 def _settled(job: Job, number: int, spent: float, pace: float) -> Course:

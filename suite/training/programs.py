@@ -23,6 +23,7 @@ NOT_IN_A_PROGRAM = {
     **{"seed": 0, "record_every": 1, "validate_every": 1, "validation_examples": 1, "test_examples": 1},
     "lengths": "",  # the shape is that of the longest
     **{"learning_rate": 1.0, "warmup": 0.0, "steps": 1, "budget_seconds": 0.0},  # the schedule stands in the state
+    "state_passing": 0.0,  # its step is a program of its own
 }
 # For a program that runs once for a few milliseconds, and on a CPU takes as long to be optimised as a training step.
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
@@ -79,7 +80,15 @@ class Programs:
 
     @functools.cached_property
     def lowered_step(self) -> jax.stages.Lowered:
-        jitted = steps.make_step(self.static, self.like, self.optimizer, self.mesh, self.job.microbatch)
+        return self._lower(())
+
+    @functools.cached_property
+    def lowered_passing_step(self) -> jax.stages.Lowered:
+        """The step in which an example is read from the state at the end of another."""
+        return self._lower(self.job.passes)
+
+    def _lower(self, passes: tuple[bool, ...]) -> jax.stages.Lowered:
+        jitted = steps.make_step(self.static, self.like, self.optimizer, self.mesh, self.job.microbatch, passes)
         return jitted.lower(self.like, batch_shapes(self.job.batch, self.job.length))
 
     @functools.cached_property
@@ -90,6 +99,10 @@ class Programs:
     @property
     def step(self) -> jax.stages.Compiled:
         return self.compiled_step[0]
+
+    @functools.cached_property
+    def passing_step(self) -> jax.stages.Compiled:
+        return clock.time_compile(self.lowered_passing_step)[0]
 
     @functools.cached_property
     def evaluate(self) -> Any:

@@ -128,6 +128,11 @@ class Rig:
         """The compiled training step (State, Batch) -> (State, metrics); compiled once for all jobs of its kind."""
         return self.programs.step
 
+    @property
+    def steps_of_training(self) -> list[jax.stages.Compiled]:
+        """The programs that training runs: its step, and where the job passes states the step of the last ones."""
+        return [self.step, *([self.programs.passing_step] if self.job.state_passing else [])]
+
     def batches(self, split: str, first: int, last: int, end: int | None = None) -> Generator[Batch, None, None]:
         """Batches first..last-1 of a split, on the devices, made one ahead in the background.
 
@@ -171,7 +176,8 @@ class Rig:
         before: Metrics | None = None
         for number, batch in enumerate(self.batches("train", first, last), first + 1):
             self.watchdog.feed(long=before is None)
-            state, metrics = self.step(state, self._struck(number, batch))
+            of_number = self.step if number <= self.job.steps else self.programs.passing_step
+            state, metrics = of_number(state, self._struck(number, batch))
             if before is not None:
                 jax.block_until_ready(before)
             before = metrics
@@ -244,8 +250,28 @@ def check(job: Job, mesh: Mesh, vocab: int) -> None:
     with parts.own_lines("suite.mixers", job.mixer):
         solved = matching.solve(job, vocab)
         _check_reads(solved, vocab)
+    if job.state_passing:
+        _check_passing(job, mesh)
     heads = backbone.heads(backbone.shapes(solved, vocab))
     meshes.check(mesh, batch=job.batch, microbatch=job.microbatch, length=job.length, heads=heads)
+
+
+def _check_passing(job: Job, mesh: Mesh) -> None:
+    """Raises where no state can be passed from window to window."""
+    if not any(job.passes):
+        raise ValueError(f"state_passing wants a state of fixed size, which attention's cache is not; got {job.arm}")
+    if job.batch < 2:
+        raise ValueError(f"state_passing wants another window in the batch; batch is {job.batch}")
+    if job.budget_seconds:
+        raise ValueError(
+            "state_passing adds to the steps; a training that ends by budget_seconds has no number of them"
+        )
+    if len(job.mixture.lengths) > 1:
+        raise ValueError(
+            f"state_passing wants windows of one length, without padding before their ends; got {job.lengths}"
+        )
+    if mesh.shape["context"] > 1:
+        raise ValueError("state_passing wants whole sequences on a device; give a --mesh without context")
 
 
 def check_at_length(job: Job, task: Any, length: int, changes: Mapping[str, parts.Value]) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -18,6 +18,7 @@ from suite.model.backbone import Model
 from suite.tasks import Batch
 
 Metrics = dict[str, Array]
+Windows = tuple[Batch, Int[Array, "B T"] | None]  # a batch, and the windows at whose ends its examples begin
 LOGITS = 1 << 25  # scalars on a device at once: 128 MiB
 
 
@@ -87,28 +88,42 @@ def make_optimizer(job: Job, matrices: PyTree, schedule: Schedule | None = None)
 
 
 def make_step(
-    static: Model, like: State, optimizer: optax.GradientTransformation, mesh: Mesh, microbatch: int = 0
+    static: Model,
+    like: State,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    microbatch: int = 0,
+    passes: Sequence[bool] = (),
 ) -> Any:
     """One optimiser step over the mesh: a batch is split by examples and tokens, parameters by their names.
 
     With `microbatch`, a divisor of the batch, so many examples are in memory at once and their gradients are added up.
     `like` has the shapes of the state. Metrics: loss (nats a weighted target), gradient_norm, finite.
+
+    With `passes`, which says of each mixer of a pattern whether its state is passed, an example is read from the state
+    at the end of the example before it in the batch; of the first, of the last. No gradient goes there.
     """
     examples = meshes.devices_of_examples(mesh)
 
-    def differentiate(params: Model, weights: Float[Array, ""], batch: Batch) -> tuple[Array, Model]:
+    def differentiate(params: Model, weights: Float[Array, ""], windows: Windows) -> tuple[Array, Model]:
         """Loss and gradient of what one device has of a batch."""
 
-        def objective(params: Model, batch: Batch) -> Float[Array, ""]:
-            nats_BT, _ = answer(eqx.combine(params, static, is_leaf=meshes.is_shard), batch)
+        def objective(params: Model, windows: Windows) -> Float[Array, ""]:
+            batch, before_BT = windows
+            ends = None
+            if before_BT is not None:
+                model = eqx.combine(jax.lax.stop_gradient(params), static, is_leaf=meshes.is_shard)
+                ends = jax.lax.stop_gradient(end_states(model, before_BT, passes))
+            nats_BT, _ = answer(eqx.combine(params, static, is_leaf=meshes.is_shard), batch, state=ends)
             return jnp.sum(nats_BT * batch.weights_BT) / weights
 
-        return _add_up(jax.value_and_grad(objective), params, batch, microbatch // examples)
+        return _add_up(jax.value_and_grad(objective), params, windows, microbatch // examples)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         with meshes.ambient(mesh):
             on_each_device = meshes.on_each_device(mesh, state.params, differentiate, "sums")
-            loss, gradient = on_each_device(state.params, jnp.sum(batch.weights_BT), batch)
+            windows = (batch, jnp.roll(batch.tokens_BT, 1, axis=0) if passes else None)
+            loss, gradient = on_each_device(state.params, jnp.sum(batch.weights_BT), windows)
         norm = optax.tree.norm(gradient)
         params: Any = state.params  # as in start
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
@@ -159,15 +174,16 @@ def sums(nats_BT: Float[Array, "B T"], correct_BT: Float[Array, "B T"], batch: B
 
 
 def _add_up(
-    differentiate: Callable[[Model, Batch], tuple[Array, Model]], params: Model, batch: Batch, microbatch: int
+    differentiate: Callable[[Model, Windows], tuple[Array, Model]], params: Model, windows: Windows, microbatch: int
 ) -> tuple[Array, Any]:
     """Value and gradient summed over microbatches of so many examples; 0 for the whole batch at once."""
-    count = batch.tokens_BT.shape[0] // (microbatch or batch.tokens_BT.shape[0])
+    batch_size = windows[0].tokens_BT.shape[0]
+    count = batch_size // (microbatch or batch_size)
     if count == 1:
-        return differentiate(params, batch)
-    pieces = jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1), batch)
+        return differentiate(params, windows)
+    pieces = jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1), windows)
 
-    def add(sums: tuple[Array, Model], piece: Batch) -> tuple[tuple[Array, Model], None]:
+    def add(sums: tuple[Array, Model], piece: Windows) -> tuple[tuple[Array, Model], None]:
         return jax.tree.map(jnp.add, sums, differentiate(params, piece)), None
 
     zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), jnp.float32), params))
@@ -175,8 +191,16 @@ def _add_up(
         return jax.lax.scan(add, zeros, pieces)[0]
 
 
-def answer(model: Model, batch: Batch, chunk: int = 0) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Nats of every target, and 1 where the likeliest token is the target.
+def end_states(model: Model, tokens_BT: Int[Array, "B T"], passes: Sequence[bool]) -> PyTree:
+    """The states of the blocks at the end of these tokens, as `answer` starts from them."""
+    model = eqx.tree_at(lambda model: model.embedding_VD, model, meshes.whole(model.embedding_VD))
+    return model.ends(model.embed(tokens_BT), passes)
+
+
+def answer(
+    model: Model, batch: Batch, chunk: int = 0, state: PyTree = None
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Nats of every target, and 1 where the likeliest token is the target; with a state of `end_states`, from there.
 
     With `chunk` so many tokens are read at a time, the state carried between them; otherwise all in parallel form.
     Where logits of all tokens are more than LOGITS they are made a few tokens at a time, and again for the
@@ -191,7 +215,7 @@ def answer(model: Model, batch: Batch, chunk: int = 0) -> tuple[Float[Array, "B 
 
     model = eqx.tree_at(lambda model: model.embedding_VD, model, meshes.whole(model.embedding_VD))
     x_BTD = model.embed(batch.tokens_BT)
-    x_BTD = model.in_chunks(x_BTD, chunk) if chunk else model.through(x_BTD)
+    x_BTD = model.in_chunks(x_BTD, chunk) if chunk else model.through(x_BTD, state)
     batch_size, length = batch.tokens_BT.shape
     tokens = max(1, LOGITS // (batch_size * model.embedding_VD.shape[0]))
     if tokens >= length:
