@@ -23,7 +23,7 @@ from launch import studies
 from suite import files, parts
 from suite.job import Cell
 from suite.scale import SCALES, Scale
-from suite.sweep import exit_codes, reading, schedule, serving, status, store
+from suite.sweep import exit_codes, reading, recalling, schedule, serving, status, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.schedule import Plan
 
@@ -59,6 +59,7 @@ OTHERS = {
     store.CROSSOVERS: "crossovers",
     serving.FILE: "launch.inference's records",
     reading.FILE: "launch.contexts' records",
+    recalling.FILE: "launch.recall's records",
 }
 
 

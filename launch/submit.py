@@ -4,8 +4,8 @@
     python -m launch.submit --engine=local --dry_run -- launch.job --mixer=lstm --out=out/lstm
 
 After `--` stands the same command as without an engine: launch.compare, launch.job, launch.doctor, launch.crossover,
-launch.inference or launch.contexts with its flags. Each of --workers runs it, on as many --nodes with as many
---tasks_per_node, and all share the cells of its --out. What only one engine needs are knobs of its spec;
+launch.inference, launch.contexts or launch.recall with its flags. Each of --workers runs it, on as many --nodes with as
+many --tasks_per_node, and all share the cells of its --out. What only one engine needs are knobs of its spec;
 launch/engines/ has a file for each.
 """
 
@@ -24,7 +24,10 @@ from suite import parts
 from suite.sweep import exit_codes
 
 FOLDER = "launch.engines"
-PROGRAMS = ("launch.compare", "launch.job", "launch.doctor", "launch.crossover", "launch.inference", "launch.contexts")
+PROGRAMS = (
+    *("launch.compare", "launch.job", "launch.doctor", "launch.crossover", "launch.inference", "launch.contexts"),
+    "launch.recall",
+)
 # Flags of those programs that are the engine's to give.
 OF_THE_ENGINE = ("--coordinator_address", "--num_processes", "--process_id")
 

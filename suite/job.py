@@ -137,6 +137,16 @@ class Job:
         return parts.short("suite.mixers", self.mixer)
 
     @functools.cached_property
+    def state_knob(self) -> str:
+        """The knob that the mixer names as that of its state's size; empty for a mixer without one and for a hybrid."""
+        if "+" in self.mixer:
+            return ""
+        try:
+            return str(parts.constant("suite.mixers", self.mixer, "STATE_KNOB"))
+        except LookupError:
+            return ""
+
+    @functools.cached_property
     def mixture(self) -> mixtures.Mixture:
         """The lengths of the training examples with their weights."""
         return mixtures.of(self.lengths, self.length)

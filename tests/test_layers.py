@@ -34,6 +34,7 @@ ZERO = {
     *("suite.sweep.links", "suite.sweep.options", "suite.sweep.provenance", "suite.sweep.prune"),
     *(
         "suite.sweep.reading",
+        "suite.sweep.recalling",
         "suite.sweep.record",
         "suite.sweep.rendezvous",
         "suite.sweep.search",

@@ -104,22 +104,12 @@ def _solve(job: Job, vocab: int) -> Job:
 def _candidates(job: Job) -> tuple[Sequence[int], Callable[[int], Job]]:
     """What is tried, in an order in which the quantity grows, and the job that each stands for."""
     alone = job.replace(match_to="")
-    knob = _state_knob(job)
+    knob = job.state_knob
     if job.match == "state_bytes" and knob:
         values = range(1, MOST * max(job.length, job.width) + 1)
         return values, lambda value: alone.replace(mixer=parts.with_knobs("suite.mixers", job.mixer, {knob: value}))
     grid = 1 << max(0, (job.width // 32).bit_length() - 1)
     return range(grid, MOST * job.width + 1, grid), lambda width: alone.replace(width=width)
-
-
-def _state_knob(job: Job) -> str:
-    """The knob that a mixer names as that of its state's size; empty for a mixer without one and for a hybrid."""
-    if "+" in job.mixer:
-        return ""
-    try:
-        return str(parts.constant("suite.mixers", job.mixer, "STATE_KNOB"))
-    except LookupError:
-        return ""
 
 
 def _around(candidates: Sequence[int], reached: Callable[[int], float | None], target: float) -> list[int]:

@@ -21,6 +21,7 @@ from suite.report import (
     page,
     planned,
     positions,
+    recall,
     results,
     strata,
     utilisation,
@@ -45,6 +46,7 @@ def compose(comparison: Comparison) -> Page:
         *crossovers.crossovers(comparison),
         *inference.inference(comparison),
         *(read_at_lengths if comparison.reading else ()),
+        *recall.recall(comparison),
     ]
     more = [
         *trained.every_arm(comparison, groups),

@@ -20,7 +20,7 @@ from suite.judging.crossover import Question
 from suite.judging.rule import rule_hash
 from suite.report import words
 from suite.scale import SCALES
-from suite.sweep import reading, serving, store
+from suite.sweep import reading, recalling, serving, store
 from suite.sweep.record import Row, stem_of
 
 NOT_JUDGED = Finding("untested", "measured")
@@ -105,6 +105,7 @@ class Comparison:
     searches: tuple[Search, ...]  # of launch.crossover
     serving: Row  # of launch.inference: its arms and arguments; empty where there is none
     reading: Row  # of launch.contexts, likewise
+    recalling: Row  # of launch.recall, likewise, and the sizes of its arms
 
     @property
     def every_row(self) -> list[Row]:
@@ -149,6 +150,13 @@ NO_COMPARISON: Row = {name: empty() for name, empty in COMPARISON.items()}
 PLAN = {"place": dict, "programs": list}
 SEARCH = {"questions": list, "command": list}
 ASKED = {"arms": list, "command": list}
+SIZE = {
+    "arm": str,
+    "turned": str,
+    "value": int,
+    "mixer": str,
+    "width": int,
+}  # of those that launch.recall was asked for
 QUESTION = {
     **{"quantity": str, "arms": list, "jobs": list, "shortest": int, "longest": int, "tolerance": (int, float)},
     **{"repeats": int, "own_rates": bool, "rates": str},
@@ -169,8 +177,8 @@ def read(root: epath.PathLike, thresholds: Sequence[str] = (), more_claims: Sequ
     """
     out = _directory(root)
     settings, problems = _settings(out)
-    # Of launch.inference and launch.contexts no claim has asked for anything.
-    is_asked = any((out / name).exists() for name in (serving.FILE, reading.FILE))
+    # Of launch.inference, launch.contexts and launch.recall no claim has asked for anything.
+    is_asked = any((out / name).exists() for name in (serving.FILE, reading.FILE, recalling.FILE))
     by_default = () if is_asked else parts.names("suite.claims")
     names, unknown = _claims(settings, by_default, more_claims)
     problems += [Problem(f"claim {name}", NOT_GIVEN) for name in unknown]
@@ -216,11 +224,12 @@ def _read_rows(
     searches, unasked = read_searches(out)
     served, unserved = _asked(out / serving.FILE)
     read_alike, unread = _asked(out / reading.FILE)
+    recalled, unrecalled = _asked(out / recalling.FILE, sizes=list)
     problems = [
         *problems,
         *unplanned,
         *unasked,
-        *(_problem(out, path, why) for path, why in (*unserved, *unread)),
+        *(_problem(out, path, why) for path, why in (*unserved, *unread, *unrecalled)),
         *(_problem(out, path, why) for path, why in (*survey.problems, *damaged, *unreadable)),
         *_mixed(rows),
     ]
@@ -230,7 +239,7 @@ def _read_rows(
         about=settings["about"],
         evidence=not no_evidence,
         untested=settings["untested"],
-        arms=_arms([arm for asked in (settings, served, read_alike) if asked for arm in asked["arms"]], rows),
+        arms=_arms([arm for asked in (settings, served, read_alike, recalled) if asked for arm in asked["arms"]], rows),
         command=words.command(["launch.compare", *settings["command"]]) if settings["scale"] else "",
         place=place,
         jobs=jobs,
@@ -246,6 +255,7 @@ def _read_rows(
         searches=tuple(searches),
         serving=served,
         reading=read_alike,
+        recalling=recalled,
     )
 
 
@@ -303,17 +313,26 @@ def read_searches(out: epath.Path) -> tuple[list[Search], list[Problem]]:
     return searches, problems
 
 
-def _asked(path: epath.Path) -> tuple[Row, list[tuple[epath.Path, str]]]:
+def _asked(path: epath.Path, **more: type) -> tuple[Row, list[tuple[epath.Path, str]]]:
     """What was asked of a program; empty where it was not asked, or its file is damaged."""
     if not path.exists():
         return {}, []
     try:
-        asked = _read_json(path, ASKED)
+        asked = _read_json(path, {**ASKED, **more})
         if not all(isinstance(text, str) for text in (*asked["arms"], *asked["command"])):
             raise files.Damaged(path, "its lists are not of texts")
+        if not all(_is_size(size) for size in {"sizes": [], **asked}["sizes"]):
+            raise files.Damaged(path, "its sizes are not what was written")
     except files.Damaged as damaged:
         return {}, [(damaged.path, damaged.why)]
     return asked, []
+
+
+def _is_size(stored: Any) -> bool:
+    """Whether a size of an arm has the fields, and these the types, that were written."""
+    if not isinstance(stored, dict) or stored.keys() != SIZE.keys():
+        return False
+    return all(isinstance(stored[name], wanted) for name, wanted in SIZE.items())
 
 
 def _is_question(stored: Any) -> bool:

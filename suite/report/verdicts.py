@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from suite.claims import LIKE_ATTENTION, LIKE_LSTM, NEITHER, Condition, Figure, Finding, Number, Point
 from suite.judging import crossing
 from suite.judging.statistics import Interval
-from suite.report import contexts, crossovers, figures, inference, words
+from suite.report import contexts, crossovers, figures, inference, recall, words
 from suite.report.figures import DASHED, DOTTED, SOLID, Style
 from suite.report.page import Banner, Block, Cells, Chart, Commands, Heading, Link, Prose, Table, Terms
 from suite.report.records import NO_SCALE, Comparison, Judged
@@ -37,7 +37,8 @@ def headline(comparison: Comparison) -> str:
     """A sentence on this machine: what was measured, the verdicts on it by their number, and those by construction."""
     if not comparison.rows:
         return "Nothing has been measured yet."
-    crossed = [*crossovers.clauses(comparison), *inference.clauses(comparison), *contexts.clauses(comparison)]
+    sections = (crossovers, inference, contexts, recall)
+    crossed = [clause for section in sections for clause in section.clauses(comparison)]
     if crossed and not comparison.scale:  # where no claim has asked for anything, none is worth a word
         return f"On {comparison.where}, {comparison.dtypes}, {'; '.join(crossed)}."
     measured = [judged.finding for judged in comparison.judged if judged.finding.basis == "measured"]
@@ -86,8 +87,8 @@ def warnings(comparison: Comparison) -> Iterator[Block]:
     if comparison.scale and not comparison.evidence:
         test = f"Scale {comparison.scale} is a test of the installation and not evidence"
         yield Banner(f"{test}: its sizes are too small for any verdict.")
-    asked = comparison.scale or comparison.searches or comparison.serving or comparison.reading
-    if comparison.rows and not asked:
+    asked = (comparison.scale, comparison.searches, comparison.serving, comparison.reading, comparison.recalling)
+    if comparison.rows and not any(asked):
         yield Banner(f"No claim can be decided here: {NO_SCALE}.")
     left_out = {judged.name: judged.finding.left_out for judged in comparison.judged if judged.finding.left_out}
     if left_out:

@@ -27,7 +27,7 @@ RATES = {
 
 @typing.runtime_checkable
 class Schedule(typing.Protocol):
-    """What suite/sweep/comparison.py runs until it asks for no more: a Plan, a Search, a Serving or a Reading."""
+    """What suite/sweep/comparison.py runs until it asks for no more: a Plan, Search, Serving, Reading or Recalling."""
 
     def cells(self, rows: list[Row]) -> list[Cell]:
         """All cells that it has asked for, given the rows."""

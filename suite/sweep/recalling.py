@@ -1,0 +1,148 @@
+"""The schedule of launch.recall: arms at several sizes of their state, trained on recall, with their decode latency."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from suite import learning_rates, parts
+from suite.job import Cell, Job
+from suite.scale import SCALES
+from suite.sweep.record import Row
+
+FILE = "recall.json"  # under --out, from which a report knows what was asked
+WIDTH = "width"  # what is turned of an arm that names no knob of its state
+WINDOW = "window"  # attention's knob, in tokens
+GROUP = "recall"  # whose arms and sizes take turns in decoding
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The arms of a scale, how large they are, and what gives each a smaller or a larger state."""
+
+    arms: tuple[str, ...]
+    job: Job  # what every training is made from; its width is that of an arm whose knob is turned
+    widths: tuple[int, ...]  # of an arm without a knob of its state
+    windows: tuple[int, ...]  # of attention, in tokens; 0 for all
+    states: tuple[int, ...]  # values of the knob of a recurrence
+
+
+ARMS = ("attention", "lstm", "mamba2", "gated_deltanet", "mlstm")  # one or two of each family; a hybrid beside them
+
+
+# Of tasks that attention learns to the end and that no small state holds. The short convolution lets each arm see a key
+# and its value side by side (Arora et al. 2023).
+SIZES = {
+    "laptop": Sizes(
+        (*ARMS, "mamba2+attention:window=16"),
+        Job(task="recall:pairs=16,vocab=64", short_conv=4, width=32, depth=2, length=64, batch=32, steps=600).replace(
+            validate_every=600, validation_examples=256, test_examples=512
+        ),
+        widths=(16, 32, 64),
+        windows=(8, 24, 0),
+        states=(4, 16, 64),
+    ),
+    "gpu_hour": Sizes(
+        (*ARMS, "mamba2+attention:window=64"),
+        SCALES["gpu_hour"].job.replace(
+            **{"task": "recall:pairs=64,vocab=8192", "short_conv": 4, "length": 512, "batch": 64, "steps": 1000},
+            **{"validate_every": 500, "validation_examples": 512, "test_examples": 3000},
+        ),
+        widths=(256, 512, 1024),
+        windows=(64, 192, 0),
+        states=(16, 64, 256),
+    ),
+    "pod": Sizes(
+        (*ARMS, "mamba2+attention:window=256"),
+        SCALES["pod"].job.replace(
+            **{"task": "recall:pairs=256,vocab=8192", "short_conv": 4, "width": 512, "steps": 2000},
+            **{"validate_every": 500, "validation_examples": 512, "test_examples": 3000},
+        ),
+        widths=(256, 512, 1024),
+        windows=(256, 768, 0),
+        states=(16, 64, 256),
+    ),
+}
+
+
+class Size(NamedTuple):
+    """One size of an arm: what was turned, to which value, and the job that it stands for, matched to no other yet."""
+
+    arm: str
+    turned: str  # a knob of the mixer, or WIDTH
+    value: int
+    job: Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Recalling:
+    """Arms, each at several sizes of its state, with as many parameters as the first arm at that width."""
+
+    arms: tuple[str, ...]
+    sizes: Sizes
+    seeds: int
+    own_rates: bool  # whether each arm has a learning rate of its own; otherwise all have the job's
+    rates: str  # of suite/sweep/schedule.py: where these come from
+
+    def cells(self, rows: list[Row]) -> list[Cell]:
+        """The cells that choose learning rates, until these are known; then every training, its bytes and its decoding.
+
+        An arm's learning rate is chosen for it as it is named, at the job's width, and is that of all its sizes.
+        """
+        named = {arm: self._matched(self.sizes.job.replace(mixer=arm)) for arm in self.arms}
+        if self.own_rates:
+            table = () if self.rates == "anew" else learning_rates.table()
+            known = (*learning_rates.tried(rows), *table)
+            untuned = learning_rates.to_tune(job for job in named.values() if not learning_rates.covers_any(known, job))
+            if untuned and self.rates != "table":
+                return learning_rates.cells(untuned, rows)
+            choices = () if self.rates == "table" else learning_rates.choices(rows)
+            named = {arm: job.replace(learning_rate=learning_rates.look_up(job, choices)) for arm, job in named.items()}
+        jobs = [self._matched(size.job).replace(learning_rate=named[size.arm].learning_rate) for size in self.ladder()]
+        trainings = (Cell(job.replace(seed=seed), "learning") for seed in range(self.seeds) for job in jobs)
+        decoding = (Cell(job, _decode(job.length), 0, GROUP) for job in jobs)
+        return list(dict.fromkeys([*trainings, *(Cell(job, "size") for job in jobs), *decoding]))
+
+    def ladder(self) -> Iterator[Size]:
+        """The sizes of every arm, the smallest first: by the knob of its state, unless the arm's name has set it."""
+        for arm in self.arms:
+            job = self.sizes.job.replace(mixer=arm)
+            knob = job.state_knob
+            if knob and knob not in parts.split(job.arm)[1]:
+                for value in self.sizes.windows if knob == WINDOW else self.sizes.states:
+                    mixer = parts.with_knobs("suite.mixers", arm, {knob: value})
+                    yield Size(arm, knob, value, job.replace(mixer=mixer))
+            else:
+                for width in self.sizes.widths:
+                    yield Size(arm, WIDTH, width, job.replace(width=width))
+
+    def first_cells(self) -> list[Cell]:
+        """Those that are known before anything is measured, with the learning rates of the table."""
+        return dataclasses.replace(self, rates="table").cells([])
+
+    def on(self, devices: int) -> "Recalling":
+        """The schedule with its batches for so many devices over which examples are split."""
+        job = self.sizes.job.replace(batch=self.sizes.job.batch * devices)
+        return dataclasses.replace(self, sizes=dataclasses.replace(self.sizes, job=job))
+
+    def with_seconds(self, rows: Iterable[Row]) -> set[Cell]:
+        """The cells that need the machine for themselves beside those that depend on the place: none."""
+        del rows
+        return set()
+
+    def describe(self, place: Row, command: list[str]) -> tuple[str, str]:
+        """The file, and its content, from which a report knows what was asked."""
+        del place  # rows say theirs
+        sizes = [
+            {"arm": arm, "turned": turned, "value": value, "mixer": job.arm, "width": job.width}
+            for arm, turned, value, job in self.ladder()
+        ]
+        return FILE, json.dumps({"arms": list(self.arms), "sizes": sizes, "command": command}, indent=1) + "\n"
+
+    def _matched(self, job: Job) -> Job:
+        return job if job.arm == self.arms[0] else job.replace(match_to=self.arms[0])
+
+
+def _decode(length: int) -> str:
+    """The measure of a token's latency after a context of the trained length, which is read at once."""
+    return parts.short("suite.measures", f"decode:shortest={length},longest={length},chunk={length}")
