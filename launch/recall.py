@@ -81,9 +81,9 @@ def chosen() -> Recalling:
     if parts.split(job.task)[0] == "text":
         raise ValueError("text has no answers to recall; wanted a task with answers, as --task=recall:pairs=16")
     studies.check_one_model(job)
-    given = {flag.name: tuple(flag.value) for flag in (WIDTHS, WINDOWS, STATES) if flag.present}
+    given = {flag.name: tuple(flag.value) for flag in (WIDTHS, WINDOWS, STATES) if flag.value}
     return Recalling(
-        arms=studies.arms(ARMS.value) if ARMS.present else sizes.arms,
+        arms=studies.arms(ARMS.value) if ARMS.value else sizes.arms,
         sizes=dataclasses.replace(sizes, job=job, **given),
         seeds=SEEDS.value,
         own_rates=not flags.FLAGS["learning_rate"].present,
