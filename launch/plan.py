@@ -9,6 +9,7 @@ topology's own compiler; a step's time and the whole's are given between bounds.
 what is missing. It writes plan.json to --out, of which launch.report shows the bounds beside what was measured.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,8 +26,9 @@ from launch import job as worker
 from suite import files, parts
 from suite.job import Job
 from suite.scale import PAIR
-from suite.sweep import exit_codes, reading, store
+from suite.sweep import exit_codes, reading, recalling, store
 from suite.sweep.reading import Reading
+from suite.sweep.recalling import Recalling
 from suite.sweep.record import Row
 from suite.sweep.schedule import Plan, Schedule
 
@@ -48,7 +50,7 @@ EFFORT = flags.DEFINE_enum(
     list(EFFORTS),
     "of the compiler; " + "; ".join(f"{name}: {about}" for name, about in EFFORTS.items()),
 )
-STUDY = flags.DEFINE_enum("study", "compare", ["compare", "contexts"], "the program whose cells are planned")
+STUDY = flags.DEFINE_enum("study", "compare", ["compare", "contexts", "recall"], "the program whose cells are planned")
 COMPILES = flags.DEFINE_bool("compiles", False, "internal: compile what standard input names")
 flags.adopt_module_key_flags(compare)
 
@@ -93,8 +95,8 @@ def main() -> int:
 def chosen() -> tuple[Schedule, Row]:
     """The schedule that the command line asks for, and what plan.json says of it."""
     named = {"study": STUDY.value, "scale": compare.SCALE.value}
-    if STUDY.value == "contexts":
-        plan = chosen_reading()
+    if STUDY.value != "compare":
+        plan = {"contexts": chosen_reading, "recall": chosen_recalling}[STUDY.value]()
         return plan, {**named, "arms": list(plan.arms), "claims": []}
     scale, claims = compare.chosen_scale(), compare.chosen_claims()
     named |= {"arms": list(scale.arms), "claims": list(claims)}
@@ -108,6 +110,15 @@ def chosen_reading() -> Reading:
     arms = studies.arms(compare.ARMS.value) if compare.ARMS.present else PAIR
     rates = "" if flags.FLAGS["learning_rate"].present else compare.RATES.value
     return Reading(arms, compare.STUDY.job(size.job(task)), size.seeds, reading.measures(task), rates)
+
+
+def chosen_recalling() -> Recalling:
+    """The trainings of launch.recall at the scale, with the arms and the job of the command line."""
+    sizes = recalling.sizes(compare.SCALE.value)
+    sizes = dataclasses.replace(sizes, job=compare.STUDY.job(sizes.job))
+    arms = studies.arms(compare.ARMS.value) if compare.ARMS.present else sizes.arms
+    rates = "" if flags.FLAGS["learning_rate"].present else compare.RATES.value
+    return Recalling(arms, sizes, recalling.SEEDS, rates)
 
 
 def arms_of(plan: Schedule) -> list[Job]:

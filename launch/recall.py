@@ -21,7 +21,8 @@ from absl import flags
 import launch
 from launch import studies
 from suite import parts
-from suite.sweep import exit_codes, schedule
+from suite.sweep import exit_codes, recalling
+from suite.sweep.reading import RATES
 from suite.sweep.recalling import SIZES, Recalling
 
 SCALE = flags.DEFINE_enum(
@@ -29,7 +30,7 @@ SCALE = flags.DEFINE_enum(
 )
 ARMS = flags.DEFINE_multi_string("arms", None, f"{studies.ARMS}; without the flag those of the scale")
 SEEDS = flags.DEFINE_integer(
-    "seeds", 3, "trainings of each size, of other examples and other initial weights", lower_bound=1
+    "seeds", recalling.SEEDS, "trainings of each size, of other examples and other initial weights", lower_bound=1
 )
 WIDTHS = flags.DEFINE_multi_integer(
     "widths", None, "widths of arms without a knob of their state, the flag repeated; default: the scale's"
@@ -40,22 +41,18 @@ WINDOWS = flags.DEFINE_multi_integer(
 STATES = flags.DEFINE_multi_integer(
     "states", None, "values of the knob of a recurrence's state, the flag repeated; default: the scale's"
 )
-RATES = flags.DEFINE_enum(
+CHOSEN = flags.DEFINE_enum(
     "rates",
     "tuned",
-    list(schedule.RATES),
-    "learning rates, one an arm; tuned: those that the table lacks are tuned first, of the arm as it is named; table: "
-    "those of the table, the nearest where it lacks one; anew: all are tuned",
+    list(RATES),
+    "learning rates, one an arm for all its sizes; " + "; ".join(f"{name}: {about}" for name, about in RATES.items()),
 )
 WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share the trainings; 0: two on a CPU, else one", lower_bound=0
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
-STUDY = studies.Study(
-    "out/recall",
-    own=("scale", "arms", "seeds", "widths", "windows", "states", "rates"),
-    without=("match_to", "seed"),
-)
+OWN = ("scale", "arms", "seeds", "widths", "windows", "states", "rates")
+STUDY = studies.Study("recall", own=OWN, without=("match_to", "seed"))
 STUDY.declare()
 
 
@@ -64,7 +61,7 @@ def main() -> int:
         asked_for = chosen()
         if not DRY_RUN.value:
             studies.check_out()
-        comparison = STUDY.comparison(asked_for, WORKERS.value, studies.report)
+        comparison = STUDY.comparison(asked_for, WORKERS.value, STUDY.report)
     if DRY_RUN.value:
         untuned = asked_for.cells([])
         if untuned != (trained := asked_for.first_cells()):
@@ -86,8 +83,7 @@ def chosen() -> Recalling:
         arms=studies.arms(ARMS.value) if ARMS.value else sizes.arms,
         sizes=dataclasses.replace(sizes, job=job, **given),
         seeds=SEEDS.value,
-        own_rates=not flags.FLAGS["learning_rate"].present,
-        rates=RATES.value,
+        rates="" if flags.FLAGS["learning_rate"].present else CHOSEN.value,
     )
 
 

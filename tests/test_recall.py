@@ -21,7 +21,7 @@ from suite.sweep.record import Row
 ARMS = ("attention", "lstm", "mamba2")
 JOB = Job(task="recall:pairs=2,vocab=16", width=32, depth=2, length=16, batch=8, steps=10, validate_every=10)
 SMALL = Sizes(ARMS, JOB, widths=(16, 32, 64), windows=(4, 8, 0), states=(4, 8, 16))
-RECALLING = Recalling(ARMS, SMALL, seeds=3, own_rates=False, rates="tuned")
+RECALLING = Recalling(ARMS, SMALL, seeds=3, rates="")
 BEYOND = sorted(SIZES.keys() - {"laptop"})  # scales of accelerators
 TITLE = "Recall against state (not judged)"
 
@@ -81,7 +81,7 @@ def tuned(cell: Cell, best: float) -> Row:
 
 
 def test_a_rate_is_chosen_for_the_arm_as_it_is_named_and_serves_all_its_sizes() -> None:
-    asked = dataclasses.replace(RECALLING, own_rates=True)
+    asked = dataclasses.replace(RECALLING, rates="tuned")
     first = asked.cells([])
     assert {(cell.job.arm, cell.job.width, cell.job.learning_rate) for cell in first} == {
         (arm, 32, rate) for arm in ARMS for rate in GRID
@@ -94,7 +94,7 @@ def test_a_rate_is_chosen_for_the_arm_as_it_is_named_and_serves_all_its_sizes() 
 
 
 def test_without_rates_of_their_own_nothing_is_tuned() -> None:
-    for asked in (RECALLING, dataclasses.replace(RECALLING, own_rates=True, rates="table")):
+    for asked in (RECALLING, dataclasses.replace(RECALLING, rates="table")):
         assert {cell.job.seed for cell in asked.cells([])} == {0, 1, 2}
     assert {cell.job.learning_rate for cell in RECALLING.cells([])} == {JOB.learning_rate}
 
@@ -102,7 +102,7 @@ def test_without_rates_of_their_own_nothing_is_tuned() -> None:
 @pytest.mark.parametrize("scale", ["laptop", *(pytest.param(scale, marks=pytest.mark.slow) for scale in BEYOND)])
 def test_a_scale_has_six_arms_at_three_sizes_that_are_models(scale: str) -> None:
     sizes = SIZES[scale]
-    asked = Recalling(sizes.arms, sizes, seeds=3, own_rates=True, rates="table")
+    asked = Recalling(sizes.arms, sizes, seeds=3, rates="table")
     counts = {arm: [size.arm for size in asked.ladder()].count(arm) for arm in sizes.arms}
     assert list(counts.values()) == [3] * 6
     vocab = int(parts.knobs("suite.tasks", sizes.job.task)["vocab"])

@@ -13,6 +13,7 @@ from suite.sweep.record import Row
 FILE = "recall.json"  # under --out, from which a report knows what was asked
 WIDTH = "width"  # what is turned of an arm that names no knob of its state
 WINDOW = "window"  # attention's knob, in tokens
+SEEDS = 3  # trainings of each size
 GROUP = "recall"  # whose arms and sizes take turns in decoding
 
 
@@ -81,8 +82,7 @@ class Recalling:
     arms: tuple[str, ...]
     sizes: Sizes
     seeds: int
-    own_rates: bool  # whether each arm has a learning rate of its own; otherwise all have the job's
-    rates: str  # of suite/sweep/schedule.py: where these come from
+    rates: str  # of suite/sweep/reading.py; empty: the job's own learning rate
 
     def cells(self, rows: list[Row]) -> list[Cell]:
         """The cells that choose learning rates, until these are known; then every training, its bytes and its decoding.
@@ -90,13 +90,12 @@ class Recalling:
         An arm's learning rate is chosen for it as it is named, at the job's width, and is that of all its sizes.
         """
         named = {arm: self._matched(self.sizes.job.replace(mixer=arm)) for arm in self.arms}
-        if self.own_rates:
-            table = () if self.rates == "anew" else learning_rates.table()
-            known = (*learning_rates.tried(rows), *table)
+        if self.rates:
+            known = (*learning_rates.tried(rows), *(() if self.rates == "anew" else learning_rates.table()))
             untuned = learning_rates.to_tune(job for job in named.values() if not learning_rates.covers_any(known, job))
             if untuned and self.rates != "table":
                 return learning_rates.cells(untuned, rows)
-            choices = () if self.rates == "table" else learning_rates.choices(rows)
+            choices = learning_rates.choices(rows)
             named = {arm: job.replace(learning_rate=learning_rates.look_up(job, choices)) for arm, job in named.items()}
         jobs = [self._matched(size.job).replace(learning_rate=named[size.arm].learning_rate) for size in self.ladder()]
         trainings = (Cell(job.replace(seed=seed), "learning") for seed in range(self.seeds) for job in jobs)
@@ -118,7 +117,7 @@ class Recalling:
 
     def first_cells(self) -> list[Cell]:
         """Those that are known before anything is measured, with the learning rates of the table."""
-        return dataclasses.replace(self, rates="table").cells([])
+        return dataclasses.replace(self, rates=self.rates and "table").cells([])
 
     def on(self, devices: int) -> "Recalling":
         """The schedule with its batches for so many devices over which examples are split."""
@@ -141,6 +140,13 @@ class Recalling:
 
     def _matched(self, job: Job) -> Job:
         return job if job.arm == self.arms[0] else job.replace(match_to=self.arms[0])
+
+
+def sizes(scale: str) -> Sizes:
+    """The sizes of a scale; ValueError where there are none."""
+    if scale not in SIZES:
+        raise ValueError(f"launch.recall has no scale {scale}; known: {', '.join(SIZES)}")
+    return SIZES[scale]
 
 
 def _decode(length: int) -> str:
