@@ -19,7 +19,7 @@ from absl import flags
 import launch
 from launch import studies
 from suite.scale import PAIR
-from suite.sweep import exit_codes, reading
+from suite.sweep import exit_codes, reading, remedies
 from suite.sweep.reading import RATES, SIZES, Reading
 
 SCALE = flags.DEFINE_enum("scale", "laptop", list(SIZES), "how large the models are and how long they train")
@@ -41,11 +41,17 @@ DEPTHS = flags.DEFINE_integer("depths", 10, "parts of the depth in the heat map;
 CHOSEN = flags.DEFINE_enum(
     "rates", "tuned", list(RATES), "learning rates; " + "; ".join(f"{name}: {about}" for name, about in RATES.items())
 )
+REMEDIES = flags.DEFINE_bool(
+    "remedies",
+    False,
+    "also what is known to help beyond the trained length: of attention other positions (interpolation and NTK of "
+    "rope, ALiBi, none), of recurrences a tenth more steps that pass states from window to window (state passing)",
+)
 WORKERS = flags.DEFINE_integer(
     "workers", 0, "processes that share the trainings; 0: two on a CPU, else one", lower_bound=0
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
-OWN = ("scale", "arms", "seeds", "longest", "growth", "depths", "rates")
+OWN = ("scale", "arms", "seeds", "longest", "growth", "depths", "rates", "remedies")
 STUDY = studies.Study("contexts", own=OWN, without=("match_to", "seed"))
 STUDY.declare()
 
@@ -67,12 +73,15 @@ def chosen() -> Reading:
     task = str(flags.FLAGS["task"].value) if flags.FLAGS["task"].present else reading.TASK
     size = reading.size(SCALE.value)
     job = STUDY.job(size.job(task))
+    if REMEDIES.value:
+        remedies.check(job)
     return Reading(
         arms=studies.arms(ARMS.value),
         job=job,
         seeds=SEEDS.value or size.seeds,
         measures=reading.measures(job.task, LONGEST.value, GROWTH.value, DEPTHS.value),
         rates="" if flags.FLAGS["learning_rate"].present else CHOSEN.value,
+        remedied=REMEDIES.value,
     )
 
 

@@ -36,6 +36,7 @@ ZERO = {
         "suite.sweep.reading",
         "suite.sweep.recalling",
         "suite.sweep.record",
+        "suite.sweep.remedies",
         "suite.sweep.rendezvous",
         "suite.sweep.search",
         "suite.sweep.serving",

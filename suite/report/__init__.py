@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -28,9 +28,10 @@ from suite.report import (
     verdicts,
 )
 from suite.report import trainings as trained
-from suite.report.page import Page
+from suite.report.page import Block, Page
 from suite.report.records import Comparison, Problem, read
 
+CONTEXT = "context_length"  # the claim that reads text, beside which stands what was read of questions
 TITLE = "Where attention beats recurrence, by how much, and why"
 
 
@@ -38,6 +39,7 @@ def compose(comparison: Comparison) -> Page:
     """All sections of the report."""
     groups = trained.trainings(comparison)
     read_at_lengths = list(contexts.contexts(comparison, groups))
+    in_claim = not comparison.reading and any(judged.name == CONTEXT for judged in comparison.judged)
     first = [
         *verdicts.warnings(comparison),
         *verdicts.introduction(comparison),
@@ -50,11 +52,11 @@ def compose(comparison: Comparison) -> Page:
     ]
     more = [
         *trained.every_arm(comparison, groups),
-        *(block for judged in comparison.judged for block in verdicts.claim(comparison, judged)),
+        *_claims(comparison, read_at_lengths if in_claim else []),
         *results.failures(comparison),
         *trained.learning(comparison, [group for group in groups if not group.job.budget_seconds]),
         *equal_seconds.equal_seconds(comparison, groups),
-        *(() if comparison.reading else read_at_lengths),
+        *(() if comparison.reading or in_claim else read_at_lengths),
         *strata.strata(comparison),
         *positions.positions(comparison),
         *utilisation.utilisation(comparison),
@@ -67,6 +69,14 @@ def compose(comparison: Comparison) -> Page:
         *utilisation.environment(comparison),
     ]
     return Page(TITLE, verdicts.headline(comparison), (*first, page.contents(more), *more))
+
+
+def _claims(comparison: Comparison, read_at_lengths: list[Block]) -> Iterator[Block]:
+    """The section of each claim; after that on effective context what was read of questions, which decides nothing."""
+    for judged in comparison.judged:
+        yield from verdicts.claim(comparison, judged)
+        if judged.name == CONTEXT:
+            yield from read_at_lengths
 
 
 def write(

@@ -3,68 +3,31 @@
 Nothing of it is judged. The table has the shape of RULER's (Hsieh et al. 2024).
 """
 
-import dataclasses
 import statistics
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from suite import learning_rates, parts
 from suite.claims import Figure, Point
-from suite.report import figures, heat_map, words
+from suite.report import figures, heat_map, remedies, words
 from suite.report.page import Block, Cells, Chart, Commands, Heading, Prose, Table
+from suite.report.readings import Reading, Scores, readings_of, without_remedies
 from suite.report.records import Comparison
 from suite.report.trainings import Trainings, trainings
-from suite.sweep.record import Row
 
-MEASURE = "length_accuracy"
 THRESHOLD, MORE_THRESHOLDS = 0.9, (0.5, 0.99)  # of accuracy
-FEWEST = 3  # lengths, where launch.contexts was not asked: a claim that reads at two shows them itself
-
-Scores = dict[int, dict[int, float]]  # of each seed, the score at each length
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What one arm, with its remedy, has read of the test at several lengths."""
-
-    name: str
-    arm: str
-    trained: int
-    rows: list[Row]
-    missing: list[str]  # the outcomes of the seeds that were not read
-
-    @property
-    def lengths(self) -> list[int]:
-        return sorted({row["eval_length"] for row in self.rows})
-
-    def scores(self, column: str) -> Scores:
-        """Of every seed that was read at all lengths."""
-        scores: Scores = defaultdict(dict)
-        for row in self.rows:
-            if row["phase"] == "length":
-                scores[row["seed"]][row["eval_length"]] = row[column]
-        return {seed: at for seed, at in sorted(scores.items()) if len(at) == len(self.lengths)}
-
-    def accuracy(self, phase: str, column: str) -> dict[tuple[int, int], list[float]]:
-        """The accuracies of the seeds at each length, and at each value of a column there."""
-        at: dict[tuple[int, int], list[float]] = defaultdict(list)
-        for row in self.rows:
-            if row["phase"] == phase:
-                at[row["eval_length"], row[column]].append(row["accuracy"])
-        return dict(sorted(at.items()))
 
 
 def contexts(comparison: Comparison, groups: list[Trainings]) -> Iterator[Block]:
     """A section for each task whose trainings were read at three lengths or more."""
-    read = [(group, readings) for group in groups if (readings := _readings(comparison, group))]
+    merged = without_remedies(groups)
+    read = [(group, readings) for group in merged if (readings := readings_of(comparison, group))]
     for number, (group, readings) in enumerate(read, 1):
         yield from _section(comparison, group, readings, number)
 
 
 def clauses(comparison: Comparison) -> Iterator[str]:
     """What launch.contexts found, for the headline."""
-    for group in trainings(comparison) if comparison.reading else ():
-        if readings := _readings(comparison, group):
+    for group in without_remedies(trainings(comparison)) if comparison.reading else ():
+        if readings := readings_of(comparison, group):
             yield f"on {group.task}, {_reached(readings)}"
 
 
@@ -78,34 +41,10 @@ def weighted(scores: Sequence[float], weights: Sequence[float]) -> float:
     return sum(score * weight for score, weight in zip(scores, weights, strict=True)) / sum(weights)
 
 
-def _readings(comparison: Comparison, group: Trainings) -> list[Reading]:
-    """The readings of a group's arms, in their order."""
-    fewest = 1 if comparison.reading else FEWEST
-    trained = [row for row in group.rows if row["seed"] not in learning_rates.SEEDS]
-    runs = {row["run_id"] for row in trained}
-    by_name: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
-    for row in comparison.rows:
-        if row["run_id"] in runs and row["outcome"] == "ok" and parts.split(row["measure"])[0] == MEASURE:
-            chunk = int(parts.knobs("suite.measures", row["measure"])["chunk"])
-            by_name[row["arm"], row["remedy"], chunk].append(row)
-    readings = []
-    for (arm, remedy, chunk), rows in sorted(
-        by_name.items(), key=lambda item: (comparison.order(item[0][0]), *item[0][1:])
-    ):
-        seeds = {row["seed"] for row in rows}
-        others = {row["seed"]: row["outcome"] for row in trained if row["arm"] == arm and row["seed"] not in seeds}
-        missing = ["not read yet" if outcome == "ok" else words.outcome(outcome) for outcome in others.values()]
-        in_chunks = f"{chunk} tokens at a time" if chunk else ""
-        name = ", ".join(filter(None, (arm, remedy, in_chunks)))
-        reading = Reading(name, arm, group.job.length, rows, missing)
-        if len(reading.lengths) >= fewest and reading.scores("accuracy"):
-            readings.append(reading)
-    return readings
-
-
 def _section(comparison: Comparison, group: Trainings, readings: list[Reading], number: int) -> Iterator[Block]:
     yield Heading(f"Context on {group.task} (not judged)", name=f"contexts {number}")
     yield Prose(" ".join(_sentences(group, readings)))
+    yield from remedies.remedies(comparison, readings)
     styled = figures.styles_of(_by_length(readings, number), comparison.arms)
     yield from figures.chart(_by_length(readings, number), styled, "from the least to the greatest seed")
     yield Table(_columns(readings), tuple(line for reading in readings for line in _lines(reading, readings)))
@@ -142,10 +81,10 @@ def _sentences(group: Trainings, readings: list[Reading]) -> Iterator[str]:
 def _reached(readings: list[Reading]) -> str:
     """The effective contexts in a sentence: trained at 64 tokens, attention reads 64 (64 to 128) in three seeds."""
     each = []
-    for reading in readings:
+    for reading in remedies.told(readings):
         scores = reading.scores("accuracy")
         seeds = words.counted(len(scores), "seed")
-        each.append(f"{words.arm(reading.name)} reads {_effective(reading, scores, THRESHOLD)} in {seeds}")
+        each.append(f"{reading.in_words} reads {_effective(reading, scores, THRESHOLD)} in {seeds}")
     return f"trained at {readings[0].trained:,} tokens, {words.listed(each)}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from suite import declarations, parts, spreadsheets
 from suite.declarations import Columns, Number
-from suite.report import contexts, inference, words
+from suite.report import inference, readings, words
 from suite.report.page import Block, Commands, Heading, Note, Prose, Table
 from suite.report.records import Comparison
 from suite.report.utilisation import Machine, Timing, timings
@@ -22,7 +22,7 @@ COLUMNS = (
 SHOWN = (
     *("learning", "size", "peak", "chain", "energy", "step_time", "collectives", "weak_scaling"),
     *inference.MEASURES,
-    *("strata", "loss_by_position", contexts.MEASURE),
+    *("strata", "loss_by_position", readings.MEASURE),
 )
 MOST = 200  # lines of a plain table
 FAILURE_COLUMNS = ("measure", "arm", "length", "batch", "seed", "outcome", "a training step holds", "reason")

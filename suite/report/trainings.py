@@ -20,7 +20,7 @@ AXES = {"tokens": "tokens trained on", "seconds": "seconds of training"}
 # The fields in which two trainings on one task and length may differ and still stand in one table.
 DISTINGUISHING = (
     *("width", "depth", "block", "short_conv", "hidden", "head_size", "batch", "steps", "optimizer", "decay", "dtype"),
-    *("state_dtype", "budget_seconds", "lengths"),
+    *("state_dtype", "budget_seconds", "lengths", "state_passing"),
 )
 TESTS = ("accuracy", "examples", "tokens trained on", "seconds of training")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from suite import learning_rates, parts
 from suite.job import Cell, Job
 from suite.scale import HEAD_SIZE
+from suite.sweep import remedies
 from suite.sweep.record import Row
 
 TASK = "needle"
@@ -56,6 +57,7 @@ class Reading:
     seeds: int
     measures: tuple[str, ...]  # with their knobs
     rates: str  # of RATES; empty: the job's own learning rate
+    remedied: bool = False  # whether the remedies of each arm are trained and read too
 
     def cells(self, rows: list[Row]) -> list[Cell]:
         """The cells that choose learning rates, until these are known; then every training, and what is read of it."""
@@ -68,6 +70,8 @@ class Reading:
             choices = learning_rates.choices(rows)
             jobs = [job.replace(learning_rate=learning_rates.look_up(job, choices)) for job in jobs]
         trainings = [job.replace(seed=seed) for seed in range(self.seeds) for job in jobs]
+        if self.remedied:
+            return list(dict.fromkeys(remedies.cells(trainings, self.measures)))
         return [Cell(training, measure) for training in trainings for measure in ("learning", *self.measures)]
 
     def first_cells(self) -> list[Cell]:

@@ -1,0 +1,230 @@
+"""Remedies for lengths beyond the trained one: cells of both sides, and what a report says of their gain and cost."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import pytest
+from programs import command, run
+from test_contexts import READ, section
+from test_reading import MEASURE, READING
+from test_report import CPU, put, put_size
+
+from suite import parts, report
+from suite.job import Job
+from suite.report import page, records
+from suite.report import remedies as told
+from suite.sweep import remedies, store
+from suite.sweep.remedies import REMEDIES
+
+OF_ATTENTION = ("interpolation", "NTK", "ALiBi", "no positions")
+
+
+@pytest.mark.parametrize(
+    ("mixer", "names"),
+    [
+        ("attention", OF_ATTENTION),
+        ("attention:window=8", OF_ATTENTION),
+        ("attention:positions=none", ()),
+        ("lstm", ("state passing",)),
+        ("mamba2", ("state passing",)),
+        ("mamba2+attention", (*OF_ATTENTION, "state passing")),
+    ],
+)
+def test_each_side_has_remedies_and_a_hybrid_those_of_both(mixer: str, names: tuple[str, ...]) -> None:
+    job = READING.job.replace(mixer=mixer, depth=2)
+    assert tuple(remedy.name for remedy in REMEDIES if remedy.is_for(job)) == names
+
+
+def test_remedies_are_cells_of_their_own_and_readings_share_the_training() -> None:
+    plain = dataclasses.replace(READING, rates="table")
+    cells = dataclasses.replace(plain, remedied=True).cells([])
+    assert set(plain.cells([])) < set(cells)
+    assert len(cells) == len(set(cells))
+    first = {cell for cell in cells if cell.job.seed == 0}
+    of_measure = {
+        name: [cell.job for cell in first if parts.split(cell.measure)[0] == name]
+        for name in ("learning", "length_accuracy", "size")
+    }
+    # As trained, ALiBi and no positions; the LSTM as trained and with passed states.
+    assert {(job.arm, job.state_passing) for job in of_measure["learning"]} == {
+        *(("attention", 0.0), ("attention:positions=alibi", 0.0), ("attention:positions=none", 0.0)),
+        *(("lstm", 0.0), ("lstm", 0.1)),
+    }
+    assert len(of_measure["learning"]) == len(of_measure["size"]) == 5
+    knobs = [parts.knobs("suite.measures", cell.measure)["remedy"] for cell in first if "length_acc" in cell.measure]
+    assert sorted(map(str, knobs)) == ["", "", "", "", "", "interpolation", "ntk"]
+    assert {cell.measure for cell in cells if cell.job.seed > 0} == {
+        *("learning", MEASURE, f"{MEASURE.removesuffix(',shortest=1,depths=10')},remedy=ntk,shortest=1,depths=10"),
+        f"{MEASURE.removesuffix(',shortest=1,depths=10')},remedy=interpolation,shortest=1,depths=10",
+    }
+
+
+def test_a_remedied_training_has_the_learning_rate_of_the_one_without() -> None:
+    cells = dataclasses.replace(READING, rates="table", remedied=True).cells([])
+    rates: dict[bool, set[float]] = {
+        attention: {cell.job.learning_rate for cell in cells if ("attention" in cell.job.arm) is attention}
+        for attention in (True, False)
+    }
+    assert all(len(of_side) == 1 for of_side in rates.values())
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "knob", "named"),
+    [
+        ("attention:positions=alibi", {}, "", ("attention", "ALiBi")),
+        ("attention:heads=2,positions=none+lstm", {}, "", ("attention:heads=2+lstm", "no positions")),
+        ("attention", {}, "ntk", ("attention", "NTK")),
+        ("lstm", {"state_passing": 0.05}, "", ("lstm", "state passing")),
+        ("gru", {}, "", ("gru", "")),
+    ],
+)
+def test_a_row_tells_its_remedy(arm: str, changes: dict[str, Any], knob: str, named: tuple[str, str]) -> None:
+    job = Job(mixer=arm, **changes)
+    assert remedies.of_reading(job, job.arm, knob, ["attention", "attention:heads=2+lstm", "lstm"]) == named
+    assert remedies.of_reading(job, job.arm, "", [job.arm])[0] == job.arm  # an arm that was asked for is none
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"task": "text"}, "remedies are for questions"),
+        ({"lengths": "8:1,16:1"}, "wanted remedies without --lengths"),
+        ({"budget_seconds": 2.0}, "wanted remedies without --lengths"),
+        ({"batch": 1}, "a --batch of at least 2"),
+    ],
+)
+def test_remedies_that_do_not_fit_are_refused_at_the_door(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        remedies.check(READING.job.replace(**fields))
+
+
+def test_the_remedy_of_a_seed_is_chosen_by_the_other_seeds() -> None:
+    steady, lucky = {0: 0.5, 1: 0.5, 2: 0.5}, {0: 0.9, 1: 0.1, 2: 0.1}
+    # The lucky seed does not choose for itself, and its luck chooses for the two others.
+    assert told.chosen([steady, lucky]) == {0: 0.5, 1: 0.5, 2: 0.5}
+    assert told.chosen([steady, {0: 0.9, 1: 0.6, 2: 0.1}]) == {0: 0.5, 1: 0.5, 2: 0.1}
+    assert told.chosen([{0: 0.2}, {0: 0.4}]) == {0: 0.4}
+
+
+def test_one_is_ahead_only_where_it_is_in_every_seed() -> None:
+    assert told.ahead({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.5}) == 1
+    assert told.ahead({0: 0.3, 1: 0.2}, {0: 0.4, 1: 0.5}) == -1
+    assert told.ahead({0: 0.5, 1: 0.2}, {0: 0.4, 1: 0.5}) == 0
+    assert told.ahead({0: 0.5}, {0: 0.5}) == told.ahead({0: 0.5}, {}) == 0
+
+
+LSTM = READ.replace(mixer="lstm", match_to="attention", learning_rate=3e-3)
+
+
+def put_far(root: pathlib.Path, job: Job, beyond: float, seed: int, knob: str = "") -> None:
+    """A training of 100 s that was read at the trained length, where it is right, and at twice and four times that."""
+    job = job.replace(seed=seed, steps=1000)
+    rows = [
+        {"phase": "length", "eval_length": length, "remedy": knob, "accuracy": accuracy, "examples": 64}
+        | {"final_accuracy": accuracy, "exact_match": accuracy}
+        for length, accuracy in ((64, 1.0), (128, beyond), (256, beyond))
+    ]
+    put(root, job, f"length_accuracy:growth=2{f',remedy={knob}' if knob else ''}", rows, CPU)
+    if not knob:
+        tokens = int(job.last_step * job.tokens_a_step)
+        test = {"phase": "test", "step": job.last_step, "tokens": tokens, "seconds": 100.0, "fingerprint": 7}
+        scores = {"examples": 64, "loss": 0.1, "accuracy": 1.0, "final_accuracy": 1.0}
+        put(root, job, "learning", [test | scores], CPU)
+        if seed == 0:
+            put_size(root, job, 1e6, 10, CPU)
+
+
+def put_sides(root: pathlib.Path, passed: float) -> None:
+    """Three seeds: attention 0.3 and with NTK 0.6, the LSTM 0.2 and with state passing as given."""
+    for seed in range(3):
+        shift = seed / 100
+        put_far(root, READ, 0.3 + shift, seed)
+        put_far(root, READ, 0.6 + shift, seed, knob="ntk")
+        put_far(root, READ.replace(mixer="attention:positions=alibi"), 0.5 + shift, seed)
+        put_far(root, LSTM, 0.2 + shift, seed)
+        put_far(root, LSTM.replace(state_passing=0.1), passed + shift, seed)
+    asked = dataclasses.replace(READING, remedied=True)
+    name, content = asked.describe({}, ["--arms=attention,lstm", "--remedies"])
+    (root / name).write_text(content)
+
+
+def paragraph(root: pathlib.Path) -> str:
+    texts = [block.text for block in section(root) if isinstance(block, page.Prose)]
+    return next(text for text in texts if text.startswith("Beyond the trained"))
+
+
+def test_the_best_remedy_of_each_side_is_named_with_its_numbers(tmp_path: pathlib.Path) -> None:
+    put_sides(tmp_path, passed=0.4)
+    assert paragraph(tmp_path).startswith(
+        "Beyond the trained 64 tokens, on average over 128 and 256, attention answers 31 % (30 % to 32 %) correctly "
+        "without a remedy and 61 % (60 % to 62 %) with the best, attention with NTK; the recurrences answer 21 % "
+        "(20 % to 22 %) correctly without a remedy and 41 % (40 % to 42 %) with the best, the LSTM with state passing. "
+        "Without remedies and with the best of both sides attention is ahead in each of three seeds."
+    )
+    assert report.compose(records.read(tmp_path)).headline.count("with NTK reads") == 1
+
+
+def test_what_does_not_survive_the_remedies_is_said(tmp_path: pathlib.Path) -> None:
+    put_sides(tmp_path, passed=0.8)
+    assert (
+        "Without remedies attention is ahead in each of three seeds, with the best of both sides the recurrences are: "
+        "the order without remedies does not survive them."
+    ) in paragraph(tmp_path)
+
+
+def test_where_no_remedy_helps_that_is_said(tmp_path: pathlib.Path) -> None:
+    put_sides(tmp_path, passed=0.1)
+    assert "the recurrences answer 21 % (20 % to 22 %) correctly without a remedy, and no remedy does better" in (
+        paragraph(tmp_path)
+    )
+
+
+def test_remedies_stand_in_a_table_with_their_cost(tmp_path: pathlib.Path) -> None:
+    put_sides(tmp_path, passed=0.4)
+    costs, lengths = [block for block in section(tmp_path) if isinstance(block, page.Table)]
+    of = {line[:2]: line[2:] for line in costs.rows}
+    assert list(of) == [
+        *(("attention", "none"), ("attention", "ALiBi"), ("attention", "NTK")),
+        *(("lstm", "none"), ("lstm", "state passing")),
+    ]
+    assert of["attention", "NTK"] == ("61 % (60 % to 62 %)", "1,000", "12.3 TFLOP", "100 s")
+    assert of["lstm", "none"][2] == "12.3 TFLOP"  # 1,000 steps of 64 examples of 64 tokens, 3 MFLOP each
+    assert of["lstm", "state passing"][1:] == ("1,100 (100 added)", "13.9 TFLOP", "100 s")  # 4 MFLOP in added steps
+    assert [line[0] for line in lengths.rows] == [
+        *("attention", "attention, ALiBi", "attention, NTK", "lstm", "lstm, state passing"),
+    ]
+
+
+def test_without_remedies_the_report_says_that_none_was_tried(tmp_path: pathlib.Path) -> None:
+    put_far(tmp_path, READ, 0.3, 0)
+    name, content = READING.describe({}, ["--arms=attention"])
+    (tmp_path / name).write_text(content)
+    assert "No remedy for lengths beyond the trained one was tried" in report.compose(records.read(tmp_path)).markdown()
+
+
+def test_the_claim_on_context_shows_what_was_read_of_questions_and_is_not_decided_by_it(tmp_path: pathlib.Path) -> None:
+    put_far(tmp_path, READ, 0.3, 0)
+    comparison = records.read(tmp_path)
+    headings = [block.name for block in report.compose(comparison).blocks if isinstance(block, page.Heading)]
+    at = headings.index("claim context_length")
+    assert headings[at + 1] == "contexts 1"
+    [judged] = [judged for judged in comparison.judged if judged.name == "context_length"]
+    assert judged.finding.verdict == "untested"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_command_trains_and_reads_the_remedies_of_both_sides(tmp_path: pathlib.Path) -> None:
+    sizes = ["--task=needle:vocab=16", "--length=16", "--width=16", "--depth=1", "--batch=8", "--steps=10"]
+    few = ["--validate_every=10", "--validation_examples=8", "--test_examples=16", "--seeds=1", "--longest=4"]
+    argv = ["--arms=attention,mingru", "--remedies", *sizes, *few, "--growth=4", "--learning_rate=3e-3"]
+    ended = run(command("contexts", *argv, f"--out={tmp_path}"), seconds=580)
+    assert ended.returncode == 0, ended.stderr
+    assert {row["outcome"] for row in store.load(tmp_path)} == {"ok"}
+    [costs, _] = [block for block in section(tmp_path) if isinstance(block, page.Table)]
+    assert [line[1] for line in costs.rows] == [
+        *("none", "ALiBi", "NTK", "interpolation", "no positions"),
+        *("none", "state passing"),
+    ]
+    assert costs.rows[-1][3] == "11 (1 added)"
