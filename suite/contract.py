@@ -23,6 +23,7 @@ from suite.tasks import SPLITS, Batch
 
 WIDTH, BATCH, LENGTH, CHANGED = 32, 2, 12, 7
 CHUNKS = (5, 7)
+BEGINS = (4, 5, 9)  # tokens that begin a document
 WIDTHS = (WIDTH, 48, 64, 96, 128, 256)  # of which an own mixer is built at the first that its knobs fit
 DTYPES = ("float32", "bfloat16")
 # An own mixer may round as it likes, and what breaks the contract is wrong in the first digits.
@@ -37,8 +38,15 @@ def check_job(job: Job, task: Any, out: epath.PathLike) -> None:
 
     What has passed is known under `out`, by all that it rests on: it is not run again.
     """
+    reset = {"reset": True} if job.reset else {}
     for spec in parts.pattern(job.mixer) + (parts.pattern(job.match_to) if job.match_to else []):
-        _once(out, "suite.mixers", spec, {"width": job.width}, functools.partial(_check_own_mixer, spec, job.width))
+        _once(
+            out,
+            "suite.mixers",
+            spec,
+            {"width": job.width, **reset},
+            functools.partial(_check_own_mixer, spec, job.width, **reset),
+        )
     data = provenance.of_data(task)
     _once(out, "suite.tasks", job.task, {"length": job.length, **data}, functools.partial(check_task, task, job.length))
 
@@ -143,6 +151,27 @@ def check_forms(mixer: Any, width: int, close: float = CLOSE, *, stateful: bool 
             raise ValueError(f"{name} gives other gradients than __call__: {apart:.2g} of their largest entry apart")
 
 
+def check_starts(mixer: Any, width: int, close: float = CLOSE) -> None:
+    """Documents in one sequence are read as each alone, with the same gradients: ValueError where one sees another."""
+    starts_BT = jnp.zeros((BATCH, LENGTH), bool).at[0, jnp.asarray(BEGINS)].set(True).at[1, BEGINS[0]].set(True)
+    x_BTD, probe_BTD = inputs(width), probe(width)
+
+    def together(mixer: Any, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return mixer(x_BTD, starts_BT)
+
+    def alone(mixer: Any, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        first_1TD = [mixer(x_1TD) for x_1TD in jnp.split(x_BTD[:1], BEGINS, axis=1)]
+        second_1TD = [mixer(x_1TD) for x_1TD in jnp.split(x_BTD[1:], BEGINS[:1], axis=1)]
+        return jnp.concatenate([jnp.concatenate(parts, axis=1) for parts in (first_1TD, second_1TD)])
+
+    with jax.default_matmul_precision("highest"):
+        read, wanted = run(together, mixer, x_BTD, probe_BTD), run(alone, mixer, x_BTD, probe_BTD)
+    _check_finite(read[0])
+    apart = distance(read, wanted)
+    if not apart <= close:
+        raise ValueError(f"reset: documents read together are {apart:.2g} of the largest entry apart from each alone")
+
+
 def check_task(task: Any, length: int, examples: int = 4) -> None:
     """Batches have their shapes and dtypes, tokens are in the vocabulary, and an example depends on its id alone."""
     if not isinstance(task.vocab, int) or task.vocab < 1:
@@ -231,7 +260,7 @@ def distances(actual: PyTree, wanted: PyTree) -> dict[str, float]:
     }
 
 
-def _check_own_mixer(spec: str, width: int) -> None:
+def _check_own_mixer(spec: str, width: int, *, reset: bool = False) -> None:
     """The contract at the smallest width that its knobs fit."""
     module, knobs = parts.load("suite.mixers", spec)
 
@@ -243,9 +272,12 @@ def _check_own_mixer(spec: str, width: int) -> None:
             eqx.filter_eval_shape(build, smaller)
         except Exception:  # at the last width, the job's own, it is raised
             continue
-        check_mixer(build(smaller), smaller)
-        return
-    check_mixer(build(width), width)
+        width = smaller
+        break
+    mixer = build(width)
+    check_mixer(mixer, width)
+    if reset:
+        check_starts(mixer, width)
 
 
 def _once(

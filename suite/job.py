@@ -77,6 +77,9 @@ class Job:
         "block: the backward pass computes every block again, which saves memory",
         choices=("none", "block"),
     )
+    reset: bool = _field(
+        False, "attention is cut and states begin anew where a document ends within an example; for tasks of documents"
+    )
     steps: int = _field(200, "optimiser steps; with --budget_seconds the most", minimum=1)
     budget_seconds: float = _field(
         0.0,
@@ -344,11 +347,13 @@ def _completed(folder: str, spec: str) -> str:
         return spec
 
 
-def _checked(field: dataclasses.Field, value: Any) -> int | float | str:
+def _checked(field: dataclasses.Field, value: Any) -> int | float | str | bool:
     """The value in its field's own type: a rate of 1 is 1.0, so one job has one id."""
     wanted = field.type
     assert isinstance(wanted, type)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+    if isinstance(value, bool) is not (wanted is bool) or not isinstance(
+        value, (int, float) if wanted is float else wanted
+    ):
         raise TypeError(f"{field.name} wants {wanted.__name__}, not {value!r}")
     if wanted is float and not math.isfinite(value):
         raise ValueError(f"{field.name} wants a finite number; got {value!r}")

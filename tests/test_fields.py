@@ -36,6 +36,7 @@ CHANGED = {
     "batch": 16,
     "microbatch": 4,
     "remat": "block",
+    "reset": True,
     "steps": 6,
     "budget_seconds": 1e-6,
     "state_passing": 0.1,
@@ -53,7 +54,10 @@ CHANGED = {
     "validation_examples": 16,
     "test_examples": 16,
 }
-BASES = {"head_size": BASE.replace(mixer="attention", match_to="")}  # of heads that are no knob of BASE's mixer
+BASES = {
+    "head_size": BASE.replace(mixer="attention", match_to=""),  # of heads that are no knob of BASE's mixer
+    "reset": BASE.replace(task="text"),  # of documents
+}
 IN_THE_RECORDS = (
     *("budget_seconds", "state_passing", "record_every", "validate_every", "validation_examples", "test_examples"),
 )
@@ -87,10 +91,11 @@ def test_every_field_has_a_change_to_try() -> None:
 
 
 @pytest.mark.parametrize("field", [field for field in CHANGED if field not in (*IN_THE_RECORDS, *IN_DECODING)])
-def test_a_field_changes_the_program_the_start_or_the_data(field: str, devices: list) -> None:
+def test_a_field_changes_the_program_the_start_or_the_data(field: str, devices: list, data_dir: pathlib.Path) -> None:
     mesh = meshes.make(devices=devices[:1])
     base = {field: BASE, **BASES}[field]
-    before, after = (rig.build(job, mesh) for job in (base, base.replace(**{field: CHANGED[field]})))
+    jobs = (base, base.replace(**{field: CHANGED[field]}))
+    before, after = (rig.build(job, mesh, data_dir=str(data_dir)) for job in jobs)
 
     def same(part: Callable[[rig.Rig], list[np.ndarray]]) -> bool:
         return all(np.array_equal(*pair) for pair in zip(part(before), part(after), strict=True))

@@ -31,6 +31,7 @@ OTHER = {
     "batch": 8,
     "microbatch": 4,
     "remat": "block",
+    "reset": True,
     "steps": 100,
     "budget_seconds": 60.0,
     "state_passing": 0.05,
@@ -56,7 +57,14 @@ def parsed(arguments: list[str], leave_out: tuple[str, ...] = ()) -> flags.FlagV
     values = flags.FlagValues()
     with pytest.MonkeyPatch.context() as patch:
         # absl's DEFINE functions take the global values as a default argument; this program's are private.
-        for name in ("DEFINE_enum", "DEFINE_integer", "DEFINE_float", "DEFINE_string", "declare_key_flag"):
+        for name in (
+            "DEFINE_enum",
+            "DEFINE_integer",
+            "DEFINE_float",
+            "DEFINE_bool",
+            "DEFINE_string",
+            "declare_key_flag",
+        ):
             patch.setattr(flags, name, _into(getattr(flags, name), values))
         job.define_flags(leave_out=leave_out)
     values(["program", *arguments])
@@ -71,7 +79,7 @@ def _into(define, values: flags.FlagValues):
 def test_every_field_has_a_help_text_and_a_line_in_this_test():
     assert OTHER.keys() == FIELDS.keys()
     assert all(field.metadata["help"] for field in FIELDS.values())
-    assert all(field.type in (int, float, str) for field in FIELDS.values())
+    assert all(field.type in (bool, int, float, str) for field in FIELDS.values())
 
 
 def test_every_field_changes_the_id():

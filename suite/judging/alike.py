@@ -15,7 +15,17 @@ TRIAL = ("learning_rate", "seed")  # the training of an arm
 SETTING = ("task", "length", "short_conv", "block", "width", "batch", "steps", "budget_seconds", "lengths")
 BACKBONE = ("task", "block", "short_conv", "hidden", "head_size", "width", "depth")  # what surrounds the mixer
 MODEL = (*ARM, *BACKBONE, "dtype")  # what parameters follow from, and with a length FLOPs and depth
-PROGRAM = (*BACKBONE, "mixer", "length", "batch", "microbatch", "remat", "optimizer", "dtype")  # what is compiled once
+PROGRAM = (
+    *BACKBONE,
+    "mixer",
+    "length",
+    "batch",
+    "microbatch",
+    "remat",
+    "reset",
+    "optimizer",
+    "dtype",
+)  # what is compiled once
 CONDITIONS = tuple(field.name for field in dataclasses.fields(Job) if field.name not in (*ARM, *TRIAL))
 
 

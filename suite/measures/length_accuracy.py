@@ -54,6 +54,8 @@ def check(
         if factor > 1:
             rigs.check_at_length(job, task, factor * job.length, changes)
         if _chunk(job, chunk):
+            if job.reset:
+                raise ValueError("reset begins anew in parallel form alone; length_accuracy wants chunk 0 and float32")
             changed = job.replace(mixer=rigs.with_changes(job, changes).mixer)
             inference.check(changed, task, "length_accuracy", job.batch, factor * job.length)
 

@@ -24,6 +24,9 @@ Between calls the state is kept in the state_dtype of a job: the block around a 
 the next call. A mixer that takes its state in any dtype, and rounds only what it adds, says `takes_kept_state = True`:
 a cache is not copied then.
 
+A mixer of which jobs may ask --reset=true also has `__call__(x_BTD, starts_BT)`, where a token of `starts_BT` begins a
+document: no document sees another. `ran(dtype, cut=True)` then names the implementation.
+
 Below stands what mixers of one kind share. All classes are abstract or final: a file's `Mixer` defines what its kind
 leaves open, and overrides nothing.
 """
@@ -35,7 +38,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from suite.ops import context, convolution, implementations, precision, recurrent
 
@@ -43,15 +46,20 @@ from suite.ops import context, convolution, implementations, precision, recurren
 class Recurrence(eqx.Module):
     """A mixer that reads a whole sequence as it reads a chunk, from the state before the first token."""
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype))
+    def __call__(
+        self, x_BTD: Float[Array, "B T D"], starts_BT: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        starts = () if starts_BT is None else (starts_BT,)
+        y_BTD, _ = self.extend(x_BTD, self.start(x_BTD.shape[0], x_BTD.shape[1], x_BTD.dtype), *starts)
         return y_BTD
 
     @abc.abstractmethod
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree: ...
 
     @abc.abstractmethod
-    def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]: ...
+    def extend(
+        self, x_BTD: Float[Array, "B T D"], state: PyTree, starts_BT: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], PyTree]: ...
 
     @abc.abstractmethod
     def step(self, x_BD: Float[Array, "B D"], state: PyTree) -> tuple[Float[Array, "B D"], PyTree]: ...
@@ -75,15 +83,19 @@ class DiagonalRecurrence(Recurrence):
     def output(self, h_N: PyTree, rest: Any) -> Float[Array, "*T D"]:
         """What is made of h, in the compute dtype."""
 
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose(self.family, self.implementation, dtype)
+    def ran(self, dtype: jnp.dtype, *, cut: bool = False) -> str:
+        return implementations.choose(self.family, self.implementation, dtype, cut=cut)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
         del length  # the same whatever the context
         return implementations.family(self.family).start(batch, self.size, precision.wide(dtype))
 
-    def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
+    def extend(
+        self, x_BTD: Float[Array, "B T D"], state: PyTree, starts_BT: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], PyTree]:
         decay_BTN, input_BTN, rest = self.gates(x_BTD)
+        if starts_BT is not None:
+            decay_BTN = implementations.family(self.family).cut(decay_BTN, starts_BT)
         recurrence = implementations.pick(self.family, self.ran(x_BTD.dtype))
         h_BTN = recurrence(decay_BTN, input_BTN, state)
         return self.output(_narrow(h_BTN, x_BTD.dtype), rest), jax.tree.map(lambda x_BTN: x_BTN[:, -1], h_BTN)
@@ -109,7 +121,10 @@ class MatrixRecurrence(Recurrence):
 
     @abc.abstractmethod
     def project(
-        self, x_BTD: Float[Array, "B T D"], past_BPE: Float[Array, "B P E"] | None
+        self,
+        x_BTD: Float[Array, "B T D"],
+        past_BPE: Float[Array, "B P E"] | None,
+        starts_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[tuple[Any, ...], Any, Float[Array, "B P E"] | None]:
         """The inputs of the family's recurrence, whose last are logarithms of decays; what else `merge` needs.
 
@@ -120,8 +135,8 @@ class MatrixRecurrence(Recurrence):
     def merge(self, y_BTHP: Float[Array, "B T H P"], rest: Any) -> Float[Array, "B T D"]:
         """What is made of the values that were read, which are wide, in the compute dtype."""
 
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose(self.family, self.implementation, dtype)
+    def ran(self, dtype: jnp.dtype, *, cut: bool = False) -> str:
+        return implementations.choose(self.family, self.implementation, dtype, cut=cut)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
         del length  # the same whatever the context
@@ -129,9 +144,15 @@ class MatrixRecurrence(Recurrence):
         matrices = implementations.family(self.family).start(batch, *sizes, precision.wide(dtype))
         return convolution.start(batch, self.taps_CE, precision.wide(dtype)), matrices
 
-    def extend(self, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Float[Array, "B T D"], PyTree]:
+    def extend(
+        self, x_BTD: Float[Array, "B T D"], state: PyTree, starts_BT: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], PyTree]:
         past_BPE, matrices = state
-        inputs, rest, past_BPE = self.project(x_BTD, past_BPE)
+        if starts_BT is None:
+            inputs, rest, past_BPE = self.project(x_BTD, past_BPE)
+        else:
+            inputs, rest, past_BPE = self.project(x_BTD, past_BPE, starts_BT)
+            inputs = implementations.family(self.family).cut(inputs, starts_BT)
         y_BTHP, matrices = implementations.pick(self.family, self.ran(x_BTD.dtype))(*inputs, matrices)
         return self.merge(y_BTHP, rest), (past_BPE, matrices)
 
@@ -167,9 +188,11 @@ class NonlinearRecurrence(Recurrence):
     def weights(self) -> recurrent.Weights:
         """W, R and the biases, which have as many gates as they have numbers."""
 
-    def ran(self, dtype: jnp.dtype) -> str:
+    def ran(self, dtype: jnp.dtype, *, cut: bool = False) -> str:
         _, size, gates = self.weights().recurrent_HKG.shape
-        return implementations.choose(self.family, self.implementation, dtype, resident=size * gates, head_size=size)
+        return implementations.choose(
+            self.family, self.implementation, dtype, resident=size * gates, head_size=size, cut=cut
+        )
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> recurrent.State:
         del length  # the same whatever the context
@@ -178,16 +201,19 @@ class NonlinearRecurrence(Recurrence):
         return (jnp.zeros((batch, *tokens, heads * size), precision.wide(dtype)),) * self.vectors
 
     def extend(
-        self, x_BTD: Float[Array, "B T D"], state: recurrent.State
+        self, x_BTD: Float[Array, "B T D"], state: recurrent.State, starts_BT: Bool[Array, "B T"] | None = None
     ) -> tuple[Float[Array, "B T D"], recurrent.State]:
-        layer = implementations.pick(self.family, self.ran(x_BTD.dtype))
+        layer = implementations.pick(self.family, self.ran(x_BTD.dtype, cut=starts_BT is not None))
+        starts = () if starts_BT is None else (recurrent.starts_of_dilated(starts_BT, self.dilation),)
 
         def read(weights: recurrent.Weights, x_BTD: Float[Array, "B T D"], state: recurrent.State) -> tuple[Array, Any]:
-            def run(x_BTD: Float[Array, "B T D"], state: recurrent.State) -> tuple[Array, recurrent.State]:
-                return layer(self.cell, x_BTD, weights, state)
+            def run(inputs: tuple[Array, ...], state: recurrent.State) -> tuple[Array, recurrent.State]:
+                x_BTD, *starts = inputs
+                return layer(self.cell, x_BTD, weights, state, *starts)
 
             each = functools.partial(recurrent.rematerialised, run) if self.remat else run
-            return each(x_BTD, state) if self.dilation == 1 else recurrent.dilated(each, x_BTD, state, self.dilation)
+            inputs = (x_BTD, *starts)
+            return each(inputs, state) if self.dilation == 1 else recurrent.dilated(each, inputs, state, self.dilation)
 
         return context.in_turn(read, self.weights(), x_BTD, state)
 

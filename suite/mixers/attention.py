@@ -5,7 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from suite.ops import attention, implementations, initial
 
@@ -89,8 +89,10 @@ class Mixer(eqx.Module):
         self.out_FD = initial.dense(out_key, width, width, width)
         self.learned_SD = initial.dense(learned_key, width, max_length, width) if positions == "learned" else None
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        y_BTD, _, _ = self._attend(x_BTD)
+    def __call__(
+        self, x_BTD: Float[Array, "B T D"], starts_BT: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        y_BTD, _, _ = self._attend(x_BTD, starts_BT)
         return y_BTD
 
     def read(self, x_BTD: Float[Array, "B T D"], length: int) -> tuple[Float[Array, "B T D"], Cache]:
@@ -107,9 +109,10 @@ class Mixer(eqx.Module):
 
         return y_BTD, Cache(filled(k_BTGK), filled(v_BTGK), jnp.full((), tokens, jnp.int32))
 
-    def ran(self, dtype: jnp.dtype) -> str:
+    def ran(self, dtype: jnp.dtype, *, cut: bool = False) -> str:
+        biased = self.positions == "alibi"
         implementation = implementations.choose(
-            FAMILY, self.implementation, dtype, head_size=self.head_size, biased=self.positions == "alibi"
+            FAMILY, self.implementation, dtype, head_size=self.head_size, biased=biased, cut=cut
         )
         return attention.WIDEST.get(implementation, implementation) if dtype == jnp.float64 else implementation
 
@@ -144,12 +147,13 @@ class Mixer(eqx.Module):
         return y_BTD[:, 0], cache
 
     def _attend(
-        self, x_BTD: Float[Array, "B T D"]
+        self, x_BTD: Float[Array, "B T D"], starts_BT: Bool[Array, "B T"] | None = None
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T G K"], Float[Array, "B T G K"]]:
         """The outputs of a whole sequence, by the fastest form, with its keys and values."""
         q_BTHK, k_BTHK, v_BTHK = self._project(x_BTD, attention.positions(x_BTD.shape[1]))
-        attend = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
-        return self._merge(attend(q_BTHK, k_BTHK, v_BTHK, self.window, self._slopes())), k_BTHK, v_BTHK
+        attend = implementations.pick(FAMILY, self.ran(x_BTD.dtype, cut=starts_BT is not None))
+        documents = () if starts_BT is None else (jnp.cumsum(starts_BT.astype(jnp.int32), axis=1),)
+        return self._merge(attend(q_BTHK, k_BTHK, v_BTHK, self.window, self._slopes(), *documents)), k_BTHK, v_BTHK
 
     def _project(
         self, x_BTD: Float[Array, "B T D"], at_T: Int[Array, " T"]

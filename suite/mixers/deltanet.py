@@ -7,7 +7,7 @@ its authors (fla/layers/delta_net.py of github.com/fla-org/flash-linear-attentio
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from suite.mixers import MatrixRecurrence
 from suite.ops import convolution, implementations, initial, multihead, precision
@@ -62,11 +62,16 @@ class Mixer(MatrixRecurrence):
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
     def project(
-        self, x_BTD: Float[Array, "B T D"], past_BPE: Float[Array, "B P E"] | None
+        self,
+        x_BTD: Float[Array, "B T D"],
+        past_BPE: Float[Array, "B P E"] | None,
+        starts_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[tuple[Array | None, ...], jnp.dtype, Float[Array, "B P E"] | None]:
         """Queries, keys, values, and beta (wide); no decays."""
         dtype, wide, keys = x_BTD.dtype, precision.wide(x_BTD.dtype), self.n_heads * self.key_size
-        qkv_BTF, past_BPE = convolution.extend(x_BTD @ self.input_DE.astype(dtype), past_BPE, self.taps_CE)
+        qkv_BTF, past_BPE = convolution.extend(
+            x_BTD @ self.input_DE.astype(dtype), past_BPE, self.taps_CE, starts_BT=starts_BT
+        )
         q_BTF, k_BTF, v_BTF = jnp.split(jax.nn.silu(qkv_BTF), (keys, 2 * keys), axis=-1)
         q_BTHK, k_BTHK, v_BTHP = (multihead.split(part_BTF, self.n_heads) for part_BTF in (q_BTF, k_BTF, v_BTF))
         beta_BTH = jax.nn.sigmoid(jnp.matmul(x_BTD, self.beta_DH.astype(dtype), preferred_element_type=wide))

@@ -7,7 +7,7 @@ as in the code of its authors (fla/layers/gla.py of github.com/fla-org/flash-lin
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from suite.mixers import MatrixRecurrence
 from suite.ops import convolution, implementations, initial, multihead, precision
@@ -71,13 +71,16 @@ class Mixer(MatrixRecurrence):
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
     def project(
-        self, x_BTD: Float[Array, "B T D"], past_BPE: Float[Array, "B P E"] | None
+        self,
+        x_BTD: Float[Array, "B T D"],
+        past_BPE: Float[Array, "B P E"] | None,
+        starts_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[tuple[Array, ...], Float[Array, "B T F"], Float[Array, "B P E"] | None]:
         """Queries, keys, values and logarithms of decays (wide); output gates before their activation."""
         dtype, wide = x_BTD.dtype, precision.wide(x_BTD.dtype)
         keys, inner = self.n_heads * self.key_size, self.norm_F.shape[0]
         qkv_BTF, gate_BTF = jnp.split(x_BTD @ self.input_DE.astype(dtype), (2 * keys + inner,), axis=-1)
-        qkv_BTF, past_BPE = convolution.extend(qkv_BTF, past_BPE, self.taps_CE)
+        qkv_BTF, past_BPE = convolution.extend(qkv_BTF, past_BPE, self.taps_CE, starts_BT=starts_BT)
         qkv_BTF = qkv_BTF if self.taps_CE is None else jax.nn.silu(qkv_BTF)
         q_BTF, k_BTF, v_BTF = jnp.split(qkv_BTF, (keys, 2 * keys), axis=-1)
         low_BTN = x_BTD @ self.down_DN.astype(dtype)

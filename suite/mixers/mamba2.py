@@ -7,7 +7,7 @@ Its short convolution goes over x, B and C, four taps and a bias before their si
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from suite.mixers import MatrixRecurrence
 from suite.ops import convolution, implementations, initial, multihead, precision
@@ -74,13 +74,16 @@ class Mixer(MatrixRecurrence):
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
     def project(
-        self, x_BTD: Float[Array, "B T D"], past_BPE: Float[Array, "B P E"] | None
+        self,
+        x_BTD: Float[Array, "B T D"],
+        past_BPE: Float[Array, "B P E"] | None,
+        starts_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[tuple[Array, ...], tuple[Array, Array], Float[Array, "B P E"] | None]:
         """C and B, then dt x and logarithms of decays, which are wide; x and z."""
         dtype, wide = x_BTD.dtype, precision.wide(x_BTD.dtype)
         inner, keys = self.norm_F.shape[0], self.ngroups * self.key_size
         gate_BTF, rest_BTF = jnp.split(x_BTD @ self.input_DE.astype(dtype), (inner,), axis=-1)
-        rest_BTF, past_BPE = convolution.extend(rest_BTF, past_BPE, self.taps_CE, self.taps_bias_E)
+        rest_BTF, past_BPE = convolution.extend(rest_BTF, past_BPE, self.taps_CE, self.taps_bias_E, starts_BT=starts_BT)
         x_BTF, keys_BTF, queries_BTF = jnp.split(jax.nn.silu(rest_BTF), (inner, inner + keys), axis=-1)
         step_BTH = jnp.matmul(x_BTD, self.step_DH.astype(dtype), preferred_element_type=wide)
         step_BTH = jax.nn.softplus(step_BTH + jnp.broadcast_to(self.step_bias_H, step_BTH.shape))

@@ -7,7 +7,7 @@ of the first xLSTM (xlstm/blocks/mlstm/layer.py there), four taps, a bias and a 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from suite.mixers import MatrixRecurrence
 from suite.ops import convolution, implementations, initial, multihead, precision
@@ -65,7 +65,10 @@ class Mixer(MatrixRecurrence):
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
     def project(
-        self, x_BTD: Float[Array, "B T D"], past_BPE: Float[Array, "B P E"] | None
+        self,
+        x_BTD: Float[Array, "B T D"],
+        past_BPE: Float[Array, "B P E"] | None,
+        starts_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[tuple[Array, ...], Float[Array, "B T F"], Float[Array, "B P E"] | None]:
         """Queries, keys, values and logarithms of both gates (wide); output gates before their sigmoid."""
         dtype, wide = x_BTD.dtype, precision.wide(x_BTD.dtype)
@@ -74,7 +77,9 @@ class Mixer(MatrixRecurrence):
         if self.taps_CE is None:
             qk_BTF, rest_BTF = jnp.split(x_BTD @ qkv_DE, (2 * keys,), axis=-1)
         else:
-            seen_BTD, past_BPE = convolution.extend(x_BTD, past_BPE, self.taps_CE, self.taps_bias_E)
+            seen_BTD, past_BPE = convolution.extend(
+                x_BTD, past_BPE, self.taps_CE, self.taps_bias_E, starts_BT=starts_BT
+            )
             qk_BTF, rest_BTF = jax.nn.silu(seen_BTD) @ qkv_DE[:, : 2 * keys], x_BTD @ qkv_DE[:, 2 * keys :]
         (q_BTF, k_BTF), (v_BTF, gate_BTF) = jnp.split(qk_BTF, 2, axis=-1), jnp.split(rest_BTF, 2, axis=-1)
         q_BTHK, k_BTHK, v_BTHP = (multihead.split(x_BTF, self.n_heads) for x_BTF in (q_BTF, k_BTF, v_BTF))

@@ -7,7 +7,7 @@ activation (recurrentgemma/jax/modules.py of github.com/google-deepmind/recurren
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from suite.mixers import Recurrence
 from suite.ops import convolution, implementations, initial, linear, multihead, precision
@@ -66,17 +66,20 @@ class Mixer(Recurrence):
         self.decay_N = jnp.log(root_N) - jnp.log1p(-root_N)
         self.out_ND = initial.dense(out_key, inner, inner, width)
 
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose(FAMILY, self.implementation, dtype)
+    def ran(self, dtype: jnp.dtype, *, cut: bool = False) -> str:
+        return implementations.choose(FAMILY, self.implementation, dtype, cut=cut)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # the same whatever the context
         wide = precision.wide(dtype)
         return convolution.start(batch, self.taps_CN, wide), linear.start(batch, self.decay_N.shape[0], wide)
 
-    def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
+    def extend(
+        self, x_BTD: Float[Array, "B T D"], state: State, starts_BT: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], State]:
         past_BPN, h_BN = state
-        branch_BTN, decay_BTN, input_BTN, past_BPN = self._project(x_BTD, past_BPN)
+        branch_BTN, decay_BTN, input_BTN, past_BPN = self._project(x_BTD, past_BPN, starts_BT)
+        decay_BTN = decay_BTN if starts_BT is None else linear.cut(decay_BTN, starts_BT)
         h_BTN = implementations.pick(FAMILY, self.ran(x_BTD.dtype))(decay_BTN, input_BTN, h_BN)
         return self._merge(branch_BTN, h_BTN), (past_BPN, h_BTN[:, -1])
 
@@ -88,12 +91,15 @@ class Mixer(Recurrence):
         return self._merge(branch_BN, h_BN), (past_BPN, h_BN)
 
     def _project(
-        self, x_BTD: Float[Array, "B T D"], past_BPN: Float[Array, "B P N"] | None
+        self,
+        x_BTD: Float[Array, "B T D"],
+        past_BPN: Float[Array, "B P N"] | None,
+        starts_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T N"], Float[Array, "B T N"], Float[Array, "B T N"], Float[Array, "B P N"] | None]:
         """The branch after its gelu; decays and inputs, wide."""
         dtype, wide = x_BTD.dtype, precision.wide(x_BTD.dtype)
         branch_BTN, u_BTN = jnp.split(x_BTD @ self.input_DG.astype(dtype), 2, axis=-1)
-        u_BTN, past_BPN = convolution.extend(u_BTN, past_BPN, self.taps_CN, self.taps_bias_N)
+        u_BTN, past_BPN = convolution.extend(u_BTN, past_BPN, self.taps_CN, self.taps_bias_N, starts_BT)
         gates_BTHG = jnp.einsum("BTHK,HKG->BTHG", multihead.split(u_BTN, self.n_heads), self.gate_HKG.astype(dtype))
         recurrence_BTN, input_BTN = (
             multihead.join(part_BTHK) for part_BTHK in jnp.split(gates_BTHG.astype(wide), 2, axis=-1)

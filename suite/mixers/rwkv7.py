@@ -6,7 +6,7 @@ The value residual from the first layer is left out, as a mixer sees one layer; 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from suite.mixers import Recurrence
 from suite.ops import convolution, implementations, initial, low_rank, multihead, precision
@@ -94,8 +94,8 @@ class Mixer(Recurrence):
         self.norm_bias_F = jnp.zeros(inner, jnp.float32)
         self.out_FD = initial.dense(out_key, inner, inner, width)
 
-    def ran(self, dtype: jnp.dtype) -> str:
-        return implementations.choose(FAMILY, self.implementation, dtype)
+    def ran(self, dtype: jnp.dtype, *, cut: bool = False) -> str:
+        return implementations.choose(FAMILY, self.implementation, dtype, cut=cut)
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # a vector and a matrix a head, whatever the context
@@ -103,12 +103,17 @@ class Mixer(Recurrence):
         last_BD = jnp.zeros((batch, self.out_FD.shape[1]), wide)
         return last_BD, jnp.zeros((batch, self.n_heads, size, size), wide)
 
-    def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
+    def extend(
+        self, x_BTD: Float[Array, "B T D"], state: State, starts_BT: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], State]:
         last_BD, state_BHKP = state
-        before_BTD = convolution.shifted(x_BTD, last_BD)
+        before_BTD = convolution.shifted(x_BTD, last_BD, starts_BT)
         inputs, gate_BTF = self._project(x_BTD, before_BTD)
         recurrence = implementations.pick(FAMILY, self.ran(x_BTD.dtype))
-        y_BTHP, state_BHKP = recurrence(*inputs, state_BHKP, FASTEST)
+        if starts_BT is None:
+            y_BTHP, state_BHKP = recurrence(*inputs, state_BHKP, FASTEST)
+        else:
+            y_BTHP, state_BHKP = recurrence(*low_rank.cut(inputs, starts_BT), state_BHKP)
         return self._merge(y_BTHP, inputs[:3], gate_BTF), (x_BTD[:, -1].astype(last_BD.dtype), state_BHKP)
 
     def step(self, x_BD: Float[Array, "B D"], state: State) -> tuple[Float[Array, "B D"], State]:

@@ -1,20 +1,22 @@
 """sLSTM: Beck et al. 2024, "xLSTM: Extended Long Short-Term Memory"; its MLP is the block's."""
 
 import functools
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from suite.mixers import Recurrence
-from suite.ops import context, implementations, initial, multihead, precision, recurrent
+from suite.ops import context, initial, multihead, precision, recurrent
 
 NAME = "the sLSTM"
 FAMILY = "recurrent"
 STATE = "nonlinear"
 # Output, cell, normaliser, and the logarithm of the scale that cell and normaliser are divided by.
 State = tuple[Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"]]
+EMPTY = (0.0, 0.0, 0.0, -math.inf)  # of which the vectors of the first state are
 
 
 class Mixer(Recurrence):
@@ -45,13 +47,18 @@ class Mixer(Recurrence):
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> State:
         del length  # four vectors, whatever the context
         zero_BN = jnp.zeros((batch, self.norm_N.shape[0]), precision.wide(dtype))
-        return zero_BN, zero_BN, zero_BN, jnp.full_like(zero_BN, -jnp.inf)
+        return zero_BN, zero_BN, zero_BN, jnp.full_like(zero_BN, EMPTY[-1])
 
-    def extend(self, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Float[Array, "B T D"], State]:
-        layer = functools.partial(implementations.pick(FAMILY, "scan"), _cell)
+    def extend(
+        self, x_BTD: Float[Array, "B T D"], state: State, starts_BT: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], State]:
+        layer = recurrent.layer(functools.partial(recurrent.scan, empty=EMPTY))
+        starts = () if starts_BT is None else (starts_BT,)
 
-        def read(weights: recurrent.Weights, x_BTD: Float[Array, "B T D"], state: State) -> tuple[Array, State]:
-            return layer(x_BTD, weights, state)
+        def read(
+            weights: recurrent.Weights, x_BTD: Float[Array, "B T D"], state: recurrent.State
+        ) -> tuple[Array, recurrent.State]:
+            return layer(_cell, x_BTD, weights, state, *starts)
 
         weights = recurrent.Weights(self.input_DG, self.recurrent_HKG, (self.bias_G,))
         h_BTN, state = context.in_turn(read, weights, x_BTD, state)

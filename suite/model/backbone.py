@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from suite import mesh as meshes
 from suite import parts
@@ -60,11 +60,15 @@ class Block(eqx.Module):
             self.down_FD = initial.dense(down_key, hidden, hidden, width)
         self.residual, self.state_dtype = residual, state_dtype
 
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x_BTD: Float[Array, "B T D"], starts_BT: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        """With `starts_BT` no document sees another; without it a mixer need not take it."""
         inner_BTD = rms_norm(x_BTD, self.mixer_scale_D)
         past_BPD = convolution.start(x_BTD.shape[0], self.taps_CD, x_BTD.dtype)
-        inner_BTD, _ = convolution.extend(inner_BTD, past_BPD, self.taps_CD)
-        return self._mlp(self._join(x_BTD, self.mixer(inner_BTD)))
+        inner_BTD, _ = convolution.extend(inner_BTD, past_BPD, self.taps_CD, starts_BT=starts_BT)
+        starts = () if starts_BT is None else (starts_BT,)
+        return self._mlp(self._join(x_BTD, self.mixer(inner_BTD, *starts)))
 
     def start(self, batch: int, length: int, dtype: jnp.dtype) -> PyTree:
         return self._kept(self._empty(batch, length, dtype))
@@ -136,15 +140,27 @@ class Model(eqx.Module):
     scale_D: Float[Array, " D"]
     dtype: str = eqx.field(static=True)
     remat: str = eqx.field(static=True)
+    end: int | None = eqx.field(static=True, default=None)  # the token after which all begins anew
 
     def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
-        return self.logits(self.through(self.embed(tokens_BT)))
+        return self.logits(self.through(self.embed(tokens_BT), self.starts(tokens_BT)))
 
-    def through(self, x_BTD: Float[Array, "B T D"], state: PyTree = None) -> Float[Array, "B T D"]:
-        """All blocks over embedded tokens, in parallel form; with a state of `ends`, from there."""
+    def starts(self, tokens_BT: Int[Array, "B T"]) -> Bool[Array, "B T"] | None:
+        """Whether a token begins a document, but for the first, before which there is nothing; None for no reset."""
+        return None if self.end is None else jnp.pad(tokens_BT[:, :-1] == self.end, ((0, 0), (1, 0)))
+
+    def through(
+        self, x_BTD: Float[Array, "B T D"], starts_BT: Bool[Array, "B T"] | None = None, state: PyTree = None
+    ) -> Float[Array, "B T D"]:
+        """All blocks over embedded tokens, in parallel form; with a state of `ends`, from there.
+
+        ValueError for both a state and documents that begin: no state goes into the next document.
+        """
+        if state is not None and starts_BT is not None:
+            raise ValueError("documents that begin anew are not read from a state")
 
         def read(_: int, block: Block, x_BTD: Float[Array, "B T D"], state: PyTree) -> tuple[Array, None]:
-            y_BTD = block(x_BTD) if state is None else block.extend(x_BTD, state)[0]
+            y_BTD = block(x_BTD, starts_BT) if state is None else block.extend(x_BTD, state)[0]
             return y_BTD, None
 
         return self._through(x_BTD, self._empty if state is None else state, read)[0]
@@ -318,7 +334,28 @@ def build(job: Job, vocab: int, *, key: PRNGKeyArray) -> Model:
         scale_D=jnp.ones(job.width, jnp.float32),
         dtype=job.dtype,
         remat=job.remat,
+        end=_end(job, specs) if job.reset else None,
     )
+
+
+def _end(job: Job, specs: list[str]) -> int:
+    """The token that ends a document of the job's task; ValueError where it has none or a mixer cannot be reset."""
+    try:
+        end = parts.constant("suite.tasks", job.task, "END")
+    except LookupError as error:
+        raise ValueError(
+            f"reset wants a task of documents, with END at its top, as text; {job.task} has none"
+        ) from error
+    arrays = jax.ShapeDtypeStruct((1, 1, job.width), jnp.float32), jax.ShapeDtypeStruct((1, 1), jnp.bool)
+    for spec in specs:
+        module, knobs = parts.load("suite.mixers", spec)
+        mixer = functools.partial(module.Mixer, job.width, **knobs)
+        try:
+            eqx.filter_eval_shape(lambda *arrays, make=mixer: make(key=jax.random.key(0))(*arrays), *arrays)
+        except TypeError as error:
+            known = ", ".join(parts.names("suite.mixers"))
+            raise ValueError(f"reset wants a mixer that takes starts_BT; {spec} does not, these do: {known}") from error
+    return int(end)
 
 
 def pattern(job: Job) -> list[str]:

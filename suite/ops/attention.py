@@ -16,10 +16,13 @@ from suite.ops.kernels import splash
 BLOCK = 128  # tokens of a block: on one CPU thread 256 took as long and 512 a third longer (2 x 2,048 tokens, 4 x 64)
 Queries = Float[Array, "J N Q K"]
 Keys = Float[Array, "I N S K"]
+Documents = Int[Array, "J N S"]  # numbers, of a sequence whose queries and keys are the same tokens
 Block = Int[Array, ""] | int
 # Which keys there are beside a device's queries: of the whole sequence, of the same shard, or also of the end of the
 # shard before, as far as a window reaches.
 Given = Literal["all", "shard", "reached"]
+# By position, and by document where documents have numbers.
+Seen = tuple[Bool[Array, "Q S"], Bool[Array, "N Q S"] | None]
 UNSEEN = -1e30  # a score so low that its weight is 0 beside any other, and that can be subtracted from itself
 
 
@@ -29,18 +32,22 @@ def dense(
     v_BTHK: Float[Array, "B S G K"],
     window: int,
     slope_H: Float[Array, " H"] | None,
+    document_BT: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T H K"]:
     """Attention of a whole sequence to itself, or of a shard of its queries, all queries to all keys at once.
 
-    `window` tokens back including its own, 0 for all.
+    `window` tokens back including its own, 0 for all; of the same document, where documents have numbers.
     """
     if q_BTHK.dtype != jnp.float64 and q_BTHK.shape[1] == k_BTHK.shape[1]:
-        return _of_jax("xla", q_BTHK, k_BTHK, v_BTHK, window, slope_H)
+        return _of_jax("xla", q_BTHK, k_BTHK, v_BTHK, window, slope_H, document_BT)
     # JAX's own softmax is float32, whatever comes in, and its queries start where its keys do.
     query_T, key_S = context.positions(q_BTHK.shape[1]), jnp.arange(k_BTHK.shape[1])
     bias_HTS = None if slope_H is None else distance_bias(slope_H, query_T, key_S, precision.wide(q_BTHK.dtype))
     k_BGSK, v_BGSK = jnp.swapaxes(k_BTHK, 1, 2), jnp.swapaxes(v_BTHK, 1, 2)
-    return _weigh(q_BTHK, k_BGSK, v_BGSK, _seen(query_T, key_S, window), bias_HTS)
+    seen_BGRTS = _seen(query_T, key_S, window)[None, None, None]
+    if document_BT is not None:
+        seen_BGRTS = seen_BGRTS & _same(document_BT, document_BT)[:, None, None]
+    return _weigh(q_BTHK, k_BGSK, v_BGSK, seen_BGRTS, bias_HTS)
 
 
 def _of_jax(
@@ -50,6 +57,7 @@ def _of_jax(
     v_BTHK: Float[Array, "B T G K"],
     window: int,
     slope_H: Float[Array, " H"] | None,
+    document_BT: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T H K"]:
     """cuDNN is asked for by name and by a causal flag: left to itself JAX runs the dense form, and so does a mask."""
     at_T = jnp.arange(q_BTHK.shape[1])
@@ -60,6 +68,7 @@ def _of_jax(
             k_BTHK,
             v_BTHK,
             bias=None if bias_HTS is None else bias_HTS[None].astype(q_BTHK.dtype),
+            mask=None if document_BT is None else _same(document_BT, document_BT)[:, None],
             is_causal=True,
             local_window_size=(window - 1, 0) if window else None,
             implementation=library,
@@ -96,7 +105,7 @@ def cached(
     """
     mask_TS = _seen(query_T, key_S, window) & (key_S >= 0)[None, :]
     bias_HTS = None if slope_H is None else distance_bias(slope_H, query_T, key_S, precision.wide(q_BTHK.dtype))
-    return _weigh(q_BTHK, k_BGSK.astype(q_BTHK.dtype), v_BGSK.astype(q_BTHK.dtype), mask_TS, bias_HTS)
+    return _weigh(q_BTHK, k_BGSK.astype(q_BTHK.dtype), v_BGSK.astype(q_BTHK.dtype), mask_TS[None, None, None], bias_HTS)
 
 
 def blocked(
@@ -105,12 +114,13 @@ def blocked(
     v_BTHK: Float[Array, "B S G K"],
     window: int,
     slope_H: Float[Array, " H"] | None,
+    document_BT: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T H K"]:
     """A block of queries at a time against the blocks of keys that it may see; no score outlives its pair of blocks.
 
     By a running maximum and sum (Milakov and Gimelshein 2018; Dao et al. 2022). No gradient by slopes.
     """
-    return _in_blocks("all", q_BTHK, k_BTHK, v_BTHK, window, slope_H)
+    return _in_blocks("all", q_BTHK, k_BTHK, v_BTHK, window, slope_H, document_BT)
 
 
 def ring(
@@ -141,7 +151,13 @@ def ring(
 
 
 def _in_blocks(
-    given: Given, q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, window: int, slope_H: Array | None
+    given: Given,
+    q_BTHK: Array,
+    k_BTHK: Array,
+    v_BTHK: Array,
+    window: int,
+    slope_H: Array | None,
+    document_BT: Array | None = None,
 ) -> Float[Array, "B T H K"]:
     """Attention by blocks. J counts blocks of queries and I of keys, N pairs of an example and a group of heads.
 
@@ -160,7 +176,12 @@ def _in_blocks(
     if slope_H is not None:
         slope_GQ = jnp.repeat(slope_H.astype(precision.wide(q_BTHK.dtype)), block).reshape(groups, -1)
         slope_NQ = jnp.tile(slope_GQ, (batch, 1))
-    y_JNQK: Array = _by_blocks(given, window, by_block(q_BTHK), by_block(k_BTHK), by_block(v_BTHK), slope_NQ)
+    document_JNS = None
+    if document_BT is not None:
+        document_JBS = jnp.swapaxes(jnp.pad(document_BT, filled[:2]).reshape(batch, -1, block), 0, 1)
+        document_JNS = jnp.repeat(document_JBS, groups, axis=1)
+    arrays = (by_block(q_BTHK), by_block(k_BTHK), by_block(v_BTHK), slope_NQ, document_JNS)
+    y_JNQK: Array = _by_blocks(given, window, *arrays)
     y_JBGRSK = y_JNQK.reshape(-1, batch, groups, heads // groups, block, size)
     y_BTHK = jnp.transpose(y_JBGRSK, (1, 0, 4, 2, 3, 5)).reshape(batch, -1, heads, size)
     return y_BTHK[:, :length].astype(q_BTHK.dtype)
@@ -168,14 +189,26 @@ def _in_blocks(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _by_blocks(
-    given: Given, window: int, q_JNQK: Queries, k_INSK: Keys, v_INSK: Keys, slope_NQ: Float[Array, "N Q"] | None
+    given: Given,
+    window: int,
+    q_JNQK: Queries,
+    k_INSK: Keys,
+    v_INSK: Keys,
+    slope_NQ: Float[Array, "N Q"] | None,
+    document_JNS: Documents | None,
 ) -> Queries:
     """Outputs in the wide dtype."""
-    return _blocks_forward(given, window, q_JNQK, k_INSK, v_INSK, slope_NQ)[0]
+    return _blocks_forward(given, window, q_JNQK, k_INSK, v_INSK, slope_NQ, document_JNS)[0]
 
 
 def _blocks_forward(
-    given: Given, window: int, q_JNQK: Queries, k_INSK: Keys, v_INSK: Keys, slope_NQ: Float[Array, "N Q"] | None
+    given: Given,
+    window: int,
+    q_JNQK: Queries,
+    k_INSK: Keys,
+    v_INSK: Keys,
+    slope_NQ: Float[Array, "N Q"] | None,
+    document_JNS: Documents | None,
 ) -> tuple[Queries, tuple[Any, ...]]:
     """Outputs, and what the backward pass needs: the arguments, outputs, and of each query the log of its sum."""
     dtype, first = precision.wide(q_JNQK.dtype), _first_of_queries(q_JNQK)
@@ -188,7 +221,8 @@ def _blocks_forward(
 
             def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 y_NQK, sum_NQ, largest_NQ = sums
-                score_NQS, _ = _block_scores(q_NQK, k_INSK[other - start], at, other, window, slope_NQ)
+                k_NSK = k_INSK[other - start]
+                score_NQS, _ = _block_scores(q_NQK, k_NSK, at, other, window, slope_NQ, document_JNS)
                 new_NQ = jnp.maximum(largest_NQ, jnp.max(score_NQS, axis=-1))
                 weight_NQS = jnp.exp(score_NQS - new_NQ[..., None])
                 kept_NQ = jnp.exp(largest_NQ - new_NQ)
@@ -209,12 +243,12 @@ def _blocks_forward(
     sums = (jnp.zeros(q_JNQK.shape, dtype), zero_JNQ, jnp.full_like(zero_JNQ, UNSEEN))
     (y_JNQK, sum_JNQ, largest_JNQ), _ = _visit_keys(given, window, q_JNQK, visit, sums, (k_INSK, v_INSK), ())
     y_JNQK = y_JNQK / sum_JNQ[..., None]
-    return y_JNQK, (q_JNQK, k_INSK, v_INSK, slope_NQ, y_JNQK, largest_JNQ + jnp.log(sum_JNQ))
+    return y_JNQK, (q_JNQK, k_INSK, v_INSK, slope_NQ, document_JNS, y_JNQK, largest_JNQ + jnp.log(sum_JNQ))
 
 
 def _blocks_backward(given: Given, window: int, kept: tuple[Any, ...], dy_JNQK: Queries) -> tuple[Any, ...]:
     """Gradients by queries, keys and values: the weights are made again from scores and the logs of their sums."""
-    q_JNQK, k_INSK, v_INSK, slope_NQ, y_JNQK, log_JNQ = kept
+    q_JNQK, k_INSK, v_INSK, slope_NQ, document_JNS, y_JNQK, log_JNQ = kept
     dtype, narrow, first = precision.wide(q_JNQK.dtype), q_JNQK.dtype, _first_of_queries(q_JNQK)
     inner_JNQ = jnp.sum(dy_JNQK * y_JNQK, axis=-1)
 
@@ -229,8 +263,8 @@ def _blocks_backward(given: Given, window: int, kept: tuple[Any, ...], dy_JNQK: 
             def add(other: Int[Array, ""], sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
                 dq_NQK, dk_INSK, dv_INSK = sums
                 k_NSK = k_INSK[other - start]
-                score_NQS, seen_QS = _block_scores(q_NQK, k_NSK, at, other, window, slope_NQ)
-                weight_NQS = jnp.where(seen_QS[None], jnp.exp(score_NQS - log_NQ1), 0)
+                score_NQS, seen = _block_scores(q_NQK, k_NSK, at, other, window, slope_NQ, document_JNS)
+                weight_NQS = jnp.where(_all_seen(seen), jnp.exp(score_NQS - log_NQ1), 0)
                 change_NQS = weight_NQS * (_product("NQK,NSK->NQS", dy_NQK, v_INSK[other - start]) - inner_NQ1)
                 weight_NQS, change_NQS = weight_NQS.astype(narrow), change_NQS.astype(narrow)
                 return (
@@ -250,7 +284,7 @@ def _blocks_backward(given: Given, window: int, kept: tuple[Any, ...], dy_JNQK: 
     dq_JNQK, changes = _visit_keys(given, window, q_JNQK, visit, dq_JNQK, (k_INSK, v_INSK), tuple(changes))
     dq_JNQK, dk_INSK, dv_INSK = (change.astype(narrow) for change in (dq_JNQK, *changes))
     scale = 1 / math.sqrt(q_JNQK.shape[-1])
-    return dq_JNQK * scale, dk_INSK * scale, dv_INSK, None if slope_NQ is None else jnp.zeros_like(slope_NQ)
+    return dq_JNQK * scale, dk_INSK * scale, dv_INSK, None if slope_NQ is None else jnp.zeros_like(slope_NQ), None
 
 
 _by_blocks.defvjp(_blocks_forward, _blocks_backward)
@@ -263,7 +297,8 @@ def _block_scores(
     other: Int[Array, ""],
     window: int,
     slope_NQ: Float[Array, "N Q"] | None,
-) -> tuple[Float[Array, "N Q S"], Bool[Array, "Q S"]]:
+    document_JNS: Documents | None,
+) -> tuple[Float[Array, "N Q S"], Seen]:
     """Scores of a block of queries and one of keys, with UNSEEN where a key is hidden, and which are not."""
     block = k_NSK.shape[1]
     query_Q = number * block + jnp.tile(jnp.arange(block), q_NQK.shape[1] // block)
@@ -271,8 +306,22 @@ def _block_scores(
     score_NQS = _product("NQK,NSK->NQS", q_NQK, k_NSK) / math.sqrt(q_NQK.shape[-1])
     if slope_NQ is not None:
         score_NQS = score_NQS - slope_NQ[..., None] * (query_Q[:, None] - key_S[None]).astype(slope_NQ.dtype)[None]
-    seen_QS = _seen(query_Q, key_S, window)
-    return jnp.where(seen_QS[None], score_NQS, UNSEEN), seen_QS
+    same_NQS = None
+    if document_JNS is not None:
+        query_NQ = jnp.tile(document_JNS[number], (1, q_NQK.shape[1] // block))
+        same_NQS = _same(query_NQ, document_JNS[other])
+    seen = _seen(query_Q, key_S, window), same_NQS
+    return jnp.where(_all_seen(seen), score_NQS, UNSEEN), seen
+
+
+def _all_seen(seen: Seen) -> Bool[Array, "#N Q S"]:
+    seen_QS, same_NQS = seen
+    return seen_QS[None] if same_NQS is None else seen_QS[None] & same_NQS
+
+
+def _same(query_BT: Int[Array, "B T"], key_BS: Int[Array, "B S"]) -> Bool[Array, "B T S"]:
+    """Whether a key is of the document of a query."""
+    return query_BT[:, :, None] == key_BS[:, None]
 
 
 def _block(length: int) -> int:
@@ -326,10 +375,10 @@ def _weigh(
     q_BTHK: Float[Array, "B T H K"],
     k_BGSK: Float[Array, "B G S K"],
     v_BGSK: Float[Array, "B G S K"],
-    mask_TS: Bool[Array, "T S"],
+    seen_BGRTS: Bool[Array, "#B 1 1 T S"],
     bias_HTS: Float[Array, "H T S"] | None,
 ) -> Float[Array, "B T H K"]:
-    """Attention to the keys of the mask; groups of R heads share keys and values; wide scores."""
+    """Attention to the keys that are seen; groups of R heads share keys and values; wide scores."""
     batch, length, heads, head_size = q_BTHK.shape
     groups, dtype = k_BGSK.shape[1], precision.wide(q_BTHK.dtype)
     q_BTGRK = q_BTHK.reshape(batch, length, groups, heads // groups, head_size)
@@ -337,7 +386,7 @@ def _weigh(
     score_BGRTS = score_BGRTS / math.sqrt(head_size)
     if bias_HTS is not None:
         score_BGRTS = score_BGRTS + bias_HTS.reshape(1, groups, -1, *bias_HTS.shape[1:])
-    score_BGRTS = jnp.where(mask_TS[None, None, None], score_BGRTS, -jnp.inf)
+    score_BGRTS = jnp.where(seen_BGRTS, score_BGRTS, -jnp.inf)
     # The largest score cancels out of the quotient, so its gradient need not be followed.
     weight_BGRTS = jnp.exp(score_BGRTS - jax.lax.stop_gradient(jnp.max(score_BGRTS, axis=-1, keepdims=True)))
     y_BGRTK = jnp.einsum("BGRTS,BGSK->BGRTK", weight_BGRTS.astype(v_BGSK.dtype), v_BGSK, preferred_element_type=dtype)
@@ -397,17 +446,26 @@ def over_devices(run: Callable[..., Array]) -> Callable[..., Array]:
     """
 
     def attend(
-        q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, window: int, slope_H: Float[Array, " H"] | None
+        q_BTHK: Array,
+        k_BTHK: Array,
+        v_BTHK: Array,
+        window: int,
+        slope_H: Float[Array, " H"] | None,
+        *document_BT: Int[Array, "B T"],
     ) -> Float[Array, "B T H K"]:
         if meshes.shards_of_context() > 1 and run not in (dense, blocked, ring):
             raise ValueError("kernels of attention want whole sequences; over context take implementation=ring")
 
-        def of_heads(q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, slope_H: Array | None) -> Float[Array, "B T H K"]:
+        def of_heads(
+            q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, slope_H: Array | None, *document_1BT: Array
+        ) -> Float[Array, "B T H K"]:
             if run is not ring:
                 k_BTHK, v_BTHK = context.gather(k_BTHK), context.gather(v_BTHK)
-            return run(q_BTHK, k_BTHK, v_BTHK, window, slope_H)
+            return run(q_BTHK, k_BTHK, v_BTHK, window, slope_H, *(each_1BT[0] for each_1BT in document_1BT))
 
-        return meshes.by_head(of_heads, (2, 2, 2, 0), 2)(q_BTHK, k_BTHK, v_BTHK, slope_H)
+        document_1BT = [each_BT[None] for each_BT in document_BT]  # the same for all heads
+        of_model = meshes.by_head(of_heads, (2, 2, 2, 0, *[0] * len(document_1BT)), 2)
+        return of_model(q_BTHK, k_BTHK, v_BTHK, slope_H, *document_1BT)
 
     return attend
 

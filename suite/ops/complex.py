@@ -1,13 +1,13 @@
 """Linear recurrences h_t = a h_{t-1} + b_t of complex numbers, which are carried as two real arrays.
 
-The decay does not change. Implementations as in suite/ops/linear.py.
+The decay does not change, but for documents that begin, where it is 0. Implementations as in suite/ops/linear.py.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from suite import mesh as meshes
 from suite.ops import context, recurrent
@@ -28,6 +28,11 @@ def step(decay_N: Complex, input_BN: Complex, h_BN: Complex) -> Complex:
     return real_BN + input_BN[0], imaginary_BN + input_BN[1]
 
 
+def cut(decay_N: Complex, starts_BT: Bool[Array, "B T"]) -> Complex:
+    """Decays of all tokens, of which those that begin a document leave nothing of the state before."""
+    return jax.tree.map(lambda x_N: jnp.where(starts_BT[..., None], 0, x_N[None, None]), decay_N)
+
+
 def sequential(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
     """A scan over time."""
 
@@ -35,7 +40,13 @@ def sequential(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
         h_BN = step(decay_N, input_BN, h_BN)
         return h_BN, h_BN
 
-    return recurrent.over_time(advance, input_BTN, h_BN)[0]
+    def advance_by(at: tuple[Complex, Complex], h_BN: Complex) -> tuple[Complex, Complex]:
+        h_BN = step(*at, h_BN)
+        return h_BN, h_BN
+
+    if decay_N[0].ndim == 1:
+        return recurrent.over_time(advance, input_BTN, h_BN)[0]
+    return recurrent.over_time(advance_by, (decay_N, input_BTN), h_BN)[0]
 
 
 def parallel(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
@@ -52,16 +63,18 @@ def parallel(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
 
 def over_devices(run: Callable[..., Complex]) -> Callable[..., Complex]:
     """An implementation whose channels and whose sequences are split."""
-    run = meshes.by_head(run, (0, 2, 1), 2)
+
+    def by_head(decay_N: Complex, input_BTN: Complex, h_BN: Complex) -> Complex:
+        return meshes.by_head(run, (decay_N[0].ndim - 1, 2, 1), 2)(decay_N, input_BTN, h_BN)
 
     def last(h_BTN: Complex) -> Complex:
         return h_BTN[0][:, -1], h_BTN[1][:, -1]
 
     def power(decay_N: Complex, input_BTN: Complex) -> Complex:
         zero_BTN = jnp.zeros_like(input_BTN[0])
-        return last(run(decay_N, (zero_BTN, zero_BTN), (jnp.ones_like(zero_BTN[:, 0]), zero_BTN[:, 0])))
+        return last(by_head(decay_N, (zero_BTN, zero_BTN), (jnp.ones_like(zero_BTN[:, 0]), zero_BTN[:, 0])))
 
-    return context.affine(run, context.Passed(power, _multiply, step), last=last)
+    return context.affine(by_head, context.Passed(power, _multiply, step), last=last)
 
 
 def _multiply(left: Complex, right: Complex) -> Complex:

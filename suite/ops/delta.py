@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from suite.ops import implementations, matrix
 
@@ -79,6 +79,14 @@ def step(
     held_BHP = jnp.einsum("BHK,BHKP->BHP", k_BHK, state_BHKP)
     state_BHKP = state_BHKP + matrix.outer(k_BHK, beta_BH[..., None] * (v_BHP - held_BHP))
     return jnp.einsum("BHK,BHKP->BHP", q_BHK, state_BHKP), state_BHKP
+
+
+def cut(inputs: tuple[Array | None, ...], starts_BT: Bool[Array, "B T"]) -> tuple[Array | None, ...]:
+    """As matrix.cut; where there are no decays, all others are 1."""
+    *others, beta_BTH, log_decay_BTH = inputs
+    assert beta_BTH is not None
+    log_decay_BTH = jnp.zeros_like(beta_BTH) if log_decay_BTH is None else log_decay_BTH
+    return (*others, beta_BTH, jnp.where(starts_BT[..., None], matrix.LEAST, log_decay_BTH))
 
 
 @jax.custom_jvp

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from suite import mesh as meshes
 from suite.ops import context, implementations, matrix
@@ -91,6 +91,12 @@ def step(
     y_BHP = jnp.einsum("BHK,BHKP->BHP", q_BHK, memory_BHKP)
     y_BHP = _divide(y_BHP, jnp.einsum("BHK,BHK->BH", q_BHK, normaliser_BHK), new_BH)
     return y_BHP, (memory_BHKP, normaliser_BHK, new_BH)
+
+
+def cut(inputs: tuple[Array, ...], starts_BT: Bool[Array, "B T"]) -> tuple[Array, ...]:
+    """Inputs whose forget gates, the last of them, leave nothing of the state before a token that begins a document."""
+    *others, log_forget_BTH = inputs
+    return (*others, jnp.where(starts_BT[..., None], matrix.LEAST, log_forget_BTH))
 
 
 def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:

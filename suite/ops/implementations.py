@@ -38,6 +38,12 @@ FASTEST = {
 # Kernels, and the one platform that each is written for.
 ONLY_ON = {"cudnn": "gpu", "pallas": "tpu", "persistent": "gpu", "splash": "tpu"}
 ONLY_OVER = {"ring": "context"}  # what is for sequences that are split over a mesh axis; on one device it is another
+# What does not cut attention or reset states where a document begins within a sequence; all others do.
+CANNOT_CUT = {
+    "attention": ("ring", "cudnn", "splash"),
+    "gru": ("pallas",),
+    "lstm": ("pallas", "persistent", "cudnn"),
+}
 HOPPER_AND_LATER = ("H100", "H200", "H20", "H800", "B100", "B200", "B300")  # as device kinds name them
 ON_MULTIPROCESSOR = (64, 128)  # channels of a head whose persistent kernel was timed, in bfloat16 on an H200
 ON_CHIP = 64 << 20  # bytes of recurrent weights that a TPU kernel keeps in vector memory, of which there are 128 MiB
@@ -83,15 +89,20 @@ def choose(
     resident: int = 0,
     head_size: int = 0,
     biased: bool = False,
+    cut: bool = False,
 ) -> str:
     """The implementation that runs: `auto` is the fastest known on this platform that can, `reference` the first.
 
     `resident` is the size of the weights that a kernel would keep on chip; `head_size` counts the channels of a head of
-    attention or of a recurrence, and `biased` says that attention has a bias.
+    attention or of a recurrence; `biased` says that attention has a bias, `cut` that documents begin within sequences.
     """
     check(family_name, implementation)
     if implementation == "reference":
         return next(iter(family(family_name).IMPLEMENTATIONS))
+    cannot_cut = CANNOT_CUT.get(family_name, ()) if cut else ()
+    if implementation in cannot_cut:
+        others = ", ".join(sorted(family(family_name).IMPLEMENTATIONS.keys() - set(cannot_cut)))
+        raise ValueError(f"implementation {implementation} does not reset at the ends of documents; these do: {others}")
     if implementation != "auto":
         return implementation
     if family_name == "attention" and meshes.shards_of_context() > 1:
@@ -106,7 +117,11 @@ def choose(
         "splash": n_bytes == 8 or biased,
         "pallas": n_bytes == 8 or resident * n_bytes > ON_CHIP,
     }
-    return next(fast for fast in FASTEST[family_name][meshes.platform()] if not cannot.get(fast, False))
+    return next(
+        fast
+        for fast in FASTEST[family_name][meshes.platform()]
+        if fast not in cannot_cut and not cannot.get(fast, False)
+    )
 
 
 def _largest_head() -> int:

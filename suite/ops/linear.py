@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from suite import mesh as meshes
 from suite.ops import context, recurrent
@@ -25,6 +25,11 @@ def step(
 ) -> Float[Array, "B N"]:
     """One token."""
     return decay_BN * h_BN + input_BN
+
+
+def cut(decay_BTN: Float[Array, "B T N"], starts_BT: Bool[Array, "B T"]) -> Float[Array, "B T N"]:
+    """Decays of which those that begin a document leave nothing of the state before."""
+    return jnp.where(starts_BT[..., None], 0, decay_BTN)
 
 
 def sequential(

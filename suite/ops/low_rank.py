@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from suite.ops import delta, implementations, matrix
 
@@ -78,6 +78,14 @@ def step(
     decay_BHK = jnp.exp(log_decay_BHK)
     state_BHKP = decay_BHK[..., None] * state_BHKP - matrix.outer(b_BHK, held_BHP) + matrix.outer(k_BHK, v_BHP)
     return jnp.einsum("BHK,BHKP->BHP", r_BHK, state_BHKP), state_BHKP
+
+
+def cut(inputs: tuple[Array, ...], starts_BT: Bool[Array, "B T"]) -> tuple[Array, ...]:
+    """As matrix.cut, without the removal, which acts on the state before the decay. Decays have no bound then."""
+    *others, replacement_BTHK, log_decay_BTHK = inputs
+    starts_BT11 = starts_BT[..., None, None]
+    log_decay_BTHK = jnp.where(starts_BT11, matrix.LEAST, log_decay_BTHK)
+    return (*others, jnp.where(starts_BT11, 0, replacement_BTHK), log_decay_BTHK)
 
 
 def sequential(*arguments: Array | float) -> tuple[Float[Array, "B T H P"], Float[Array, "B H K P"]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from suite import mesh as meshes
 from suite.ops import context, implementations, precision, recurrent
@@ -65,6 +65,12 @@ def step(
     k_BHK, q_BHK = (repeat(x_BGK.astype(dtype), heads, axis=1) for x_BGK in (k_BGK, q_BGK))
     state_BHKP = jnp.exp(log_decay_BHK)[..., None] * state_BHKP + outer(k_BHK, v_BHP.astype(dtype))
     return jnp.einsum("BHK,BHKP->BHP", q_BHK, state_BHKP), state_BHKP
+
+
+def cut(inputs: tuple[Array, ...], starts_BT: Bool[Array, "B T"]) -> tuple[Array, ...]:
+    """Inputs whose decay, the last of them, leaves nothing of the state before a token that begins a document."""
+    *others, log_decay_BTHK = inputs
+    return (*others, jnp.where(starts_BT[..., None, None], LEAST, log_decay_BTHK))
 
 
 def over_devices(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from suite import mesh as meshes
 from suite.ops import precision
@@ -63,15 +63,23 @@ class Passes(NamedTuple):
 
 
 def layer(loop: Loop) -> Callable[..., tuple[Float[Array, "B T N"], State]]:
-    """A loop of one head's gates as an implementation: `run(cell, x_BTD, weights, state) -> y_BTN, state`."""
+    """A loop of one head's gates as an implementation: `run(cell, x_BTD, weights, state) -> y_BTN, state`.
+
+    With `starts_BT` after them, the state is an empty one before each token that begins a document.
+    """
 
     def run(
-        cell: Callable[..., State], x_BTD: Float[Array, "B T D"], weights: Weights, state: tuple[Array, ...]
+        cell: Callable[..., State],
+        x_BTD: Float[Array, "B T D"],
+        weights: Weights,
+        state: tuple[Array, ...],
+        *starts_BT: Bool[Array, "B T"],
     ) -> tuple[Float[Array, "B T N"], tuple[Array, ...]]:
         u_HTBG, by_heads = project(x_BTD, weights), of_heads(weights)
         heads = weights.recurrent_HKG.shape[0]
-        of_model = meshes.by_head(functools.partial(loop, cell), (0, 0, 0), (0, 0))
-        h_HTBK, state = of_model(u_HTBG, by_heads, tuple(split(x_BN, heads) for x_BN in state))
+        starts = [jnp.broadcast_to(each_BT.T[None], (heads, *each_BT.T.shape)) for each_BT in starts_BT]
+        of_model = meshes.by_head(functools.partial(loop, cell), (0,) * (3 + len(starts)), (0, 0))
+        h_HTBK, state = of_model(u_HTBG, by_heads, tuple(split(x_BN, heads) for x_BN in state), *starts)
         return join_all(h_HTBK), tuple(join(x_HBK) for x_HBK in state)
 
     return run
@@ -94,19 +102,30 @@ def of_one_sum(change_HTBG: Float[Array, "H T B G"]) -> tuple[Array, Array, tupl
 
 
 def scan(
-    cell: Callable[..., State], u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State
+    cell: Callable[..., State],
+    u_HTBG: Float[Array, "H T B G"],
+    weights: PyTree,
+    state: State,
+    *starts_HTB: Bool[Array, "H T B"],
+    empty: tuple[float, ...] = (),
 ) -> tuple[Float[Array, "H T B K"], State]:
-    """The plain loop, with JAX's own gradient: outputs in the dtype of the inputs, and the last state."""
+    """The plain loop, with JAX's own gradient: outputs in the dtype of the inputs, and the last state.
 
-    def loop(u_TBG: Float[Array, "T B G"], weights: PyTree, state: State) -> tuple[Float[Array, "T B K"], State]:
-        def turn(state: State, u_BG: Float[Array, "B G"]) -> tuple[State, Float[Array, "B K"]]:
-            state = _advance(cell, u_BG, weights, state)
+    The vectors of an empty state are of these numbers, 0 by default.
+    """
+
+    def loop(
+        u_TBG: Float[Array, "T B G"], weights: PyTree, state: State, *starts_TB: Bool[Array, "T B"]
+    ) -> tuple[Float[Array, "T B K"], State]:
+        def turn(state: State, at: tuple[Array, ...]) -> tuple[State, Float[Array, "B K"]]:
+            u_BG, *starts_B = at
+            state = _advance(cell, u_BG, weights, _cut(state, *starts_B, empty=empty))
             return state, state[0].astype(u_BG.dtype)
 
-        state, h_TBK = jax.lax.scan(turn, state, u_TBG)
+        state, h_TBK = jax.lax.scan(turn, state, (u_TBG, *starts_TB))
         return h_TBK, state
 
-    return each_head(loop)(u_HTBG, weights, state)
+    return each_head(loop)(u_HTBG, weights, state, *starts_HTB)
 
 
 def over_time(advance: Callable[..., Any], inputs: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
@@ -153,28 +172,27 @@ def kernels(forward: Callable, backward: Callable, of_gates: Callable) -> Loop:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(
-    passes: Passes, u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State
+    passes: Passes, u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State, *starts_HTB: Bool[Array, "H T B"]
 ) -> tuple[Float[Array, "H T B K"], State]:
-    return passes.alone(u_HTBG, weights, state)
+    return passes.alone(u_HTBG, weights, state, *starts_HTB)
 
 
 def _forward(
-    passes: Passes, u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State
+    passes: Passes, u_HTBG: Float[Array, "H T B G"], weights: PyTree, state: State, *starts_HTB: Bool[Array, "H T B"]
 ) -> tuple[tuple[Float[Array, "H T B K"], State], tuple[Any, ...]]:
-    last, kept, h_HTBK = passes.forward(u_HTBG, weights, state)
-    return (h_HTBK, last), (weights[0], state[0], h_HTBK, kept)
+    last, kept, h_HTBK = passes.forward(u_HTBG, weights, state, *starts_HTB)
+    return (h_HTBK, last), (weights[0], state[0], h_HTBK, kept, starts_HTB)
 
 
-def _backward(
-    passes: Passes, left: tuple[Any, ...], changes: tuple[Float[Array, "H T B K"], State]
-) -> tuple[Float[Array, "H T B G"], tuple[Float[Array, "H K G"], Biases], State]:
-    recurrent_HKG, first_HBK, h_HTBK, kept = left
+def _backward(passes: Passes, left: tuple[Any, ...], changes: tuple[Float[Array, "H T B K"], State]) -> tuple[Any, ...]:
+    """Changes of u, of the weights and of the first state; none of what begins a document."""
+    recurrent_HKG, first_HBK, h_HTBK, kept, starts_HTB = left
     from_output_HTBK, state = changes
-    state, of_loop = passes.backward(kept or (h_HTBK,), from_output_HTBK, recurrent_HKG, state)
+    state, of_loop = passes.backward(kept or (h_HTBK,), from_output_HTBK, recurrent_HKG, state, *starts_HTB)
     of_input_HTBG, of_product_HTBG, of_biases = passes.of_gates(*of_loop)
-    of_recurrent_HKG = each_head(_weight_gradient)(first_HBK, h_HTBK, of_product_HTBG)
+    of_recurrent_HKG = each_head(_weight_gradient)(first_HBK, h_HTBK, of_product_HTBG, *starts_HTB)
     biases = tuple(jnp.sum(x_HTBG, axis=(1, 2), dtype=first_HBK.dtype) for x_HTBG in of_biases)
-    return of_input_HTBG, (of_recurrent_HKG, biases), state
+    return of_input_HTBG, (of_recurrent_HKG, biases), state, *[None] * len(starts_HTB)
 
 
 _run.defvjp(_forward, _backward)
@@ -188,7 +206,11 @@ def _advance(cell: Callable[..., Any], u_BG: Float[Array, "B G"], weights: PyTre
 
 
 def _forward_loop(
-    forward: Callable[..., Any], u_TBG: Float[Array, "T B G"], weights: PyTree, state: State
+    forward: Callable[..., Any],
+    u_TBG: Float[Array, "T B G"],
+    weights: PyTree,
+    state: State,
+    *starts_TB: Bool[Array, "T B"],
 ) -> tuple[State, tuple[Array, ...], Float[Array, "T B K"]]:
     """The last state; of every token what it keeps, of which the first overwrites `u_TBG`, and its output."""
     length, dtype = u_TBG.shape[0], u_TBG.dtype
@@ -202,6 +224,7 @@ def _forward_loop(
 
     def turn(token: Int[Array, ""], carry: tuple[State, tuple[Array, ...]]) -> tuple[State, tuple[Array, ...]]:
         state, buffers = carry
+        state = _cut(state, *(_at(each_TB, token) for each_TB in starts_TB))
         state, left = advance(_at(buffers[0], token), state)
         return state, tuple(_put(buffer, x, token) for buffer, x in zip(buffers, left, strict=True))
 
@@ -216,6 +239,7 @@ def _backward_loop(
     from_output_TBK: Float[Array, "T B K"],
     recurrent_KG: Float[Array, "K G"],
     state: State,
+    *starts_TB: Bool[Array, "T B"],
 ) -> tuple[State, tuple[Array, ...]]:
     """Changes of the first state; then those of every token."""
     length, dtype, wide = from_output_TBK.shape[0], from_output_TBK.dtype, state[0].dtype
@@ -233,6 +257,7 @@ def _backward_loop(
         now = {**dict(enumerate(arrays)), **dict(zip(places, buffers, strict=True))}
         *factors, from_output_BK = (_at(x, token).astype(wide) for x in now.values())
         state, changes = backward(tuple(factors), from_output_BK, state, product)
+        state = _cut(state, *(_at(each_TB, token) for each_TB in starts_TB))
         return state, tuple(_put(buffer, x, token) for buffer, x in zip(buffers, changes, strict=True))
 
     return jax.lax.fori_loop(0, length, turn, (state, tuple(arrays[place] for place in places)))
@@ -310,15 +335,27 @@ def _product(h_BK: Float[Array, "B K"], weight_KG: Float[Array, "K G"], dtype: j
 
 
 def _weight_gradient(
-    first_BK: Float[Array, "B K"], h_TBK: Float[Array, "T B K"], change_TBG: Float[Array, "T B G"]
+    first_BK: Float[Array, "B K"],
+    h_TBK: Float[Array, "T B K"],
+    change_TBG: Float[Array, "T B G"],
+    *starts_TB: Bool[Array, "T B"],
 ) -> Float[Array, "K G"]:
     """The recurrent matrix's gradient: one product of the states before all tokens with what came back to the gates."""
     before_TBK = jnp.concatenate([first_BK.astype(h_TBK.dtype)[None], h_TBK[:-1]])
+    (before_TBK,) = _cut((before_TBK,), *starts_TB)
     before_XK, change_XG = (x.reshape(-1, x.shape[-1]) for x in (before_TBK, change_TBG))
     return jnp.matmul(before_XK.T, change_XG, preferred_element_type=first_BK.dtype)
 
 
-def _at(buffer_TBK: Float[Array, "T B K"], token: Int[Array, ""]) -> Float[Array, "B K"]:
+def _cut(state: State, *starts_B: Bool[Array, "*T B"], empty: tuple[float, ...] = ()) -> State:
+    """The state, or what is as long, where no document begins, and elsewhere an empty one; of 0s by default."""
+    for each_B in starts_B:
+        numbers = empty or (0.0,) * len(state)
+        state = tuple(jnp.where(each_B[..., None], x, x_BK) for x, x_BK in zip(numbers, state, strict=True))
+    return state
+
+
+def _at(buffer_TBK: Shaped[Array, "T B *K"], token: Int[Array, ""]) -> Shaped[Array, "B *K"]:
     return jax.lax.dynamic_index_in_dim(buffer_TBK, token, 0, keepdims=False)
 
 
@@ -338,8 +375,8 @@ def _put(buffer_TBK: Float[Array, "T B K"], x_BK: Float[Array, "B K"], token: In
 
 
 def dilated(
-    extend: Callable[[Float[Array, "B T D"], PyTree], tuple[Float[Array, "B T N"], PyTree]],
-    x_BTD: Float[Array, "B T D"],
+    extend: Callable[[tuple[Array, ...], PyTree], tuple[Float[Array, "B T N"], PyTree]],
+    inputs: tuple[Shaped[Array, "B T ..."], ...],
     state: PyTree,
     dilation: int,
 ) -> tuple[Float[Array, "B T N"], PyTree]:
@@ -348,52 +385,67 @@ def dilated(
     A state's second axis has the states of the last `dilation` tokens, the oldest first, which is that of the next
     token. Tokens that are a multiple of the dilation apart are a sequence of their own, and each is one of the batch.
     """
-    batch, length, width = x_BTD.shape
+    batch, length = inputs[0].shape[:2]
     turns, rest = divmod(length, dilation)
 
-    def run(x_BSD: Float[Array, "B S D"], sequences: int, state: PyTree) -> tuple[Float[Array, "B S N"], PyTree]:
+    def run(of_tokens: slice, sequences: int, state: PyTree) -> tuple[Float[Array, "B S N"], PyTree]:
         """Tokens of so many sequences that take turns, the first ones of the state."""
-        x_XSD = jnp.swapaxes(x_BSD.reshape(batch, -1, sequences, width), 1, 2).reshape(batch * sequences, -1, width)
-        y_XSN, state = extend(x_XSD, jax.tree.map(lambda x: x[:, :sequences].reshape(-1, *x.shape[2:]), state))
+
+        def apart(x_BSD: Shaped[Array, "B S ..."]) -> Shaped[Array, "X R ..."]:
+            x_BSXD = x_BSD.reshape(batch, -1, sequences, *x_BSD.shape[2:])
+            return jnp.swapaxes(x_BSXD, 1, 2).reshape(batch * sequences, -1, *x_BSD.shape[2:])
+
+        y_XSN, state = extend(
+            tuple(apart(x_BTD[:, of_tokens]) for x_BTD in inputs),
+            jax.tree.map(lambda x: x[:, :sequences].reshape(-1, *x.shape[2:]), state),
+        )
         y_BSN = jnp.swapaxes(y_XSN.reshape(batch, sequences, -1, y_XSN.shape[-1]), 1, 2)
         state = jax.tree.map(lambda x: x.reshape(batch, sequences, *x.shape[1:]), state)
-        return y_BSN.reshape(batch, x_BSD.shape[1], -1), state
+        return y_BSN.reshape(batch, -1, y_XSN.shape[-1]), state
 
     outputs = []
     if turns:
-        y_BTN, state = run(x_BTD[:, : turns * dilation], dilation, state)
+        y_BTN, state = run(slice(turns * dilation), dilation, state)
         outputs.append(y_BTN)
     if rest:
-        y_BTN, newest = run(x_BTD[:, turns * dilation :], rest, state)
+        y_BTN, newest = run(slice(turns * dilation, None), rest, state)
         state = jax.tree.map(lambda old, new: jnp.concatenate([old[:, rest:], new], axis=1), state, newest)
         outputs.append(y_BTN)
     return jnp.concatenate(outputs, axis=1), state
 
 
+def starts_of_dilated(starts_BT: Bool[Array, "B T"], dilation: int) -> Bool[Array, "B T"]:
+    """Whether the token that lies `dilation` tokens back is of another document."""
+    document_BT = jnp.cumsum(starts_BT.astype(jnp.int32), axis=1)
+    return document_BT != jnp.pad(document_BT, ((0, 0), (dilation, 0)))[:, : starts_BT.shape[1]]
+
+
 def rematerialised(
-    extend: Callable[[Float[Array, "B T D"], PyTree], tuple[Float[Array, "B T N"], PyTree]],
-    x_BTD: Float[Array, "B T D"],
+    extend: Callable[[tuple[Array, ...], PyTree], tuple[Float[Array, "B T N"], PyTree]],
+    inputs: tuple[Shaped[Array, "B T ..."], ...],
     state: PyTree,
 ) -> tuple[Float[Array, "B T N"], PyTree]:
-    """The same as `extend(x_BTD, state)`, in chunks whose insides are computed again for the gradient.
+    """The same as `extend(inputs, state)`, in chunks whose insides are computed again for the gradient.
 
     Kept are a state for each chunk and the insides of one of them: with sqrt(T) tokens each, both grow as sqrt(T).
     """
-    batch, length, width = x_BTD.shape
+    batch, length = inputs[0].shape[:2]
     chunk = math.isqrt(length)
     whole = length // chunk
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # a loop's body is compiled by itself: nothing to share
-    def step(state: PyTree, x_BTD: Float[Array, "B T D"]) -> tuple[PyTree, Float[Array, "B T N"]]:
-        y_BTN, state = extend(x_BTD, state)
+    def step(state: PyTree, inputs: tuple[Array, ...]) -> tuple[PyTree, Float[Array, "B T N"]]:
+        y_BTN, state = extend(inputs, state)
         return state, y_BTN
 
-    x_JBTD = jnp.swapaxes(x_BTD[:, : whole * chunk].reshape(batch, whole, chunk, width), 0, 1)
-    state, y_JBTN = jax.lax.scan(step, state, x_JBTD)
+    def in_chunks(x_BTD: Shaped[Array, "B T ..."]) -> Shaped[Array, "J B C ..."]:
+        return jnp.swapaxes(x_BTD[:, : whole * chunk].reshape(batch, whole, chunk, *x_BTD.shape[2:]), 0, 1)
+
+    state, y_JBTN = jax.lax.scan(step, state, tuple(in_chunks(x_BTD) for x_BTD in inputs))
     y_BTN = jnp.swapaxes(y_JBTN, 0, 1).reshape(batch, whole * chunk, -1)
     if whole * chunk == length:
         return y_BTN, state
-    rest_BTN, state = extend(x_BTD[:, whole * chunk :], state)
+    rest_BTN, state = extend(tuple(x_BTD[:, whole * chunk :] for x_BTD in inputs), state)
     return jnp.concatenate([y_BTN, rest_BTN], axis=1), state
 
 

@@ -9,7 +9,8 @@ A file defines `Task`, a frozen dataclass of (length, seed, knobs) with
 An example depends on the task, the split and its id alone, so neither a resume nor the number of hosts or devices can
 change the data. Weights stand on the targets that can be answered; the last of them is an example's final position,
 at which tasks of one answer are judged. Fields that a Task computes itself (`init=False`) are facts about the data and
-go into every row; a field `data_dir` is filled in with the place where data sets lie. `BOUNDS = {"knob": (least,
+go into every row; a field `data_dir` is filled in with the place where data sets lie. A task of examples that
+hold several documents says, as END at the top, the token that ends one. `BOUNDS = {"knob": (least,
 greatest)}` at the top says between which values a knob may lie. suite/contract.py holds the folder's tasks to this, and
 a user's own before anything is trained on it.
 """

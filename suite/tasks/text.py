@@ -10,6 +10,7 @@ from suite.tasks import Batch, CounterGenerator, corpora
 from suite.tasks.corpora import strata
 from suite.tasks.corpora.strata import Document, Strata
 
+END = 0  # the byte that ends a document
 READ_DOCUMENTS = 1024  # that are kept once their strata have been read
 
 

@@ -48,7 +48,7 @@ def implementation(job: Job, mesh: Mesh) -> str:
         if "implementation" in knobs:
             shape = eqx.filter_eval_shape(lambda m=module, k=knobs: m.Mixer(job.width, key=jax.random.key(0), **k))
             with meshes.ambient(mesh):
-                ran.append(shape.ran(jnp.dtype(job.dtype)))
+                ran.append(shape.ran(jnp.dtype(job.dtype), **({"cut": True} if job.reset else {})))
         else:
             ran.append("reference")
     return "+".join(ran)

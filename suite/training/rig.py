@@ -247,6 +247,8 @@ def build(
 
 def check(job: Job, mesh: Mesh, vocab: int) -> None:
     """Raises what would fail later, before a device is touched."""
+    if job.reset and mesh.shape["context"] > 1:
+        raise ValueError("reset wants whole sequences on a device; take a --mesh without context")
     with parts.own_lines("suite.mixers", job.mixer):
         solved = matching.solve(job, vocab)
         _check_reads(solved, vocab)
@@ -270,6 +272,8 @@ def _check_passing(job: Job, mesh: Mesh) -> None:
         raise ValueError(
             f"state_passing wants windows of one length, without padding before their ends; got {job.lengths}"
         )
+    if job.reset:
+        raise ValueError("state_passing goes on from window to window and reset begins anew; give one of them")
     if mesh.shape["context"] > 1:
         raise ValueError("state_passing wants whole sequences on a device; give a --mesh without context")
 

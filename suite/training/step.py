@@ -215,7 +215,8 @@ def answer(
 
     model = eqx.tree_at(lambda model: model.embedding_VD, model, meshes.whole(model.embedding_VD))
     x_BTD = model.embed(batch.tokens_BT)
-    x_BTD = model.in_chunks(x_BTD, chunk) if chunk else model.through(x_BTD, state)
+    starts_BT = model.starts(batch.tokens_BT)
+    x_BTD = model.in_chunks(x_BTD, chunk) if chunk else model.through(x_BTD, starts_BT, state)
     batch_size, length = batch.tokens_BT.shape
     tokens = max(1, LOGITS // (batch_size * model.embedding_VD.shape[0]))
     if tokens >= length:
