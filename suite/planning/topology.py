@@ -52,7 +52,7 @@ dnn_version_info { major: 9 minor: 28 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 # Triton tiles products by trial on a GPU. The tiles that it takes without one do not fit every width.
-WITHOUT_GPU = {"xla_gpu_enable_triton_gemm": False}
+WITHOUT_GPU: dict[str, float | bool] = {"xla_gpu_enable_triton_gemm": False}
 
 
 @dataclasses.dataclass(frozen=True)
