@@ -34,8 +34,8 @@ class Size:
 
 
 _LAPTOP = Job(task="needle", width=64, depth=2, length=64, batch=32, steps=500, validate_every=250)
-_LAPTOP = _LAPTOP.replace(validation_examples=512, test_examples=1024)
-_LAPTOP_TEXT = _LAPTOP.replace(task="text", length=256, batch=8, validation_examples=128, test_examples=512)
+_LAPTOP = _LAPTOP.replace(validation_examples=512, test_examples=512)
+_LAPTOP_TEXT = _LAPTOP.replace(task="text", length=256, batch=8, validation_examples=128)
 _GPU_HOUR = Job(task="needle", width=512, head_size=HEAD_SIZE, depth=6, length=512, batch=32, dtype="bfloat16")
 _GPU_HOUR = _GPU_HOUR.replace(steps=1000, validate_every=500, validation_examples=512, test_examples=1024)
 _POD = Job(task="needle", width=1024, head_size=HEAD_SIZE, depth=8, length=2048, batch=4, dtype="bfloat16")
