@@ -206,15 +206,16 @@ def records_blocks(comparison: records.Comparison) -> list[page.Block]:
     return list(recall.recall(comparison))
 
 
-def test_what_is_not_measured_yet_is_said(tmp_path: pathlib.Path) -> None:
+def test_what_has_no_number_says_why(tmp_path: pathlib.Path) -> None:
     name, content = RECALLING.describe({}, [])
     (tmp_path / name).write_text(content)
     [cell] = [
         cell for cell in of("learning", RECALLING.cells([])) if cell.job.seed == 0 and cell.job.arm == "attention"
     ]
     put(tmp_path, cell.job, cell.measure, rows_of(cell, "attention", 2), CPU)
+    put(tmp_path, cell.job, "decode", [{"outcome": "oom", "context": 16}], CPU)
     [table] = [block for block in section(records.read(tmp_path), TITLE) if isinstance(block, page.Table)]
-    assert table.rows[2][3:5] == ("not counted yet", "not measured yet")
+    assert table.rows[2][3:5] == ("not measured yet", "out of memory")
     assert table.rows[0][-1] == "not trained yet"
 
 

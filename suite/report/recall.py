@@ -63,6 +63,11 @@ class Size:
         rows = [row for row in self._of("decode") if row["outcome"] == "ok" and row["phase"] == "decode"]
         return [statistics.median(row["decode_seconds"] / row["decoded"] for row in rows)] if rows else []
 
+    def missing(self, measure: str) -> str:
+        """Why a measure has no number."""
+        outcomes = [words.outcome(row["outcome"]) for row in self._of(measure) if row["outcome"] != "ok"]
+        return (outcomes or ["not measured yet"])[0]
+
     def _of(self, measure: str) -> list[Row]:
         return [row for row in self.rows if parts.split(row["measure"])[0] == measure]
 
@@ -170,7 +175,8 @@ def _figure(group: Group, name: str, title: str, x: str, value: Callable[[Size],
 def _sentences(comparison: Comparison, group: Group) -> Iterator[str]:
     job = group.job
     task = parts.short("suite.tasks", job.task)
-    yield f"{task}: {parts.about('suite.tasks', job.task)}" if not parts.is_own("suite.tasks", job.task) else f"{task}."
+    about = [] if parts.is_own("suite.tasks", job.task) else [parts.about("suite.tasks", job.task)]
+    yield " ".join([f"The task is {task}.", *about])
     duration = learning_rates.duration(job)
     yield f"Trained on {words.lengths(job)}, {job.batch} examples a step, {duration}, {job.optimizer}, {job.dtype}."
     yield (
@@ -228,8 +234,8 @@ def _line(size: Size) -> Cells:
         size.arm,
         size.name,
         next((words.number(row["params"]) for row in size.rows if "params" in row), ""),
-        *([words.si(value, "B") for value in size.state_bytes] or ["not counted yet"]),
-        *([words.seconds(value) for value in size.token_seconds] or ["not measured yet"]),
+        *([words.si(value, "B") for value in size.state_bytes] or [size.missing("size")]),
+        *([words.seconds(value) for value in size.token_seconds] or [size.missing("decode")]),
         f"{ends[0]['learning_rate']:g}" if ends else "",
         words.percent(statistics.fmean(size.accuracies)) if size.accuracies else "",
         ", ".join(each) or "not trained yet",
