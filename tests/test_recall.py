@@ -145,8 +145,8 @@ def rows_of(cell: Cell, arm: str, step: int) -> list[Row]:
             right = accuracy[arm][step] + 0.01 * cell.job.seed
             return [at | {"loss": 0.5, "accuracy": right, "final_accuracy": 0.0}]
         case "size":
-            sizes = [{"phase": "state", "context": 16, "state_bytes": BYTES[arm] * 2**step}]
-            return [*sizes, {"phase": "state", "context": 256, "state_bytes": 10**6}]
+            other = {"phase": "state", "context": 8, "state_bytes": 7}
+            return [other, {"phase": "state", "context": 16, "state_bytes": BYTES[arm] * 2**step}]
     at = {"context": 16, "sequences": 1}
     turns = [{"phase": "decode", **at, "turn": n, "decoded": 10, "decode_seconds": 1e-3 * (1 + n)} for n in range(3)]
     return [{"phase": "prefill", **at, "read": 16, "chunk": 16, "prefill_seconds": 1.0}, *turns]
