@@ -13,6 +13,7 @@ from suite import parts
 from suite.job import Cell, Job
 from suite.learning_rates import GRID, SEEDS
 from suite.model import backbone, matching
+from suite.planning import most
 from suite.report import page, recall, records, verdicts
 from suite.sweep import recalling, store
 from suite.sweep.recalling import SIZES, Recalling, Sizes
@@ -110,6 +111,20 @@ def test_a_scale_has_six_arms_at_three_sizes_that_are_models(scale: str) -> None
         if cell.measure == "size":
             solved = matching.solve(cell.job, vocab)
             assert matching.state_bytes(backbone.shapes(solved, vocab), solved, solved.length) > 0
+
+
+def test_a_scale_without_sizes_is_refused_with_those_that_have_some() -> None:
+    with pytest.raises(ValueError, match=r"launch\.recall has no scale smoke; known: laptop, gpu_hour, pod"):
+        recalling.sizes("smoke")
+
+
+def test_a_plan_counts_the_rates_that_may_come_to_be_tried_and_every_size() -> None:
+    asked = dataclasses.replace(RECALLING, rates="anew")
+    cells, first = most.cells(asked, lambda jobs: {job: {"outcome": "failed"} for job in jobs})
+    assert first == len(ARMS) * len(GRID) * len(SEEDS)
+    chosen = [cell for cell in cells if cell.job.seed in SEEDS]
+    assert {cell.job.learning_rate for cell in chosen} > {*GRID}
+    assert len(cells) - len(chosen) == 9 * 5
 
 
 def test_examples_of_a_step_are_shared_by_the_devices() -> None:
