@@ -174,6 +174,7 @@ def test_every_recurrence_passes_its_state(mixer: str, devices: list) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_training_that_is_killed_while_it_passes_states_ends_bit_by_bit(tmp_path: pathlib.Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     passing = ("--state_passing=0.1", "--validate_every=63")  # 120 steps and 12 more
