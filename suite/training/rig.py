@@ -8,7 +8,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -129,7 +129,7 @@ class Rig:
         return self.programs.step
 
     @property
-    def steps_of_training(self) -> list[jax.stages.Compiled]:
+    def steps_of_training(self) -> list[Callable[..., Any]]:
         """The programs that training runs: its step, and where the job passes states the step of the last ones."""
         return [self.step, *([self.programs.passing_step] if self.job.state_passing else [])]
 
