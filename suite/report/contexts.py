@@ -45,13 +45,14 @@ def _section(comparison: Comparison, group: Trainings, readings: list[Reading], 
     yield Heading(f"Context on {group.task} (not judged)", name=f"contexts {number}")
     yield Prose(" ".join(_sentences(group, readings)))
     yield from remedies.remedies(comparison, readings)
-    styled = figures.styles_of(_by_length(readings, number), comparison.arms)
-    yield from figures.chart(_by_length(readings, number), styled, "from the least to the greatest seed")
+    drawn = remedies.told(readings)
+    styled = figures.styles_of(_by_length(drawn, number), comparison.arms)
+    yield from figures.chart(_by_length(drawn, number), styled, "from the least to the greatest seed")
     yield Table(_columns(readings), tuple(line for reading in readings for line in _lines(reading, readings)))
     yield from _heat_map(readings, number)
     longest = max(reading.lengths[-1] for reading in readings)
     for name, length in {"trained": group.job.length, "longest": longest}.items():
-        figure = _by_distance(readings, length, f"contexts_{number}_distance_{name}")
+        figure = _by_distance(drawn, length, f"contexts_{number}_distance_{name}")
         yield from figures.chart(figure, styled, "from the least to the greatest seed")
     rows = [row for reading in readings for row in reading.rows]
     if comparison.reading:

@@ -6,7 +6,7 @@ from suite.report.page import Spec
 
 PANELS = 3  # side by side
 PANEL_HEIGHT = 200
-HEAD, FOOT = 2.0, 2.5  # rows of a panel above its cells, with its name, and below, with the lengths
+HEAD, FOOT = 2.4, 2.5  # rows of a panel above its cells, with its name, and below, with the lengths
 TEXT = {"type": "text", "baseline": "middle"}
 LABEL = {"text": {"field": "label", "type": "nominal"}}
 WEIGHTS = {False: 400, True: 700}  # of the letters of a length: whether it is the trained one
@@ -15,15 +15,19 @@ WEIGHTS = {False: 400, True: 700}  # of the letters of a length: whether it is t
 def draw(maps: Mapping[str, Mapping[tuple[int, int], float]], trained: int) -> Spec:
     """The accuracy of each arm at each (length, depth in percent). The trained length stands in bold.
 
+    What stands in a name behind its first comma has a line of its own.
     It is one view, which is as wide as the page, as a facet cannot be.
     """
     lengths = sorted({length for cells in maps.values() for length, _ in cells})
     depths = sorted({depth for cells in maps.values() for _, depth in cells})
-    squares, names, labels = [], [], []
+    squares, names, conditions, labels = [], [], [], []
     for index, (name, cells) in enumerate(maps.items()):
         row, column = divmod(index, PANELS)
         left, top = column * (len(lengths) + 1), row * (HEAD + len(depths) + FOOT) + HEAD
-        names.append({"x": left, "y": top - 0.6, "label": name})
+        arm, _, condition = name.partition(", ")
+        names.append({"x": left, "y": top - (1.7 if condition else 0.6), "label": arm})
+        if condition:
+            conditions.append({"x": left, "y": top - 0.6, "label": condition})
         for at, length in enumerate(lengths):
             under = {"x": left + at + 0.5, "y": top + len(depths) + 0.8, "label": _short(length)}
             labels.append(under | {"trained": length == trained})
@@ -37,6 +41,7 @@ def draw(maps: Mapping[str, Mapping[tuple[int, int], float]], trained: int) -> S
     layers = [
         *_layer(squares, {"type": "rect"}, _accuracy()),
         *_layer(names, TEXT | {"align": "left", "fontWeight": 600}, LABEL),
+        *_layer(conditions, TEXT | {"align": "left"}, LABEL),
         *(layer for bold in WEIGHTS for layer in _lengths([one for one in labels if one["trained"] == bold], bold)),
     ]
     size = {"width": "container", "height": PANEL_HEIGHT * rows, "autosize": {"type": "fit-x", "contains": "padding"}}
@@ -45,7 +50,7 @@ def draw(maps: Mapping[str, Mapping[tuple[int, int], float]], trained: int) -> S
 
 
 def _lengths(labels: list[Spec], bold: bool) -> list[Spec]:
-    return _layer(labels, TEXT | {"align": "center", "fontSize": 11, "fontWeight": WEIGHTS[bold]}, LABEL)
+    return _layer(labels, TEXT | {"align": "center", "fontSize": 10, "fontWeight": WEIGHTS[bold]}, LABEL)
 
 
 def _accuracy() -> Spec:

@@ -33,7 +33,7 @@ def remedies(comparison: Comparison, readings: Sequence[Reading]) -> Iterator[Bl
 
 
 def told(readings: Sequence[Reading]) -> list[Reading]:
-    """Those that a headline has room for: without remedies, and of each side the best where that is a remedy."""
+    """Those that a headline and a figure have room for: without remedies, and the best of each side where it is one."""
     lengths = _beyond(readings)
     plain = [reading for reading in readings if not reading.remedy]
     best = [_best(of_side, lengths) for of_side in _by_side(readings).values()] if lengths else []
