@@ -190,7 +190,7 @@ def test_a_point_is_a_size_by_its_bytes_and_by_its_latency(tmp_path: pathlib.Pat
         **{("mamba2", 300 * 2**step): pytest.approx(y) for step, y in enumerate((0.41, 0.51, 0.56))},
     }
     assert {band["series"] for band in bands} == set(ARMS)
-    assert "attention: 0.980 at 0.000200" in charts[1].alternative
+    assert "attention: 0.980 at 200" in charts[1].alternative
 
 
 def test_the_table_has_a_line_for_each_size_with_every_seed(tmp_path: pathlib.Path) -> None:

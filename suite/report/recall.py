@@ -135,14 +135,14 @@ def _section(comparison: Comparison, group: Group, number: int) -> Iterator[Bloc
         "state (bytes)",
         lambda size: size.state_bytes,
     )
-    by_seconds = _figure(
+    by_latency = _figure(
         group,
         f"recall_{number}_latency",
-        "Share of the values that is recalled, by the seconds of a decoded token",
-        "seconds of a decoded token",
-        lambda size: size.token_seconds,
+        "Share of the values that is recalled, by the time of a decoded token",
+        "microseconds of a decoded token",
+        lambda size: [1e6 * seconds for seconds in size.token_seconds],
     )
-    for figure in (by_bytes, by_seconds):
+    for figure in (by_bytes, by_latency):
         styles = figures.styles_of(figure, comparison.arms)
         yield from figures.chart(figure, styles, RANGE, notes=["Means over seeds. A line joins the sizes of an arm."])
     yield Table(COLUMNS, tuple(map(_line, group.sizes)))
