@@ -179,6 +179,11 @@ def test_the_reading_says_what_arms_recall_within_one_state_and_which_state_is_e
     assert not comparison.judged
 
 
+def test_where_no_arm_recalls_enough_the_section_says_how_much_that_is(tmp_path: pathlib.Path) -> None:
+    text = " ".join(map(str, section(put_all(tmp_path, ("mamba2", "lstm")), TITLE)))
+    assert "No arm recalls 90 % of the values at any size." in text
+
+
 def test_a_point_is_a_size_by_its_bytes_and_by_its_latency(tmp_path: pathlib.Path) -> None:
     charts = [block for block in section(put_all(tmp_path), TITLE) if isinstance(block, page.Chart)]
     assert [chart.name for chart in charts] == ["recall_1_state", "recall_1_latency"]

@@ -211,11 +211,16 @@ def _enough(group: Group) -> Iterator[str]:
     least = {arm: sizes[0].state_bytes[0] for arm, sizes in reaching.items() if sizes}
     each = [f"{words.arm(arm)} with {words.si(size, 'B')}" for arm, size in least.items()]
     fewer = [words.arm(arm) for arm in reaching if arm not in least]
-    clauses = [f"{words.percent(RECALLED)} and more are recalled by {words.listed(each)}"] if each else []
+    most = words.percent(RECALLED)
+    if not reaching:
+        return
+    if not each:
+        yield f"no arm recalls {most} of the values at any size"
+        return
+    clauses = [f"{most} and more are recalled by {words.listed(each)}"]
     if fewer:
         clauses.append(f"{words.listed(fewer)} {'recalls' if len(fewer) == 1 else 'recall'} less at every size")
-    if clauses:
-        yield "; ".join(clauses)
+    yield "; ".join(clauses)
 
 
 def _share(size: Size) -> str:
