@@ -237,6 +237,20 @@ def cells(jobs: Iterable[Job], rows: list[Row]) -> list[Cell]:
     return [Cell(training, "learning") for training in trainings]
 
 
+def choose(jobs: Iterable[Job], rates: str, rows: list[Row]) -> tuple[list[Cell], list[Job]]:
+    """The cells that choose learning rates, until these are known; then none, and the jobs at their rates.
+
+    `rates` is tuned (what the table lacks is chosen first), table (its nearest) or anew (all are chosen).
+    """
+    jobs = list(jobs)
+    known = (*tried(rows), *(() if rates == "anew" else table()))
+    untuned = to_tune(job for job in jobs if not covers_any(known, job))
+    if untuned and rates != "table":
+        return cells(untuned, rows), []
+    chosen = choices(rows)
+    return [], [job.replace(learning_rate=look_up(job, chosen)) for job in jobs]
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """The validation results of the learning rates of one job, which is written with rate 0 and seed 0."""

@@ -63,12 +63,9 @@ class Reading:
         """The cells that choose learning rates, until these are known; then every training, and what is read of it."""
         jobs = [self._arm(mixer) for mixer in self.arms]
         if self.rates:
-            known = (*learning_rates.tried(rows), *(() if self.rates == "anew" else learning_rates.table()))
-            untuned = learning_rates.to_tune(job for job in jobs if not learning_rates.covers_any(known, job))
-            if untuned and self.rates != "table":
-                return learning_rates.cells(untuned, rows)
-            choices = learning_rates.choices(rows)
-            jobs = [job.replace(learning_rate=learning_rates.look_up(job, choices)) for job in jobs]
+            untuned, jobs = learning_rates.choose(jobs, self.rates, rows)
+            if untuned:
+                return untuned
         trainings = [job.replace(seed=seed) for seed in range(self.seeds) for job in jobs]
         if self.remedied:
             return list(dict.fromkeys(remedies.cells(trainings, self.measures)))

@@ -89,15 +89,13 @@ class Recalling:
 
         An arm's learning rate is chosen for it as it is named, at the job's width, and is that of all its sizes.
         """
-        named = {arm: self._matched(self.sizes.job.replace(mixer=arm)) for arm in self.arms}
+        named = [self._matched(self.sizes.job.replace(mixer=arm)) for arm in self.arms]
         if self.rates:
-            known = (*learning_rates.tried(rows), *(() if self.rates == "anew" else learning_rates.table()))
-            untuned = learning_rates.to_tune(job for job in named.values() if not learning_rates.covers_any(known, job))
-            if untuned and self.rates != "table":
-                return learning_rates.cells(untuned, rows)
-            choices = learning_rates.choices(rows)
-            named = {arm: job.replace(learning_rate=learning_rates.look_up(job, choices)) for arm, job in named.items()}
-        jobs = [self._matched(size.job).replace(learning_rate=named[size.arm].learning_rate) for size in self.ladder()]
+            untuned, named = learning_rates.choose(named, self.rates, rows)
+            if untuned:
+                return untuned
+        rate = {arm: job.learning_rate for arm, job in zip(self.arms, named, strict=True)}
+        jobs = [self._matched(size.job).replace(learning_rate=rate[size.arm]) for size in self.ladder()]
         trainings = (Cell(job.replace(seed=seed), "learning") for seed in range(self.seeds) for job in jobs)
         decoding = (Cell(job, _decode(job.length), 0, GROUP) for job in jobs)
         return list(dict.fromkeys([*trainings, *(Cell(job, "size") for job in jobs), *decoding]))
