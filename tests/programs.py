@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -57,10 +57,10 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def ranks(argv: list[str], number: int = 2, devices: int = 1) -> list[subprocess.Popen]:
-    """Starts the processes of one job."""
+def ranks(argv: list[str], number: int = 2, devices: int = 1, own: Sequence[str] = ()) -> list[subprocess.Popen]:
+    """Starts the processes of one job; `own` has one flag more for each of them."""
     together = [f"--coordinator_address={free_address()}", f"--num_processes={number}"]
-    return [start([*argv, *together, f"--process_id={rank}"], devices) for rank in range(number)]
+    return [start([*argv, *together, f"--process_id={rank}", *own[rank : rank + 1]], devices) for rank in range(number)]
 
 
 @contextlib.contextmanager

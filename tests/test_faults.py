@@ -110,7 +110,8 @@ def test_a_rank_that_raises_ends_both_within_a_second(tmp_path: pathlib.Path, wh
 def test_a_rank_that_is_stuck_is_found_by_the_watchdog_which_shows_where(
     tmp_path: pathlib.Path, whole_of_two: pathlib.Path
 ) -> None:
-    codes, said = wait(ranks(training(tmp_path, "--fault=stuck@45:1", "--patience=4")))
+    patience = ["--patience=4", "--patience=5"]  # rank 0, which waits for the other, is found stuck before it
+    codes, said = wait(ranks(training(tmp_path, "--fault=stuck@45:1"), own=patience))
     assert codes[1] == 124, said
     assert codes[0] in (124, 134)
     assert "no progress for" in said[1]

@@ -14,6 +14,7 @@ from suite.sweep.fault_injection import Fault
 
 LONG = 10  # how many times the patience for a step a compilation has
 TICKS = 10  # looks of the watchdog within its patience
+PARTING = 0.5  # of its patience that a process stays after it was found stuck, so that those of its job show theirs
 
 
 class Watchdog:
@@ -47,8 +48,13 @@ class Watchdog:
     def _watch(self) -> None:
         """Dumps every stack and ends the process when it was not fed: a thread, since a stuck process raises nothing.
 
+        Processes of a job wait for the one that is stuck, and are found stuck with it; the end of one ends the others,
+        and that of rank 0 at once, as it holds the coordination service. So they stay a little, and rank 0 leaves last.
         The next belt is faulthandler's own thread, which needs no interpreter: where that is never let go of.
         """
+        parting = 0.0
+        if self._label:
+            parting = self.patience * PARTING * (2 if jax.process_index() == 0 else 1)
         seen, still = -1, 0
         while True:
             faulthandler.dump_traceback_later(LONG * self.patience * 2, exit=True)
@@ -58,4 +64,5 @@ class Watchdog:
             if still > self._limit:
                 os.write(2, f"{self._label}crossover: no progress for {self.patience * still / TICKS:.0f} s\n".encode())
                 faulthandler.dump_traceback(all_threads=True)
+                time.sleep(parting)
                 os._exit(exit_codes.STUCK)
