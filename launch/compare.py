@@ -21,9 +21,8 @@ import launch
 from launch import job as worker
 from launch import studies
 from suite import files, parts
-from suite.job import Cell
 from suite.scale import SCALES, Scale
-from suite.sweep import exit_codes, reading, recalling, schedule, serving, status, store
+from suite.sweep import exit_codes, reading, recalling, serving, status, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.schedule import Plan
 
@@ -35,20 +34,11 @@ SCALE = flags.DEFINE_enum(
 )
 ARMS = flags.DEFINE_multi_string("arms", [], studies.ARMS)
 CLAIMS = flags.DEFINE_string("claims", "", "claims to judge, separated by commas; empty: all")
-RATES = flags.DEFINE_enum(
-    "rates",
-    "tuned",
-    list(schedule.RATES),
-    "learning rates of the trainings; " + "; ".join(f"{name}: {about}" for name, about in schedule.RATES.items()),
+RATES = studies.define_rates(
+    "learning rates of the trainings; a verdict that rests on one that was not tuned is undecided"
 )
-WORKERS = flags.DEFINE_integer(
-    "workers",
-    0,
-    "processes that share the cells; 0: two on a CPU where nothing is timed, else one",
-    lower_bound=0,
-)
+WORKERS = studies.define_workers()
 STATUS = flags.DEFINE_bool("status", False, "print the state of each cell under --out, and run nothing")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
 STUDY = studies.Study(
     "compare", own=("scale", "arms", "claims", "rates", "workers"), without=("budget_seconds", "lengths")
 )
@@ -67,25 +57,25 @@ def main() -> int:
     if STATUS.value:
         return print_status(epath.Path(worker.OUT.value))
     with exit_codes.door():
-        scale = chosen_scale()
         claims = chosen_claims()
-        if not DRY_RUN.value:
-            store.check_writable(worker.OUT.value)
-            for name, others in OTHERS.items():
-                if (epath.Path(worker.OUT.value) / name).exists():
-                    raise ValueError(
-                        f"{worker.OUT.value} holds {others}, whose rows no claim rests on; use another --out"
-                    )
-        plan = Plan(scale, claims, RATES.value)
-        wanted = plan.cells([])
+        plan = Plan(chosen_scale(), claims, RATES.value)
+        if flags.FLAGS["dry_run"].value:
+            print_plan(plan)
+            return exit_codes.DONE
+        check_out()
         comparison = STUDY.comparison(plan, WORKERS.value, functools.partial(report, claims))
-    if DRY_RUN.value:
-        print_plan(plan, wanted)
-        return 0
     out = epath.Path(worker.OUT.value)
     given = [flags.FLAGS[name].serialize() for name in flags.FLAGS if flags.FLAGS[name].present]
     files.write(out / "compare.flags", "\n".join(given) + "\n")
     return comparison.run()
+
+
+def check_out() -> None:
+    """Refuses an --out that cannot be written, or that holds rows on which no claim rests."""
+    store.check_writable(worker.OUT.value)
+    for name, others in OTHERS.items():
+        if (epath.Path(worker.OUT.value) / name).exists():
+            raise ValueError(f"{worker.OUT.value} holds {others}, whose rows no claim rests on; use another --out")
 
 
 def print_status(out: epath.Path) -> int:
@@ -136,13 +126,13 @@ def report(claims: tuple[str, ...], comparison: Comparison, done: bool) -> None:
         print(report.headline(comparison.out))
 
 
-def print_plan(plan: Plan, cells: list[Cell]) -> None:
-    """The cells known so far: what a claim asks for after a first look is not among them yet."""
+def print_plan(plan: Plan) -> None:
+    """The scale, the claims that it cannot decide, and the cells known so far."""
     scale = plan.scale
     print(f"scale {scale.name}: {scale.about}")
     for claim, reason in plan.untested.items():
         print(f"  {claim} cannot be decided at this scale: {reason}")
-    studies.print_cells(cells, "cells in the first round; claims ask for more after it")
+    studies.print_cells(plan)
 
 
 if __name__ == "__main__":

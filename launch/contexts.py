@@ -19,8 +19,8 @@ from absl import flags
 import launch
 from launch import studies
 from suite.scale import PAIR
-from suite.sweep import exit_codes, reading, remedies
-from suite.sweep.reading import RATES, SIZES, Reading
+from suite.sweep import reading, remedies
+from suite.sweep.reading import SIZES, Reading
 
 SCALE = flags.DEFINE_enum("scale", "laptop", list(SIZES), "how large the models are and how long they train")
 ARMS = flags.DEFINE_multi_string("arms", list(PAIR), studies.ARMS)
@@ -38,34 +38,21 @@ LONGEST = flags.DEFINE_integer(
 )
 GROWTH = flags.DEFINE_integer("growth", 2, "how many times a length is the next shorter one", lower_bound=2)
 DEPTHS = flags.DEFINE_integer("depths", 10, "parts of the depth in the heat map; 0 for none", lower_bound=0)
-CHOSEN = flags.DEFINE_enum(
-    "rates", "tuned", list(RATES), "learning rates; " + "; ".join(f"{name}: {about}" for name, about in RATES.items())
-)
+RATES = studies.define_rates()
 REMEDIES = flags.DEFINE_bool(
     "remedies",
     False,
     "also what is known to help beyond the trained length: of attention other positions (interpolation and NTK of "
     "rope, ALiBi, none), of recurrences a tenth more steps that pass states from window to window (state passing)",
 )
-WORKERS = flags.DEFINE_integer(
-    "workers", 0, "processes that share the trainings; 0: two on a CPU, else one", lower_bound=0
-)
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
+WORKERS = studies.define_workers()
 OWN = ("scale", "arms", "seeds", "longest", "growth", "depths", "rates", "remedies")
 STUDY = studies.Study("contexts", own=OWN, without=("match_to", "seed"))
 STUDY.declare()
 
 
 def main() -> int:
-    with exit_codes.door():
-        asked_for = chosen()
-        if not DRY_RUN.value:
-            studies.check_out()
-        comparison = STUDY.comparison(asked_for, WORKERS.value, STUDY.report)
-    if DRY_RUN.value:
-        studies.print_cells(asked_for.cells([]), "cells in the first round")
-        return 0
-    return comparison.run()
+    return STUDY.run(chosen, WORKERS.value)
 
 
 def chosen() -> Reading:
@@ -80,7 +67,7 @@ def chosen() -> Reading:
         job=job,
         seeds=SEEDS.value or size.seeds,
         measures=reading.measures(job.task, LONGEST.value, GROWTH.value, DEPTHS.value),
-        rates="" if flags.FLAGS["learning_rate"].present else CHOSEN.value,
+        rates="" if flags.FLAGS["learning_rate"].present else RATES.value,
         remedied=REMEDIES.value,
     )
 

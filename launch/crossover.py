@@ -13,9 +13,9 @@ first look, which lie up to four times apart, two crossings may be missed.
 The flags of launch.job say how large the models are. The same command again goes on where it was; a report is drawn.
 """
 
-import functools
 import hashlib
 import json
+from typing import TYPE_CHECKING, cast
 
 from absl import flags
 
@@ -23,9 +23,10 @@ import launch
 from launch import studies
 from suite import parts
 from suite.job import Job
-from suite.sweep import exit_codes, schedule
 from suite.sweep.comparison import Comparison
-from suite.sweep.schedule import Schedule
+
+if TYPE_CHECKING:
+    from suite.sweep.search import Search
 
 QUANTITIES = "suite.quantities"
 ARMS = flags.DEFINE_multi_string(
@@ -46,31 +47,19 @@ TOLERANCE = flags.DEFINE_float(
 REPEATS = flags.DEFINE_integer(
     "repeats", 8, "most repeats of one length: fresh processes, or seeds where models are trained", lower_bound=1
 )
-RATES = flags.DEFINE_enum(
-    "rates",
-    "tuned",
-    list(schedule.RATES),
-    "learning rates of what is trained; tuned: the search first tunes those that the table lacks; table: those of the "
-    "table, the nearest where it lacks one; anew: tunes all of them",
-)
-WORKERS = flags.DEFINE_integer(
-    "workers", 0, "processes that share what is not timed; 0: two on a CPU, else one", lower_bound=0
-)
+RATES = studies.define_rates("learning rates of what is trained")
+WORKERS = studies.define_workers()
 LIMITS = ("from", "to", "tolerance", "repeats", "rates")
 STUDY = studies.Study("crossover", own=("arms", "quantity", *LIMITS), without=("length", "lengths", "match_to"))
 STUDY.declare()
 
 
 def main() -> int:
-    with exit_codes.door():
-        search, name = chosen_search()
-        studies.check_out()
-        comparison = STUDY.comparison(search, WORKERS.value, functools.partial(report, name))
-    return comparison.run()
+    return STUDY.run(chosen, WORKERS.value, report)
 
 
-def chosen_search() -> tuple[Schedule, str]:
-    """The search that the command line asks for, and the name under which it is stored."""
+def chosen() -> "Search":
+    """The search that the command line asks for."""
     from suite.judging.crossover import Question  # here, not above: --help answers at once
     from suite.sweep.search import Search
 
@@ -96,18 +85,17 @@ def chosen_search() -> tuple[Schedule, str]:
     ]
     limits = [flags.FLAGS[name].value for name in LIMITS]
     digest = hashlib.sha256(json.dumps([*limits, *(job.id for one in questions for job in one.jobs)]).encode())
-    name = f"{QUANTITY.value}-{digest.hexdigest()[:10]}"
-    return Search(tuple(questions), name), name
+    return Search(tuple(questions), f"{QUANTITY.value}-{digest.hexdigest()[:10]}")
 
 
-def report(search: str, comparison: Comparison, done: bool) -> None:
+def report(comparison: Comparison, done: bool) -> None:
     """Draws the report of what there is, and at the end prints the answers of the search."""
     from suite import report  # here, not above: --help answers at once
     from suite.report import crossovers
 
     STUDY.report(comparison, done)
     if done:
-        for line in crossovers.text(report.read(comparison.out), search):
+        for line in crossovers.text(report.read(comparison.out), cast("Search", comparison.plan).name):
             print(line)
 
 

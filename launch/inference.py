@@ -17,7 +17,6 @@ from absl import flags
 import launch
 from launch import studies
 from suite.scale import FIELD, SCALES
-from suite.sweep import exit_codes
 from suite.sweep.serving import Serving
 
 BASE = SCALES["laptop"].job.replace(batch=1)
@@ -40,7 +39,6 @@ MEMORY_BYTES = flags.DEFINE_integer(
     "memory_bytes", 0, "bytes of a device, or of a CPU its host, that count; 0: all that it has", lower_bound=0
 )
 PROCESSES = flags.DEFINE_integer("processes", 3, "fresh processes of a timing", lower_bound=1)
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cells and an estimate of the minutes, and run nothing")
 STUDY = studies.Study(
     "inference",
     own=(
@@ -53,15 +51,7 @@ STUDY.declare()
 
 
 def main() -> int:
-    with exit_codes.door():
-        serving = chosen()
-        if not DRY_RUN.value:
-            studies.check_out()
-        comparison = STUDY.comparison(serving, 1, STUDY.report)  # one worker: everything is timed
-    if DRY_RUN.value:
-        studies.print_cells(serving.cells([]))
-        return 0
-    return comparison.run()
+    return STUDY.run(chosen, workers=1)  # everything is timed
 
 
 def chosen() -> Serving:

@@ -21,8 +21,7 @@ from absl import flags
 import launch
 from launch import studies
 from suite import parts
-from suite.sweep import exit_codes, recalling
-from suite.sweep.reading import RATES
+from suite.sweep import recalling
 from suite.sweep.recalling import SIZES, Recalling
 
 SCALE = flags.DEFINE_enum(
@@ -41,34 +40,15 @@ WINDOWS = flags.DEFINE_multi_integer(
 STATES = flags.DEFINE_multi_integer(
     "states", None, "values of the knob of a recurrence's state, the flag repeated; default: the scale's"
 )
-CHOSEN = flags.DEFINE_enum(
-    "rates",
-    "tuned",
-    list(RATES),
-    "learning rates, one an arm for all its sizes; " + "; ".join(f"{name}: {about}" for name, about in RATES.items()),
-)
-WORKERS = flags.DEFINE_integer(
-    "workers", 0, "processes that share the trainings; 0: two on a CPU, else one", lower_bound=0
-)
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
+RATES = studies.define_rates("learning rates, one an arm for all its sizes")
+WORKERS = studies.define_workers()
 OWN = ("scale", "arms", "seeds", "widths", "windows", "states", "rates")
 STUDY = studies.Study("recall", own=OWN, without=("match_to", "seed"))
 STUDY.declare()
 
 
 def main() -> int:
-    with exit_codes.door():
-        asked_for = chosen()
-        if not DRY_RUN.value:
-            studies.check_out()
-        comparison = STUDY.comparison(asked_for, WORKERS.value, STUDY.report)
-    if DRY_RUN.value:
-        untuned = asked_for.cells([])
-        if untuned != (trained := asked_for.first_cells()):
-            studies.print_cells(untuned, "cells that tune learning rates")
-        studies.print_cells(trained, "cells at the sizes of the state")
-        return 0
-    return comparison.run()
+    return STUDY.run(chosen, WORKERS.value)
 
 
 def chosen() -> Recalling:
@@ -83,7 +63,7 @@ def chosen() -> Recalling:
         arms=studies.arms(ARMS.value) if ARMS.value else sizes.arms,
         sizes=dataclasses.replace(sizes, job=job, **given),
         seeds=SEEDS.value,
-        rates="" if flags.FLAGS["learning_rate"].present else CHOSEN.value,
+        rates="" if flags.FLAGS["learning_rate"].present else RATES.value,
     )
 
 

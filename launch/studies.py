@@ -13,12 +13,14 @@ from etils import epath
 from launch import job as worker
 from suite import job as jobs
 from suite import learning_rates, parts
-from suite.job import Cell, Job
+from suite.job import Job
 from suite.scale import PAIR
-from suite.sweep import rendezvous, store
+from suite.sweep import exit_codes, rendezvous, store
 from suite.sweep.comparison import Comparison
 from suite.sweep.options import PASSED, Options
 from suite.sweep.schedule import Schedule, estimate_seconds
+
+flags.disclaim_key_flags()  # those that are defined here are the caller's
 
 ARMS = "mixers with knobs, or your own files, separated by commas or the flag repeated; all: every mixer"
 # Flags of launch.job without a meaning where there are several arms and measures.
@@ -46,7 +48,8 @@ class Study:
         return (*MEANINGLESS, *self.without)
 
     def declare(self) -> None:
-        """Shows the flags that are passed on, and those of a job, in the program's --help."""
+        """Defines --dry_run; shows the flags that are passed on, and those of a job, in the program's --help."""
+        flags.DEFINE_bool("dry_run", False, "print the first cells and an estimate of the minutes, and run nothing")
         for name in (*PASSED, *self.fields):
             flags.declare_key_flag(name)
         flags.set_default(worker.OUT, f"out/{self.program}")
@@ -63,8 +66,20 @@ class Study:
         """What is measured, to be the same on every host that takes part in it."""
         return {f"--{name}": str(flags.FLAGS[name].value) for name in (*self.own, *self.fields)}
 
+    def run(self, chosen: Callable[[], Schedule], workers: int = 0, report: Report | None = None) -> int:
+        """Runs the schedule that the command line asks for, or prints it; returns the exit code."""
+        with exit_codes.door():
+            schedule = chosen()
+            if flags.FLAGS["dry_run"].value:
+                print_cells(schedule)
+                return exit_codes.DONE
+            check_out()
+            comparison = self.comparison(schedule, workers, report or self.report)
+        return comparison.run()
+
     def comparison(self, schedule: Schedule, workers: int, report: Report) -> Comparison:
-        """The run of a schedule, with the options of the command line."""
+        """The run of a schedule, with the options of the command line; ValueError where no model can be as asked."""
+        schedule.first_cells()
         return Comparison(
             schedule,
             options(),
@@ -91,6 +106,18 @@ class Study:
             print(f"rates: {calibration.write_rates(curves, command, comparison.out)}")
         for problem in report.problems(comparison.out):
             print(f"crossover: {problem}", file=sys.stderr)
+
+
+def define_rates(of: str = "learning rates") -> flags.FlagHolder[str]:
+    """Defines --rates of the calling program, whose help begins with `of`."""
+    ways = "; ".join(f"{name}: {about}" for name, about in learning_rates.RATES.items())
+    return flags.DEFINE_enum("rates", "tuned", list(learning_rates.RATES), f"{of}; {ways}")
+
+
+def define_workers() -> flags.FlagHolder[int]:
+    """Defines --workers of the calling program."""
+    about = "processes that share what is not timed; 0: two on a CPU, else one"
+    return flags.DEFINE_integer("workers", 0, about, lower_bound=0)
 
 
 def options() -> Options:
@@ -123,8 +150,13 @@ def check_one_model(job: Job) -> None:
         raise ValueError(f"--match={job.match} would make other models at other lengths; wanted {wanted}")
 
 
-def print_cells(cells: list[Cell], which: str = "cells") -> None:
-    """Each cell with a rough cost, and the sum."""
-    for cell in cells:
-        print(f"  {estimate_seconds(cell):6.0f} s  {cell.label}")
-    print(f"{len(cells)} {which}, about {sum(map(estimate_seconds, cells)) / 60:.1f} minutes on two CPU cores")
+def print_cells(schedule: Schedule) -> None:
+    """Each cell that is known before anything is measured, with a rough cost, and their sum."""
+    first, known = schedule.cells([]), schedule.first_cells()
+    rounds = [("cells in the first round, after which more may be asked for", known)]
+    if first != known:
+        rounds = [("cells that choose learning rates", first), ("cells after them", known)]
+    for which, cells in rounds:
+        for cell in cells:
+            print(f"  {estimate_seconds(cell):6.0f} s  {cell.label}")
+        print(f"{len(cells)} {which}: about {sum(map(estimate_seconds, cells)) / 60:.1f} minutes on two CPU cores")

@@ -29,6 +29,11 @@ SIZES = ("length", "width", "batch", "steps")  # of a training for which a rate 
 SURROUNDINGS = ("block", "short_conv", "hidden")  # of its mixer
 WITHIN = 2  # times a size, within which a rate that was chosen is taken as chosen for it
 LENGTHS = {"recall": "distance"}  # knobs that are a size too: tokens between what is shown and where it is asked for
+RATES = {  # the ways to choose them
+    "tuned": "what the table lacks is tuned first",
+    "table": "those of the table, the nearest where it lacks one",
+    "anew": "all are tuned first, whatever the table has",
+}
 NEAR = {"final_accuracy": 0.05, "loss": 0.02}  # of the best score: as far as the window of good rates reaches
 
 
@@ -219,6 +224,14 @@ def to_tune(trainings: Iterable[Job]) -> list[Job]:
     return chosen
 
 
+def untuned(trainings: Iterable[Job], rates: str, rows: list[Row]) -> list[Job]:
+    """The trainings, one for several alike, whose learning rate is to be chosen first, by one of RATES."""
+    if rates == "table":
+        return []
+    known = (*tried(rows), *(() if rates == "anew" else table()))
+    return to_tune(job for job in trainings if not covers_any(known, job))
+
+
 def covers_any(lines: Iterable[Choice | Job], job: Job) -> bool:
     """Whether a rate was chosen, or could not be chosen, for this very training."""
     return any(_covers(line, job) for line in lines)
@@ -238,15 +251,10 @@ def cells(jobs: Iterable[Job], rows: list[Row]) -> list[Cell]:
 
 
 def choose(jobs: Iterable[Job], rates: str, rows: list[Row]) -> tuple[list[Cell], list[Job]]:
-    """The cells that choose learning rates, until these are known; then none, and the jobs at their rates.
-
-    `rates` is tuned (what the table lacks is chosen first), table (its nearest) or anew (all are chosen).
-    """
+    """The cells that choose learning rates by one of RATES, until they are known; then the jobs, each with its rate."""
     jobs = list(jobs)
-    known = (*tried(rows), *(() if rates == "anew" else table()))
-    untuned = to_tune(job for job in jobs if not covers_any(known, job))
-    if untuned and rates != "table":
-        return cells(untuned, rows), []
+    if first := untuned(jobs, rates, rows):
+        return cells(first, rows), []
     chosen = choices(rows)
     return [], [job.replace(learning_rate=look_up(job, chosen)) for job in jobs]
 

@@ -160,10 +160,20 @@ def test_help_of_the_report_is_quick_and_needs_no_jax() -> None:
     assert time.perf_counter() - began < 5  # under one second on an idle machine; this one may be busy
 
 
-def test_a_plan_is_printed_and_nothing_run(tmp_path: pathlib.Path) -> None:
-    ended = launch("compare", "--scale=smoke", "--dry_run", f"--out={tmp_path / 'out'}")
-    assert ended.returncode == 0
-    assert "learning lstm" in ended.stdout
+@pytest.mark.parametrize(
+    ("program", "cell"),
+    [
+        (["compare", "--scale=smoke"], "learning lstm"),
+        (["contexts"], "length_accuracy"),
+        (["crossover", "--to=256"], "step_time"),
+        (["inference", "--longest=2048"], "first_token"),
+        (["recall"], "decode"),
+    ],
+)
+def test_a_plan_is_printed_and_nothing_run(program: list[str], cell: str, tmp_path: pathlib.Path) -> None:
+    ended = launch(*program, "--dry_run", f"--out={tmp_path / 'out'}")
+    assert ended.returncode == 0, ended.stderr
+    assert cell in ended.stdout
     assert "minutes" in ended.stdout
     assert not (tmp_path / "out").exists()
 

@@ -126,13 +126,10 @@ def cells(question: Question, rows: Iterable[Row]) -> list[Cell]:
 
 def untuned(question: Question, rows: Iterable[Row]) -> list[Job]:
     """The trainings that were asked for, one for several alike, whose learning rate is to be chosen first."""
-    if question.rates == "table" or not (question.read.TRAINED and question.own_rates):
+    if not (question.read.TRAINED and question.own_rates):
         return []
     rows = list(rows)
-    jobs = {cell.job for cell in cells(question, rows)}
-    table = () if question.rates == "anew" else learning_rates.table()
-    chosen = (*learning_rates.tried(rows), *table)
-    return learning_rates.to_tune([job for job in jobs if not learning_rates.covers_any(chosen, job)])
+    return learning_rates.untuned({cell.job for cell in cells(question, rows)}, question.rates, rows)
 
 
 def _choices(question: Question, rows: Iterable[Row]) -> tuple[Choice, ...]:

@@ -13,11 +13,6 @@ from suite.sweep.record import Row
 TASK = "needle"
 LONGEST, LONGEST_TEXT = 16, 4  # that are read, in trained lengths
 FILE = "contexts.json"  # under --out, from which a report knows what was asked
-RATES = {
-    "tuned": "first tunes the learning rates that the table lacks",
-    "table": "takes those of the table, the nearest where it lacks one",
-    "anew": "tunes all of them",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Reading:
     job: Job  # what every training is made from
     seeds: int
     measures: tuple[str, ...]  # with their knobs
-    rates: str  # of RATES; empty: the job's own learning rate
+    rates: str  # of learning_rates.RATES; empty: the job's own learning rate
     remedied: bool = False  # whether the remedies of each arm are trained and read too
 
     def cells(self, rows: list[Row]) -> list[Cell]:

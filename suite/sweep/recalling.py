@@ -82,7 +82,7 @@ class Recalling:
     arms: tuple[str, ...]
     sizes: Sizes
     seeds: int
-    rates: str  # of suite/sweep/reading.py; empty: the job's own learning rate
+    rates: str  # of learning_rates.RATES; empty: the job's own learning rate
 
     def cells(self, rows: list[Row]) -> list[Cell]:
         """The cells that choose learning rates, until these are known; then every training, its bytes and its decoding.

@@ -18,13 +18,6 @@ from suite.sweep.record import Row
 CHILDREN = 2
 
 
-RATES = {
-    "tuned": "the comparison first tunes the learning rates that the table lacks",
-    "table": "those of the table, the nearest where it lacks one; a verdict that rests on such a rate is undecided",
-    "anew": "as tuned, of every training, whatever the table has",
-}
-
-
 @typing.runtime_checkable
 class Schedule(typing.Protocol):
     """What suite/sweep/comparison.py runs until it asks for no more: a Plan, Search, Serving, Reading or Recalling."""
@@ -56,7 +49,7 @@ class Plan:
 
     scale: Scale
     claims: tuple[str, ...]
-    rates: str = "tuned"  # of RATES
+    rates: str = "tuned"  # of learning_rates.RATES
 
     def cells(self, rows: list[Row]) -> list[Cell]:
         """The cells that choose learning rates, until these are known; then those of the curves and of all claims."""
@@ -102,13 +95,11 @@ class Plan:
 
     def untuned(self, cells_of: Mapping[str, list[Cell]], rows: list[Row]) -> list[Job]:
         """The trainings, one for several alike, on which a verdict rests and whose learning rate is to be chosen."""
-        if self.rates == "table" or not self.scale.tuned:
+        if not self.scale.tuned:
             return []
         resting = [claim for claim in self.claims if learns(claim) and claim not in self.untested]
         jobs = {cell.job for claim in resting for cell in cells_of[claim] if cell.measure == "learning"}
-        done = learning_rates.tried(rows)
-        table = () if self.rates == "anew" else learning_rates.table()
-        return learning_rates.to_tune([job for job in jobs if not learning_rates.covers_any((*done, *table), job)])
+        return learning_rates.untuned(jobs, self.rates, rows)
 
     @property
     def untested(self) -> dict[str, str]:
