@@ -198,20 +198,21 @@ def test_the_table_has_rulers_shape(tmp_path: pathlib.Path) -> None:
     [table] = [block for block in section(tmp_path) if isinstance(block, page.Table)]
     effective = ("effective", "effective at 0.5", "effective at 0.99")
     assert table.columns == (
-        *("arm", "seeds", "trained", *effective),
+        *("arm", "seeds", "that learned", "trained", *effective),
         *("16", "32", "64", "128", "average", "inc.", "dec."),
     )
     attention, lstm, exact = table.rows
-    assert attention[:6] == ("attention", "3", "64", "64 (64 to 128 or more)", "128 or more", "less than 16")
-    assert attention[6:] == ("95 %", "95 %", "95 %", "72 %", "89 %", "86 %", "93 %")
-    assert lstm[:5] == (
+    assert attention[:7] == ("attention", "3", "3", "64", "64 (64 to 128 or more)", "128 or more", "less than 16")
+    assert attention[7:] == ("95 %", "95 %", "95 %", "72 %", "89 %", "86 %", "93 %")
+    assert lstm[:6] == (
         "lstm",
         "2, diverged",
+        "0",
         "64",
         "less than 16 (less than 16 to 16)",
         "less than 16 (less than 16 to 16)",
     )
-    assert (exact[0], exact[6]) == ("lstm, exact match", "33 %")
+    assert (exact[0], exact[7]) == ("lstm, exact match", "33 %")
 
 
 def test_the_effective_context_is_a_sentence_with_its_seeds(tmp_path: pathlib.Path) -> None:
@@ -219,6 +220,7 @@ def test_the_effective_context_is_a_sentence_with_its_seeds(tmp_path: pathlib.Pa
     text = next(block.text for block in section(tmp_path) if isinstance(block, page.Prose))
     said = "Trained at 64 tokens, attention reads 64 (64 to 128 or more) in three seeds and the LSTM reads less than 16"
     assert said in text
+    assert "in two seeds, of which none learned the task" in text
     assert "holds the median of all seeds with a probability of 50 % of two and 75 % of three" in text
 
 
@@ -228,8 +230,9 @@ def test_the_heat_map_has_a_panel_for_each_arm(tmp_path: pathlib.Path) -> None:
     assert list(charts) == [
         *("contexts_1_length", "contexts_1_depth", "contexts_1_distance_trained", "contexts_1_distance_longest"),
     ]
-    squares, names, *labels = [layer["data"]["values"] for layer in charts["contexts_1_depth"].spec["layer"]]
+    squares, names, depths, *labels = [layer["data"]["values"] for layer in charts["contexts_1_depth"].spec["layer"]]
     assert [name["label"] for name in names] == ["attention", "lstm"]
+    assert [depth["label"] for depth in depths] == ["0 %", "50 %"] * 2, "its first and its last row, left of each panel"
     assert len(squares) == 2 * len(LENGTHS) * 2
     by_place = {(one["arm"], one["length"], one["depth"]): one["accuracy"] for one in squares}
     assert by_place["attention", 32, "0 %"] == pytest.approx(0.95 / 2)

@@ -67,7 +67,8 @@ def _sentences(group: Trainings, readings: list[Reading]) -> Iterator[str]:
     yield (
         "That is the effective context: the longest length at which at least "
         f"{THRESHOLD:g} of the answers are correct, without more training at that length; the median over seeds, and "
-        "from the least to the greatest of them."
+        "from the least to the greatest of them. A seed that comes to less at the trained length has not learned the "
+        "task, and tells nothing of how far back it could read."
     )
     counts = sorted({len(reading.scores("accuracy")) for reading in readings} - {1})
     if counts:
@@ -85,8 +86,16 @@ def _reached(readings: list[Reading]) -> str:
     for reading in remedies.told(readings):
         scores = reading.scores("accuracy")
         seeds = words.counted(len(scores), "seed")
+        if (learned := _learned(reading, scores)) < len(scores):
+            seeds += f", of which {words.count(learned) if learned else 'none'} learned the task"
         each.append(f"{reading.in_words} reads {_effective(reading, scores, THRESHOLD)} in {seeds}")
     return f"trained at {readings[0].trained:,} tokens, {words.listed(each)}"
+
+
+def _learned(reading: Reading, scores: Scores) -> int:
+    """How many seeds come to the threshold at the trained length, or at the longest one that is not beyond it."""
+    at = max((length for length in reading.lengths if length <= reading.trained), default=reading.lengths[0])
+    return sum(of_seed[at] >= THRESHOLD for of_seed in scores.values())
 
 
 def _effective(reading: Reading, scores: Scores, threshold: float) -> str:
@@ -107,7 +116,7 @@ def _of_read(length: int, reading: Reading) -> str:
 def _columns(readings: list[Reading]) -> Cells:
     thresholds = [f"effective at {threshold:g}" for threshold in MORE_THRESHOLDS]
     lengths = [f"{length:,}" for length in _lengths(readings)]
-    return ("arm", "seeds", "trained", "effective", *thresholds, *lengths, "average", "inc.", "dec.")
+    return ("arm", "seeds", "that learned", "trained", "effective", *thresholds, *lengths, "average", "inc.", "dec.")
 
 
 def _lengths(readings: list[Reading]) -> list[int]:
@@ -129,6 +138,7 @@ def _line(reading: Reading, readings: list[Reading], name: str, scores: Scores) 
     return (
         name,
         ", ".join([str(len(scores)), *reading.missing]),
+        str(_learned(reading, scores)),
         f"{reading.trained:,}",
         *(_effective(reading, scores, threshold) for threshold in (THRESHOLD, *MORE_THRESHOLDS)),
         *(words.percent(means[length]) if length in means else "" for length in _lengths(readings)),

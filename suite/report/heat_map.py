@@ -6,6 +6,7 @@ from suite.report.page import Spec
 
 PANELS = 3  # side by side
 PANEL_HEIGHT = 200
+BESIDE = 2  # columns of a panel left of its cells, with the depths
 HEAD, FOOT = 2.4, 2.5  # rows of a panel above its cells, with its name, and below, with the lengths
 TEXT = {"type": "text", "baseline": "middle"}
 LABEL = {"text": {"field": "label", "type": "nominal"}}
@@ -20,14 +21,16 @@ def draw(maps: Mapping[str, Mapping[tuple[int, int], float]], trained: int) -> S
     """
     lengths = sorted({length for cells in maps.values() for length, _ in cells})
     depths = sorted({depth for cells in maps.values() for _, depth in cells})
-    squares, names, conditions, labels = [], [], [], []
+    squares, names, conditions, labels, beside = [], [], [], [], []
     for index, (name, cells) in enumerate(maps.items()):
         row, column = divmod(index, PANELS)
-        left, top = column * (len(lengths) + 1), row * (HEAD + len(depths) + FOOT) + HEAD
+        left, top = column * (len(lengths) + 1 + BESIDE) + BESIDE, row * (HEAD + len(depths) + FOOT) + HEAD
         arm, _, condition = name.partition(", ")
         names.append({"x": left, "y": top - (1.7 if condition else 0.6), "label": arm})
         if condition:
             conditions.append({"x": left, "y": top - 0.6, "label": condition})
+        for at in (0, len(depths) - 1):
+            beside.append({"x": left - 0.2, "y": top + at + 0.5, "label": f"{depths[at]} %"})
         for at, length in enumerate(lengths):
             under = {"x": left + at + 0.5, "y": top + len(depths) + 0.8, "label": _short(length)}
             labels.append(under | {"trained": length == trained})
@@ -36,12 +39,13 @@ def draw(maps: Mapping[str, Mapping[tuple[int, int], float]], trained: int) -> S
             square = {"arm": name, "length": length, "depth": f"{depth} %", "accuracy": accuracy}
             squares.append(square | {"x": x, "x2": x + 1, "y": y, "y2": y + 1})
     rows, columns = -(-len(maps) // PANELS), min(len(maps), PANELS)
-    high, wide = rows * (HEAD + len(depths) + FOOT), columns * (len(lengths) + 1)
+    high, wide = rows * (HEAD + len(depths) + FOOT), columns * (len(lengths) + 1 + BESIDE)
     places = {"x": _axis("x", [0, wide]), "y": _axis("y", [0, high], reverse=True)}
     layers = [
         *_layer(squares, {"type": "rect"}, _accuracy()),
         *_layer(names, TEXT | {"align": "left", "fontWeight": 600}, LABEL),
         *_layer(conditions, TEXT | {"align": "left"}, LABEL),
+        *_layer(beside, TEXT | {"align": "right", "fontSize": 10}, LABEL),
         *(layer for bold in WEIGHTS for layer in _lengths([one for one in labels if one["trained"] == bold], bold)),
     ]
     size = {"width": "container", "height": PANEL_HEIGHT * rows, "autosize": {"type": "fit-x", "contains": "padding"}}

@@ -21,6 +21,7 @@ MEASURES = ("learning", "size", "decode")
 RECALLED = 0.9  # of the values
 COLUMNS = ("arm", "size", "parameters", "state", "a decoded token", "learning rate", "recalled", "each seed")
 RANGE = "from the least to the greatest seed"
+WIDTH = "width"  # what is turned of an arm without a knob of its state
 WINDOW_OF_ALL = ("window", 0)
 
 
@@ -50,6 +51,11 @@ class Size:
         rows = [row for row in self._of("learning") if row["outcome"] != "ok" or row["phase"] == "test"]
         rate = trials.rate_of_most_seeds(rows) if rows else 0.0
         return sorted((row for row in rows if row["learning_rate"] == rate), key=lambda row: row["seed"])
+
+    @property
+    def params(self) -> list[str]:
+        """The number of parameters; none before it is known."""
+        return [words.number(row["params"]) for row in self.rows if "params" in row][:1]
 
     @property
     def state_bytes(self) -> list[int]:
@@ -185,6 +191,8 @@ def _sentences(comparison: Comparison, group: Group) -> Iterator[str]:
     )
     turned = {size.arm: size.turned for size in group.sizes}
     yield f"Its size is turned by the {words.listed([f'{knob} ({arm})' for arm, knob in turned.items()])}."
+    if WIDTH in turned.values():
+        yield "An arm whose width is turned has more parameters with more state: it may recall more by either."
     yield "All sizes of an arm have one learning rate."
     for clause in (*_within(group), *_enough(group)):
         yield f"{clause[:1].upper()}{clause[1:]}."
@@ -224,12 +232,13 @@ def _enough(group: Group) -> Iterator[str]:
 
 
 def _share(size: Size) -> str:
-    """90 % (88 % to 92 % in three seeds, width=64)"""
+    """90 % (88 % to 92 % in three seeds, width=64, 101,328 parameters)"""
     accuracies = size.accuracies
     seeds = words.counted(len(accuracies), "seed")
     if len(accuracies) > 1:
         seeds = f"{words.percent(min(accuracies))} to {words.percent(max(accuracies))} in {seeds}"
-    return f"{words.percent(statistics.fmean(accuracies))} ({seeds}, {size.name})"
+    about = [seeds, size.name, *(f"{params} parameters" for params in size.params)]
+    return f"{words.percent(statistics.fmean(accuracies))} ({', '.join(about)})"
 
 
 def _line(size: Size) -> Cells:
@@ -238,7 +247,7 @@ def _line(size: Size) -> Cells:
     return (
         size.arm,
         size.name,
-        next((words.number(row["params"]) for row in size.rows if "params" in row), ""),
+        *(size.params or [""]),
         *([words.si(value, "B") for value in size.state_bytes] or [size.missing("size")]),
         *([words.seconds(value) for value in size.token_seconds] or [size.missing("decode")]),
         f"{ends[0]['learning_rate']:g}" if ends else "",

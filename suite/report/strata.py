@@ -21,10 +21,7 @@ ABOUT = (
     "used for the first time in the window or so many bytes after their last use. suite/tasks/corpora/strata.py has "
     "the rule of each. Shares are of the whole difference; in a partition they add up to 1."
 )
-INTERVALS = (
-    "Nats a byte. Intervals of 95 %: a paired bootstrap over the files of the test, and over the seeds where there are "
-    "several."
-)
+FEW = 20  # clusters below which percentiles of a bootstrap are too narrow (Cameron, Gelbach and Miller 2008)
 
 Stratum = tuple[str, str]  # of a partition, by their names
 
@@ -71,8 +68,16 @@ class Pair:
         return (
             f"of the {_text(gained)} nats a byte by which {better} reads the test better than {worse}, "
             f'{_percent(shares[most])} is on the stratum "{words.spelt(name)}" of {partition}, which has '
-            f"{words.percent(self.share_of_bytes(most))} of the bytes"
+            f"{words.percent(self.share_of_bytes(most))} of the bytes{self._level}"
         )
+
+    @property
+    def _level(self) -> str:
+        """The strata on which neither is clearly better, with their shares of the bytes."""
+        differences = {stratum: self.difference(stratum) for stratum in every(self.strata)}
+        level = [stratum for stratum, (_, low, high) in differences.items() if low <= 0 <= high]
+        each = [f"{_label(stratum)} ({words.percent(self.share_of_bytes(stratum))})" for stratum in level]
+        return f", and intervals hold 0 on {words.listed(each)}" if each else ""
 
     def _index(self, stratum: Stratum) -> int:
         partition, name = stratum
@@ -87,11 +92,11 @@ def strata(comparison: Comparison) -> Iterator[Block]:
     yield Heading("Where the gain is (not judged)", name="strata")
     yield Prose(ABOUT)
     for number, (group, pairs) in enumerate(measured, 1):
-        first = pairs[0].sentence
-        yield Prose(f"{group.conditions[:1].upper()}{group.conditions[1:]}: {first}.")
+        each = "; ".join(pair.sentence for pair in pairs)
+        yield Prose(f"{group.conditions[:1].upper()}{group.conditions[1:]}: {each}.")
         yield _chart(comparison, pairs, f"strata_{number}")
         yield _table(group, pairs)
-        yield Note(INTERVALS)
+        yield Note(_intervals(pairs))
         yield Commands(tuple(comparison.commands(group.every_row)), "each arm by itself")
 
 
@@ -125,6 +130,17 @@ def pairs_of(group: Tested) -> list[Pair]:
             }
             pairs.append(Pair(reference, arm, gains, names))
     return pairs
+
+
+def _intervals(pairs: list[Pair]) -> str:
+    """What the intervals are drawn from."""
+    gains = next(iter(pairs[0].gains.values()))
+    seeds, files, _ = gains.nats_MFS.shape
+    over = [words.counted(files, "file or group of files", "files or groups of files")]
+    over += [words.counted(seeds, "seed")] if seeds > 1 else []
+    few = [noun for noun, number in (("files", files), ("seeds", seeds)) if 1 < number < FEW]
+    narrow = f" A bootstrap over so few {words.listed(few)} is too narrow." if few else ""
+    return f"Nats a byte. Intervals of 95 %: a paired bootstrap over {words.listed(over)}.{narrow}"
 
 
 def every(strata: dict[str, list[str]]) -> list[Stratum]:
