@@ -54,7 +54,7 @@ def draw(maps: Mapping[str, Mapping[tuple[int, int], float]], trained: int) -> S
 
 
 def _lengths(labels: list[Spec], bold: bool) -> list[Spec]:
-    return _layer(labels, TEXT | {"align": "center", "fontSize": 10, "fontWeight": WEIGHTS[bold]}, LABEL)
+    return _layer(labels, TEXT | {"align": "center", "fontSize": 9, "fontWeight": WEIGHTS[bold]}, LABEL)
 
 
 def _accuracy() -> Spec:
