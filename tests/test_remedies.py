@@ -12,10 +12,12 @@ from test_reading import MEASURE, READING
 from test_report import CPU, put, put_size
 
 from suite import parts, report
-from suite.job import Job
+from suite.job import MOST_PASSING, Job
+from suite.model import backbone, matching
 from suite.report import page, records
 from suite.report import remedies as told
 from suite.sweep import remedies, store
+from suite.sweep.reading import SIZES
 from suite.sweep.remedies import REMEDIES
 
 OF_ATTENTION = ("interpolation", "NTK", "ALiBi", "no positions")
@@ -68,6 +70,33 @@ def test_a_remedied_training_has_the_learning_rate_of_the_one_without() -> None:
         for attention in (True, False)
     }
     assert all(len(of_side) == 1 for of_side in rates.values())
+
+
+@pytest.mark.parametrize("task", ["needle", "text"])
+def test_an_arm_has_one_width_with_each_remedy(task: str) -> None:
+    job = SIZES["laptop"].job(task).replace(mixer="mamba2+attention", match_to="attention")
+    vocab = 256
+    width = matching.solve(job, vocab).width
+    row = dataclasses.asdict(job.replace(seed=1000, learning_rate=0.1)) | {"outcome": "ok", "reference_width": 64}
+    of_reference = row | dataclasses.asdict(job.replace(mixer="attention", match_to="")) | {"width": 64}
+    jobs = [cell.job for cell in remedies.cells([job], ["length_accuracy"], [of_reference, row | {"width": width}])]
+    assert {one.arm for one in jobs} == {
+        *("mamba2+attention", "mamba2+attention:positions=alibi", "mamba2+attention:positions=none"),
+    }
+    solved = [matching.solve(one, vocab) for one in jobs]
+    assert {one.width for one in solved} == {width}
+    assert len({backbone.count_parameters(backbone.shapes(one, vocab)) for one in solved}) == 1
+    # Matched anew, other positions would have come to another width.
+    assert matching.solve(job.replace(mixer="mamba2+attention:positions=alibi"), vocab).width != width
+
+
+def test_trainings_of_a_matched_arm_with_other_positions_wait_for_its_width() -> None:
+    job = READING.job.replace(mixer="mamba2+attention", match_to="attention", depth=2)
+    failed = dataclasses.asdict(job) | {"outcome": "crashed", "reference_width": job.width}  # has the asked width
+    jobs = {cell.job for cell in remedies.cells([job], ["length_accuracy"], [failed])}
+    assert jobs == {job, job.replace(state_passing=MOST_PASSING)}
+    alone = READING.job.replace(match_to="attention", match="none")
+    assert alone.replace(mixer="attention:positions=none") in {cell.job for cell in remedies.cells([alone], [], [])}
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Reading:
                 return untuned
         trainings = [job.replace(seed=seed) for seed in range(self.seeds) for job in jobs]
         if self.remedied:
-            return list(dict.fromkeys(remedies.cells(trainings, self.measures)))
+            return list(dict.fromkeys(remedies.cells(trainings, self.measures, rows)))
         return [Cell(training, measure) for training in trainings for measure in ("learning", *self.measures)]
 
     def first_cells(self) -> list[Cell]:

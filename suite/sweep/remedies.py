@@ -9,13 +9,16 @@ from collections.abc import Iterator, Sequence
 
 from suite import parts
 from suite.job import MOST_PASSING, Cell, Job
+from suite.judging import alike
+from suite.sweep.record import Row
 
 ROPE = ("positions", "rope")
+SHAPE = (*alike.MODEL, "length", "state_dtype")  # what the width of a matched arm follows from
 
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-    """What is changed of a training, or of its reading; the rest is as without."""
+    """What is changed of a training, or of its reading; the rest, its width too, is as without."""
 
     name: str
     positions: str = ""  # of attention, in place of rope; empty: unchanged
@@ -28,14 +31,15 @@ class Remedy:
             return any(_passes(spec) for spec in parts.pattern(job.mixer))
         return any(_turns(spec) for spec in parts.pattern(job.mixer))
 
-    def of(self, job: Job) -> Job:
-        """The training with the remedy."""
+    def of(self, job: Job, width: int) -> Job:
+        """The training with the remedy, of an arm that has this width without it."""
         changes = {"positions": self.positions} if self.positions else {}
         specs = [
             parts.with_knobs("suite.mixers", spec, changes) if changes and _turns(spec) else spec
             for spec in parts.pattern(job.mixer)
         ]
-        return job.replace(mixer="+".join(specs), state_passing=self.state_passing)
+        own_width = width if changes and _is_matched(job) else job.own_width
+        return job.replace(mixer="+".join(specs), own_width=own_width, state_passing=self.state_passing)
 
     def measure(self, spec: str) -> str:
         """The measure that reads with the remedy."""
@@ -53,13 +57,18 @@ REMEDIES = (
 )
 
 
-def cells(trainings: Sequence[Job], measures: Sequence[str]) -> Iterator[Cell]:
-    """The remedied trainings with their readings, the remedied readings, and of one seed what a token costs."""
+def cells(trainings: Sequence[Job], measures: Sequence[str], rows: Sequence[Row]) -> Iterator[Cell]:
+    """The remedied trainings with their readings, the remedied readings, and of one seed what a token costs.
+
+    Other positions allow other widths than rope. A matched arm keeps that with rope, so its trainings with other
+    positions come once a row tells this width.
+    """
     for job in trainings:
+        width = _width(job, rows)
         variants = {job: list(measures)}
         for remedy in REMEDIES:
-            if remedy.is_for(job):
-                variants.setdefault(remedy.of(job), []).extend(remedy.measure(spec) for spec in measures)
+            if remedy.is_for(job) and (width or not remedy.positions):
+                variants.setdefault(remedy.of(job, width), []).extend(remedy.measure(spec) for spec in measures)
         for variant, readings in variants.items():
             counted = ["size"] if variant.seed == 0 else []
             yield from (Cell(variant, measure) for measure in ("learning", *readings, *counted))
@@ -111,6 +120,19 @@ def _without(remedy: Remedy, arm: str) -> str:
         for spec in specs
     ]
     return parts.short("suite.mixers", "+".join(back))
+
+
+def _is_matched(job: Job) -> bool:
+    return bool(job.match_to) and job.match != "none"
+
+
+def _width(job: Job, rows: Sequence[Row]) -> int:
+    """The width of the job's model; of a matched arm as its rows say, 0 before there is one."""
+    if not _is_matched(job):
+        return job.width
+    model = alike.of_job(job, SHAPE)
+    widths = (row["width"] for row in rows if row["outcome"] == "ok" and alike.of_row(row, SHAPE) == model)
+    return next(widths, 0)
 
 
 def _turns(spec: str) -> bool:
