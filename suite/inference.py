@@ -26,7 +26,12 @@ CHUNKS = (64, 256, 1024)  # tokens that are tried as a chunk of a context, besid
 
 
 def check(job: Job, task: Any, measure: str, batch: int, capacity: int) -> None:
-    """ValueError for a mixer without a state, or without one for so many tokens."""
+    """ValueError for documents that begin anew, for a mixer without a state, or without one for so many tokens."""
+    if job.reset:
+        raise ValueError(
+            f"{measure} reads on from a state, which does not begin anew where a document ends; got --reset=true: "
+            f"give --reset=false or leave out {measure}"
+        )
     contract.wants(job, measure, "start", "extend", "step")
     built = backbone.shapes(matching.solve(job, task.vocab), task.vocab)
     with parts.own_lines("suite.mixers", job.mixer):

@@ -64,6 +64,7 @@ REFUSED = {
     "a width not divisible by heads": (["--width=130"], 1, "width 130 is not a multiple of heads 4"),
     "an unknown corpus": (["--task=text:corpus=nope"], 1, "no corpus 'nope'"),
     "a negative batch": (["--batch=-3"], 1, "--batch=-3"),
+    "documents that begin anew, decoded": (["--task=text", "--reset=true", "--measures=decode"], 1, "leave out decode"),
     "a mesh of other size": (["--mesh=data:7"], 8, "wants 7 devices and there are 8"),
     "a batch that does not split": (["--batch=12"], 8, "batch 12 is not a multiple of the 8 devices"),
     "more pairs than fit": (["--task=recall:pairs=100"], 1, "400 tokens; length is 256"),

@@ -1,5 +1,6 @@
 """With --reset=true no document of an example sees another."""
 
+import collections
 import pathlib
 
 import equinox as eqx
@@ -7,15 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from suite import contract, parts
 from suite import mesh as meshes
 from suite.contract import WIDTH
 from suite.job import Job
-from suite.measures import length_accuracy
+from suite.measures import gradient_reach, learning, length_accuracy, loss_by_position, strata
 from suite.model import backbone
 from suite.ops import implementations
 from suite.tasks import text
+from suite.tasks.corpora.strata import STRATA
 from suite.training import conditions, rig
 
 # Every file, and the knobs that take another way through the code.
@@ -121,15 +124,79 @@ def test_what_cannot_be_reset_is_refused(devices: list, data_dir: pathlib.Path, 
     mesh = meshes.make("context:2", devices=devices[:2])
     with pytest.raises(ValueError, match=r"^reset wants whole sequences on a device"):
         rig.check(JOB, mesh, 256)
-    task = text.Task(32, 0, data_dir=str(data_dir))
-    knobs = {"longest": 1, "growth": 4, "remedy": "", "shortest": 0, "depths": 0}
-    length_accuracy.check(JOB, task, **knobs, chunk=0)
-    with pytest.raises(ValueError, match=r"^reset begins anew in parallel form alone"):
-        length_accuracy.check(JOB, task, **knobs, chunk=4)
     for spec, implementation in (("attention", "splash"), ("attention", "ring"), ("lstm", "pallas"), ("gru", "pallas")):
         mixer = build(f"{spec}:implementation={implementation}")
         with pytest.raises(ValueError, match=f"^implementation {implementation} does not reset .*these do: "):
             mixer.ran(jnp.dtype("float32"), cut=True)
+
+
+@pytest.mark.parametrize("name", parts.names("suite.measures"))
+def test_what_reads_on_from_a_state_refuses_reset_and_nothing_else_does(name: str, data_dir: pathlib.Path):
+    job, task = JOB.replace(mixer="lstm"), text.Task(32, 0, data_dir=str(data_dir))
+    module, knobs = parts.load("suite.measures", name)
+    check = getattr(module, "check", lambda *_, **knobs: None)
+    if name == "length_accuracy":
+        check(job, task, **knobs)  # in parallel form
+        knobs["chunk"] = 4
+    check(job.replace(reset=False), task, **knobs)
+    if "inference" in vars(module):
+        with pytest.raises(ValueError, match=f"^{name}.* got --reset=true: give --reset=false or leave out {name}"):
+            check(job, task, **knobs)
+    else:
+        check(job, task, **knobs)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, devices: list, data_dir: pathlib.Path) -> rig.Rig:
+    """After a step, with windows enough that documents end in some."""
+    job = JOB.replace(mixer="mingru", depth=1, length=256, steps=1, test_examples=128)
+    job = job.replace(validate_every=1, validation_examples=8)
+    built = rig.build(
+        job, meshes.make(devices=devices[:1]), run=epath.Path(tmp_path_factory.mktemp("run")), data_dir=str(data_dir)
+    )
+    list(learning.measure(built))
+    return built
+
+
+def seen_of(trained: rig.Rig) -> np.ndarray:
+    """Of each target of the test how many bytes stand before it in its document."""
+    windows = [row_T.astype(np.uint8).tobytes() for row_T in trained.task.batch("test", np.arange(128)).tokens_BT]
+    return np.asarray([[at - window[:at].rfind(b"\0") for at in range(len(window))] for window in windows])
+
+
+def test_positions_and_distances_are_counted_from_the_beginning_of_the_document(trained: rig.Rig):
+    seen_BT = seen_of(trained)
+    assert np.any(seen_BT != np.arange(1, 257))
+    targets: collections.Counter[tuple[int, int]] = collections.Counter()
+    for row in loss_by_position.measure(trained):
+        targets[row["low"], row["high"]] += row["targets"]
+    assert targets == {(low, high): np.sum((seen_BT >= low) & (seen_BT <= high)) for low, high in targets}
+    by_distance = [row for row in length_accuracy.measure(trained, longest=1, depths=2) if row["phase"] != "length"]
+    for row in by_distance[:-1]:  # all of the document may be needed
+        assert row["targets"] == np.sum((seen_BT > row["low"]) & (seen_BT <= row["high"] + 1))
+    assert (by_distance[-1]["at_depth"], by_distance[-1]["targets"]) == (0, seen_BT.size)
+
+
+def test_strata_of_a_job_with_reset_are_those_of_documents_kept_apart(trained: rig.Rig):
+    counted = collections.Counter()
+    for row in strata.measure(trained):
+        counted[row["partition"], row["stratum"]] += row["targets"]
+    told_BT = trained.task.strata("test", np.arange(128), reset=True).of_partition["repetition"]
+    for number, stratum in enumerate(STRATA["repetition"]):
+        assert counted["repetition", stratum] == np.sum(told_BT == number)
+
+
+def test_no_gradient_goes_beyond_the_beginning_of_a_document(trained: rig.Rig):
+    tokens_T = np.arange(1, 257, dtype=np.int32) % 255 + 1
+    tokens_T[200] = text.END
+    rows = list(gradient_reach.follow(trained, trained.trained, tokens_T, 255, range(256), 2))
+    assert [row["norm"] > 0 for row in rows] == [k < 255 - 200 for k in range(256)]
+
+
+def test_random_tokens_of_a_gradient_are_one_document(trained: rig.Rig):
+    random_T = np.random.default_rng(trained.job.seed).integers(256, size=256, dtype=np.int32)
+    assert np.any(random_T[:-1] == text.END)
+    assert all(row["norm"] > 0 for row in gradient_reach.measure(trained, probes=2))
 
 
 @pytest.mark.parametrize("family", implementations.CANNOT_CUT)

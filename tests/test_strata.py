@@ -128,6 +128,34 @@ def test_a_window_across_two_documents_reads_each_from_its_own_beginning() -> No
     assert letters("names", read.of_partition["names"][1]) == "..f......"
 
 
+def test_with_reset_a_run_of_an_earlier_document_is_new_and_one_of_its_own_is_continued() -> None:
+    first, second = b"abcdefgh-", b"abcdefgh+abcdefgh"
+    text_N = np.frombuffer(first + b"\0" + second + b"\0", np.uint8)
+    documents = [strata.of_document(text, python=True) for text in (first, second)]
+    told = {
+        reset: strata.of_windows(
+            text_N, np.array([0, 10]), np.array([0]), len(text_N) - 1, lambda number: documents[number], reset=reset
+        ).of_partition
+        for reset in (False, True)
+    }
+    before = "." * len(first)  # the targets after the first byte, and the end
+    assert letters("repetition", told[False]["repetition"][0]) == before + "." * 7 + "=x" + "." * 7 + "=."
+    assert letters("repetition", told[True]["repetition"][0]) == before + "." * 16 + "=x"
+    for partition in ("syntax", "names"):  # they never looked farther
+        np.testing.assert_array_equal(told[True][partition], told[False][partition])
+
+
+def test_with_reset_each_document_of_a_window_repeats_what_it_would_alone(data_dir: pathlib.Path) -> None:
+    task, ids = text.Task(4096, 3, data_dir=str(data_dir)), np.arange(8)
+    told_BT = task.strata("test", ids, reset=True).of_partition["repetition"]
+    assert (told_BT != task.strata("test", ids).of_partition["repetition"]).any()
+    batch = task.batch("test", ids)
+    for window_S, told_T in zip(np.hstack([batch.tokens_BT[:, :1], batch.targets_BT]), told_BT, strict=True):
+        pieces = np.split(window_S, np.flatnonzero(window_S[:-1] == 0) + 1)
+        alone = [letters("repetition", strata.repetition(piece_S[None])[0]) for piece_S in pieces]
+        assert letters("repetition", told_T) == ".".join(alone)  # a first byte repeats nothing
+
+
 def test_strata_of_a_task_are_those_of_its_targets(data_dir: pathlib.Path) -> None:
     task = text.Task(512, 3, data_dir=str(data_dir))
     ids = np.arange(100)
@@ -177,8 +205,8 @@ def test_each_partition_shares_out_all_nats_of_the_test(data_dir: pathlib.Path) 
 
 def test_more_documents_than_blocks_share_them_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     class Task:
-        def strata(self, split: str, ids: np.ndarray) -> strata.Strata:
-            del split
+        def strata(self, split: str, ids: np.ndarray, *, reset: bool) -> strata.Strata:
+            del split, reset
             zeros_BT = np.zeros((len(ids), 2), np.int8)
             return strata.Strata(10, np.stack([ids, ids], axis=1), dict.fromkeys(STRATA, zeros_BT))
 

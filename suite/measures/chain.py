@@ -27,8 +27,13 @@ BOUNDS = {"blocks": (1, 10_000)}
 
 
 def check(job: Job, task: Any, **_: int) -> None:
-    """Refuses a step of several parts, whose passes are not of the whole batch."""
+    """Refuses a step of several parts, whose passes are not of the whole batch, and one that cuts documents apart."""
     del task
+    if job.reset:
+        raise ValueError(
+            "chain: wants a job without reset, which the mixers' own pass does not do; got --reset=true: "
+            "give --reset=false or leave out chain"
+        )
     if job.microbatch:
         raise ValueError(f"chain: wants a job without microbatches; got --microbatch={job.microbatch}")
 

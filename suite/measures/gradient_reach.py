@@ -51,17 +51,24 @@ def check_wide(job: Job, task: Any) -> None:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float64), backbone.shapes(solved, task.vocab)
         )
         x_BTD = jax.ShapeDtypeStruct((1, job.length, solved.width), jnp.float64)
-        wide = jax.make_jaxpr(lambda built, x_BTD: dataclasses.replace(built, dtype="float64").through(x_BTD))
-        _refuse_narrow(job, wide(shapes, x_BTD).jaxpr)
+        tokens_BT = jax.ShapeDtypeStruct((1, job.length), jnp.int32)
+
+        def wide(built: Model, x_BTD: Float[Array, "B T D"], tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+            return dataclasses.replace(built, dtype="float64").through(x_BTD, built.starts(tokens_BT))
+
+        _refuse_narrow(job, jax.make_jaxpr(wide)(shapes, x_BTD, tokens_BT).jaxpr)
 
 
 def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
     """One row a distance k. h_T is what the blocks give at the last position, x_t the embedded token at position t.
 
-    One example of random tokens. Tokens, probes and parameters come from the job's seed.
+    One example of random tokens, with --reset one document: none of them ends it. Tokens, probes and parameters come
+    from the job's seed.
     """
-    length = rig.job.length
+    length, end = rig.job.length, rig.static.end
     tokens_T = np.random.default_rng(rig.job.seed).integers(rig.task.vocab, size=length, dtype=np.int32)
+    if end is not None:
+        tokens_T[tokens_T == end] = (end + 1) % rig.task.vocab
     for row in follow(rig, rig.state.params, tokens_T, length - 1, distances(length), probes):
         yield {"phase": "reach", **row}
 
@@ -144,6 +151,7 @@ def _program(programs: Programs) -> jax.stages.Wrapped:
         params: Model, tokens_T: Int[Array, " T"], last: Int[Array, ""], probe_PD: Float[Array, "P D"]
     ) -> Float[Array, "P T D"]:
         model = dataclasses.replace(eqx.combine(params, programs.static), dtype="float64")
-        return pull_back(model.through, model.embed(tokens_T), last, probe_PD)
+        starts_BT = model.starts(tokens_T[None])
+        return pull_back(lambda x_BTD: model.through(x_BTD, starts_BT), model.embed(tokens_T), last, probe_PD)
 
     return gradients

@@ -54,10 +54,8 @@ def check(
         if factor > 1:
             rigs.check_at_length(job, task, factor * job.length, changes)
         if _chunk(job, chunk):
-            if job.reset:
-                raise ValueError("reset begins anew in parallel form alone; length_accuracy wants chunk 0 and float32")
             changed = job.replace(mixer=rigs.with_changes(job, changes).mixer)
-            inference.check(changed, task, "length_accuracy", job.batch, factor * job.length)
+            inference.check(changed, task, "length_accuracy in chunks", job.batch, factor * job.length)
 
 
 def measure(
@@ -144,12 +142,12 @@ def _at(rig: Rig, trained: Rig, depths: int, chunk: int) -> Iterator[Row]:
         answers = inference.answers_in_chunks(rig, params, "test", examples_wanted, chunk)
     else:
         answers = rig.answers(params, "test", examples_wanted)
-    at_T = np.arange(length)
     for ids_B, _, correct_BT, weights_BT in answers:
-        distances_BT = rig.task.distances("test", ids_B)
+        seen_BT = rig.seen("test", ids_B)
+        distances_BT = np.minimum(rig.task.distances("test", ids_B), seen_BT - 1)
         by_distance.add(np.searchsorted(edges_K, distances_BT, side="right") - 1, correct_BT, weights_BT)
         if depths:
-            by_depth.add(depths * (at_T - distances_BT) // (at_T + 1), correct_BT, weights_BT)
+            by_depth.add(depths * (seen_BT - 1 - distances_BT) // seen_BT, correct_BT, weights_BT)
         last_B = length - 1 - np.argmax(weights_BT[:, ::-1] > 0, axis=1)
         examples += len(ids_B)
         exact += np.all((correct_BT > 0) | (weights_BT == 0), axis=1).sum()

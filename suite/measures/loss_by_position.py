@@ -1,7 +1,7 @@
 """Loss of the test by the position in the window, and beyond the trained one: what more context is worth to the model.
 
-A position is how many tokens the prediction sees. They are binned evenly in the logarithm, and a bin ends with the
-trained length: 1, 2, 3 and 4, 5 to 8, ...
+A position is how many tokens the prediction sees, with --reset those of its document. They are binned evenly in the
+logarithm, and a bin ends with the trained length: 1, 2, 3 and 4, 5 to 8, ...
 """
 
 from collections.abc import Iterator
@@ -38,11 +38,10 @@ def measure(rig: Rig, *, longest: int = 1) -> Iterator[Row]:
     length = longest * rig.job.length
     far = rig.at_length(length)
     highs_K = np.asarray(bins(rig.job.length, length))
-    bin_T = np.searchsorted(highs_K, np.arange(1, length + 1))
     groups = -(-rig.job.test_examples // rig.job.batch) * rig.job.batch // GROUP + 1
     targets_GK, weights_GK, nats_GK = np.zeros((3, groups, len(highs_K)))
     for ids_B, nats_BT, _, weights_BT in far.answers(far.adopt(rig.trained), "test", rig.job.test_examples):
-        at = ids_B[:, None] // GROUP, bin_T[None]
+        at = ids_B[:, None] // GROUP, np.searchsorted(highs_K, far.seen("test", ids_B))
         np.add.at(targets_GK, at, weights_BT > 0)
         np.add.at(weights_GK, at, weights_BT)
         np.add.at(nats_GK, at, weights_BT * nats_BT.astype(np.float64))

@@ -30,15 +30,18 @@ def check(job: Job, task: Any) -> None:
 
 def measure(rig: Rig) -> Iterator[Row]:
     """A row for each partition, document and stratum that have targets; a document's number is the `turn`."""
-    yield from score(rig.task, rig.answers(rig.trained, "test", rig.job.test_examples))
+    yield from score(rig.task, rig.answers(rig.trained, "test", rig.job.test_examples), reset=rig.job.reset)
 
 
-def score(task: Any, answers: Iterable[tuple[np.ndarray, ...]]) -> Iterator[Row]:
-    """The rows of a model by its answers: ids_B, and nats, correctness and weights of every target of the test."""
+def score(task: Any, answers: Iterable[tuple[np.ndarray, ...]], *, reset: bool = False) -> Iterator[Row]:
+    """The rows of a model by its answers: ids_B, and nats, correctness and weights of every target of the test.
+
+    With `reset` no document sees another: a repetition of an earlier one's bytes is none.
+    """
     targets = {name: np.zeros((BLOCKS, len(strata)), int) for name, strata in STRATA.items()}
     nats = {name: np.zeros((BLOCKS, len(strata))) for name, strata in STRATA.items()}
     for ids_B, nats_BT, _, weights_BT in answers:
-        strata, counts_BT = task.strata("test", ids_B), weights_BT > 0
+        strata, counts_BT = task.strata("test", ids_B, reset=reset), weights_BT > 0
         block_BT = strata.document_BT * BLOCKS // max(BLOCKS, strata.documents)
         for name, stratum_BT in strata.of_partition.items():
             at = block_BT[counts_BT], stratum_BT[counts_BT]

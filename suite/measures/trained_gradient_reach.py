@@ -29,7 +29,8 @@ def check(job: Job, task: Any, *, probes: int) -> None:
 def measure(rig: Rig, *, probes: int = 8) -> Iterator[Row]:
     """One row a distance k, of the first test example: h_q is what the blocks give where its last answer is due.
 
-    Among the distances are that of the answer from its question, and the two tokens after this.
+    Among the distances are that of the answer from its question, and the two tokens after this. With --reset the norm
+    is 0 beyond the beginning of the document.
     """
     ids_B = np.asarray([0])
     batch = rig.task.batch("test", ids_B)

@@ -46,12 +46,15 @@ class Task:
         del split
         return np.tile(np.arange(self.length, dtype=np.int32), (len(ids), 1))
 
-    def strata(self, split: str, ids: np.ndarray) -> Strata:
-        """The document of every target and its kinds; what `sources` and `packages` hold is read as Python."""
+    def strata(self, split: str, ids: np.ndarray, *, reset: bool = False) -> Strata:
+        """The document of every target and its kinds; what `sources` and `packages` hold is read as Python.
+
+        With `reset` nothing before a document counts as seen.
+        """
         tokens_N, offset_B = self._windows(split, ids)
         read = functools.partial(_document, self.corpus, self.data_dir, split)
         starts_D = _starts(self.corpus, self.data_dir, split)
-        return strata.of_windows(tokens_N, starts_D, offset_B, self.length, read)
+        return strata.of_windows(tokens_N, starts_D, offset_B, self.length, read, reset=reset)
 
     def _windows(self, split: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The bytes of the split, and where in them the window of each example begins."""

@@ -216,6 +216,14 @@ class Rig:
             nats_BT, correct_BT = jax.device_get(self.programs.answers(params, batch))
             yield ids_B, nats_BT, correct_BT, self.examples.batch(split, ids_B).weights_BT
 
+    def seen(self, split: str, ids_B: np.ndarray) -> np.ndarray:
+        """How many tokens the prediction of each target sees, (B, T): with --reset those of its document alone."""
+        at_BT = np.broadcast_to(np.arange(self.job.length), (len(ids_B), self.job.length))
+        if self.static.end is None:
+            return at_BT + 1
+        starts_BT = self.static.starts(jnp.asarray(self.examples.batch(split, ids_B).tokens_BT))
+        return at_BT + 1 - np.maximum.accumulate(np.where(starts_BT, at_BT, 0), axis=1)
+
     def resident_batch(self) -> Batch:
         """One batch of random tokens that stays on the devices: never zeros, which some hardware multiplies faster."""
         rng = np.random.default_rng(self.job.seed)

@@ -2,8 +2,10 @@
 
 Each partition of STRATA puts a target of a window into exactly one stratum, by the rule that stands beside it. Syntax
 and names are read from the beginning of the document, uses and repetitions within the window: what a model has seen.
+Where documents are kept apart (--reset) a repetition is one within the document.
 """
 
+import itertools
 import keyword
 import re
 from collections.abc import Callable
@@ -102,14 +104,21 @@ def of_document(text: bytes, *, python: bool) -> Document:
 
 
 def of_windows(
-    text_N: np.ndarray, starts_D: np.ndarray, offset_B: np.ndarray, length: int, document: Callable[[int], Document]
+    text_N: np.ndarray,
+    starts_D: np.ndarray,
+    offset_B: np.ndarray,
+    length: int,
+    document: Callable[[int], Document],
+    *,
+    reset: bool = False,
 ) -> Strata:
     """The strata of the `length` targets of the windows that begin at these offsets of a split's bytes.
 
-    Documents begin at `starts_D`; `document` reads the one of a number.
+    Documents begin at `starts_D`; `document` reads the one of a number. With `reset` none sees another.
     """
-    at_BT = offset_B[:, None] + np.arange(1, length + 1)
-    document_BT = np.searchsorted(starts_D, at_BT, side="right") - 1
+    at_BS = offset_B[:, None] + np.arange(length + 1)
+    document_BS = np.searchsorted(starts_D, at_BS, side="right") - 1
+    at_BT, document_BT = at_BS[:, 1:], document_BS[:, 1:]
     syntax_BT, names_BT = np.zeros(at_BT.shape, np.int8), np.zeros(at_BT.shape, np.int8)
     for row, number in ((row, number) for row, of_row in enumerate(document_BT) for number in np.unique(of_row)):
         here_T = document_BT[row] == number
@@ -117,8 +126,9 @@ def of_windows(
         syntax_BT[row, here_T] = read.syntax_N[at_K]
         first_seen = max(0, int(offset_B[row] - starts_D[number]))
         names_BT[row, here_T] = _names(read.name_N[at_K], read.last_N[at_K], first_seen)
-    windows_BS = text_N[offset_B[:, None] + np.arange(length + 1)]
-    partitions = {"syntax": syntax_BT, "repetition": repetition(windows_BS), "names": names_BT}
+    windows_BS = text_N[at_BS]
+    repetition_BT = _repetition_within(windows_BS, document_BS) if reset else repetition(windows_BS)
+    partitions = {"syntax": syntax_BT, "repetition": repetition_BT, "names": names_BT}
     return Strata(len(starts_D), document_BT, partitions)
 
 
@@ -131,6 +141,16 @@ def repetition(windows_BS: np.ndarray) -> np.ndarray:
         run_BM = np.ascontiguousarray(runs_BMK).view(">u8")[..., 0].astype(np.uint64)
         of_runs_BM = np.where(_stood_before(run_BM >> np.uint64(8)), np.int8(broken), np.int8(new))
         stratum_BT[:, ORDER - 2 :] = np.where(_stood_before(run_BM), np.int8(continued), of_runs_BM)
+    return stratum_BT
+
+
+def _repetition_within(windows_BS: np.ndarray, document_BS: np.ndarray) -> np.ndarray:
+    """The same where what stands before a document is not seen: its first byte repeats nothing."""
+    stratum_BT = np.full((len(windows_BS), windows_BS.shape[1] - 1), [*REPETITION].index("new"), np.int8)
+    for window_S, document_S, stratum_T in zip(windows_BS, document_BS, stratum_BT, strict=True):
+        begins = np.flatnonzero(np.diff(document_S)) + 1
+        for first, last in itertools.pairwise([0, *begins, len(window_S)]):
+            stratum_T[first : last - 1] = repetition(window_S[None, first:last])[0]
     return stratum_BT
 
 
