@@ -139,7 +139,7 @@ def test_with_reset_a_run_of_an_earlier_document_is_new_and_one_of_its_own_is_co
         for reset in (False, True)
     }
     before = "." * len(first)  # the targets after the first byte, and the end
-    assert letters("repetition", told[False]["repetition"][0]) == before + "." * 7 + "=x" + "." * 7 + "=."
+    assert letters("repetition", told[False]["repetition"][0]) == before + "." * 7 + "=x" + "." * 7 + "=x"
     assert letters("repetition", told[True]["repetition"][0]) == before + "." * 16 + "=x"
     for partition in ("syntax", "names"):  # they never looked farther
         np.testing.assert_array_equal(told[True][partition], told[False][partition])
