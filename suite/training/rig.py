@@ -219,9 +219,9 @@ class Rig:
     def seen(self, split: str, ids_B: np.ndarray) -> np.ndarray:
         """How many tokens the prediction of each target sees, (B, T): with --reset those of its document alone."""
         at_BT = np.broadcast_to(np.arange(self.job.length), (len(ids_B), self.job.length))
-        if self.static.end is None:
+        if not self.job.reset:
             return at_BT + 1
-        starts_BT = self.static.starts(jnp.asarray(self.examples.batch(split, ids_B).tokens_BT))
+        starts_BT: Any = self.static.starts(jnp.asarray(self.examples.batch(split, ids_B).tokens_BT))
         return at_BT + 1 - np.maximum.accumulate(np.where(starts_BT, at_BT, 0), axis=1)
 
     def resident_batch(self) -> Batch:
