@@ -312,6 +312,16 @@ def test_what_is_missing_is_said_with_the_command_that_measures_it(tmp_path: pat
     assert text.count("--measures=chain") == 2, "of the LSTM, which runs step by step, at both lengths"
 
 
+def test_no_command_is_shown_that_would_be_refused(tmp_path: pathlib.Path):
+    for changes in ({}, {"reset": True}, {"microbatch": 2}):
+        for length in (1024, 2048):
+            put_size(tmp_path, LSTM.replace(length=length, **changes), 3e5, 4 * length, CPU)
+        put_time(tmp_path, LSTM.replace(length=1024, **changes), 0.1, CPU)
+    [line] = [line for line in section(tmp_path).splitlines() if "--measures=chain" in line]
+    assert "--reset" not in line
+    assert "--microbatch" not in line
+
+
 def test_a_step_shorter_than_its_floor_is_not_taken_apart(tmp_path: pathlib.Path):
     put_all(tmp_path, CPU)
     put_time(tmp_path, JOB.replace(batch=8), 1e-6, CPU)

@@ -206,7 +206,8 @@ def _wanted(comparison: Comparison, of_machine: Causes, timing: Timing) -> Itera
     if not _is_known(machine.sequential_steps, row):
         yield Cell(job.replace(length=2 * job.length, lengths=""), "size")
     elif machine.sequential_steps(row) and row["n_devices"] == 1 and not of_machine.has_chain(row):
-        yield Cell(job, "chain")
+        # What the measure refuses is not asked of it.
+        yield from [] if job.microbatch or job.reset else [Cell(job, "chain")]
     if not _is_known(machine.bytes_per_second, timing):
         yield Cell(job, row["measure"])
 
