@@ -102,8 +102,16 @@ def test_a_remedy_is_a_knob_of_the_mixer_that_takes_effect_beyond_the_trained_le
         for far in (built.at_length(32), stretched_rig)
     )
     assert np.max(np.abs(before - after)) > 1e-3
+    for remedy, nats_NT in (("", before), ("interpolation", after)):
+        rows = list(loss_by_position.measure(built.at_length(8), longest=4, remedy=remedy))
+        assert {row["remedy"] for row in rows} == {remedy}
+        last = [row["loss"] for row in rows if row["high"] == 32][:2]
+        np.testing.assert_allclose(last, nats_NT[:, 16:].reshape(2, -1).mean(axis=1), rtol=1e-5)  # summed otherwise
 
 
 def test_a_remedy_that_the_mixer_does_not_have_is_refused(devices: list) -> None:
+    built = rig.build(JOB, meshes.make(devices=devices[:1]))
     with pytest.raises(LookupError, match="has the knobs interpolation"):
-        rig.build(JOB, meshes.make(devices=devices[:1])).at_length(32, {"interpolation": 4.0})
+        built.at_length(32, {"interpolation": 4.0})
+    with pytest.raises(LookupError, match="has the knobs ntk"):
+        loss_by_position.check(JOB, built.task, longest=4, remedy="ntk")

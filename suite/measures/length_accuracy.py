@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from suite import inference
+from suite import inference, parts
 from suite.job import Job
 from suite.sweep.record import Row
 from suite.training import rig as rigs
@@ -89,11 +89,11 @@ def _chunk(job: Job, chunk: int) -> int:
     return chunk or int(job.state_dtype != "float32")
 
 
-def _factors(longest: int, growth: int, remedy: str) -> Iterator[tuple[int, dict[str, float]]]:
+def _factors(longest: int, growth: int, remedy: str) -> Iterator[tuple[int, dict[str, parts.Value]]]:
     """Multiples of the trained length, each with the knobs of the mixer at that length."""
     factor = 1
     while factor <= longest:
-        yield factor, {remedy: float(factor)} if remedy and factor > 1 else {}
+        yield factor, rigs.knobs_at(factor, remedy)
         factor *= growth
 
 

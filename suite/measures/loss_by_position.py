@@ -18,25 +18,26 @@ NEEDS = ("learning",)
 PLACED = False
 RESUMES = False
 SECONDS = "compilation + longest * test_examples / batch * step / 2"
-CONDITIONS = {"low": "tokens", "high": "tokens", "targets": "n"}
+CONDITIONS = {"remedy": "knob", "low": "tokens", "high": "tokens", "targets": "n"}
 QUANTITIES = {"position": {"loss": "nats/token as loss_nats_at_position_{low}_to_{high}"}}
 BOUNDS = {"longest": (1, 2**16)}
 GROUP = 8  # windows whose mean is a row: what a bootstrap draws again, windows and never tokens
 
 
-def check(job: Job, task: Any, *, longest: int) -> None:
-    """Refuses a task or a model that cannot be lengthened."""
+def check(job: Job, task: Any, *, longest: int, remedy: str) -> None:
+    """Refuses a task or a model that cannot be lengthened with the remedy."""
     if longest > 1:
-        rigs.check_at_length(job, task, longest * job.length, {})
+        rigs.check_at_length(job, task, longest * job.length, rigs.knobs_at(longest, remedy))
 
 
-def measure(rig: Rig, *, longest: int = 1) -> Iterator[Row]:
+def measure(rig: Rig, *, longest: int = 1, remedy: str = "") -> Iterator[Row]:
     """A row for each group of windows and bin that has targets: their mean loss by the task's weights, their number.
 
-    Windows are `longest` times the trained length.
+    Windows are `longest` times the trained length. In the whole of a longer window the knob `remedy` of the mixer,
+    `interpolation` or `ntk` for attention with rope, is set to the multiple, without training.
     """
     length = longest * rig.job.length
-    far = rig.at_length(length)
+    far = rig.at_length(length, rigs.knobs_at(longest, remedy))
     highs_K = np.asarray(bins(rig.job.length, length))
     groups = -(-rig.job.test_examples // rig.job.batch) * rig.job.batch // GROUP + 1
     targets_GK, weights_GK, nats_GK = np.zeros((3, groups, len(highs_K)))
@@ -48,6 +49,7 @@ def measure(rig: Rig, *, longest: int = 1) -> Iterator[Row]:
     for group, bin_ in np.argwhere(targets_GK):
         yield {
             "phase": "position",
+            "remedy": remedy,
             "low": int(highs_K[bin_ - 1]) + 1 if bin_ else 1,
             "high": int(highs_K[bin_]),
             "turn": int(group),

@@ -82,9 +82,7 @@ def _sentences(readings: Sequence[Reading], lengths: Sequence[int]) -> Iterator[
     else:
         yield "With one seed the best is chosen where it is counted, so part of its gain may be luck."
     if len(best) == len(SIDES):
-        yield _verdict(
-            ahead(*plain.values()), ahead(*best.values()), len(best["attention"].keys() & best["recurrence"])
-        )
+        yield verdict(ahead(*plain.values()), ahead(*best.values()), len(best["attention"].keys() & best["recurrence"]))
     if any(not reading.side for reading in readings):
         yield "Hybrids, which are of neither side, stand in the table alone."
 
@@ -103,7 +101,7 @@ def _most(of_side: Sequence[Reading], lengths: Sequence[int]) -> str:
     return f"{first}, and {best.in_words} {_range(_scores(best, lengths))}"
 
 
-def _verdict(plain: int, best: int, n_seeds: int) -> str:
+def verdict(plain: int, best: int, n_seeds: int) -> str:
     """What the signs of `ahead` say of attention against recurrence, without remedies and with the best."""
     first = {1: "attention is", -1: "the recurrences are", 0: "neither side is"}
     seeds = "the one seed" if n_seeds == 1 else f"each of {words.count(n_seeds)} seeds"

@@ -60,15 +60,18 @@ REMEDIES = (
 def cells(trainings: Sequence[Job], measures: Sequence[str], rows: Sequence[Row]) -> Iterator[Cell]:
     """The remedied trainings with their readings, the remedied readings, and of one seed what a token costs.
 
+    A measure without the knob `remedy` reads what is without remedies alone.
+
     Other positions allow other widths than rope. A matched arm keeps that with rope, so its trainings with other
     positions come once a row tells this width.
     """
+    remediable = [spec for spec in measures if "remedy" in parts.knobs("suite.measures", spec)]
     for job in trainings:
         width = _width(job, rows)
         variants = {job: list(measures)}
         for remedy in REMEDIES:
             if remedy.is_for(job) and (width or not remedy.positions):
-                variants.setdefault(remedy.of(job, width), []).extend(remedy.measure(spec) for spec in measures)
+                variants.setdefault(remedy.of(job, width), []).extend(map(remedy.measure, remediable))
         for variant, readings in variants.items():
             counted = ["size"] if variant.seed == 0 else []
             yield from (Cell(variant, measure) for measure in ("learning", *readings, *counted))
@@ -99,8 +102,6 @@ def side(job: Job) -> str:
 
 def check(job: Job) -> None:
     """ValueError where the remedies do not fit what is asked for."""
-    if parts.split(job.task)[0] == "text":
-        raise ValueError("remedies are for questions beyond the trained length; wanted a task with them, as needle")
     if job.lengths or job.budget_seconds or job.batch < 2:
         raise ValueError(
             "states are passed in added steps, from window to window of a batch; wanted remedies without --lengths and "

@@ -294,6 +294,11 @@ def check_at_length(job: Job, task: Any, length: int, changes: Mapping[str, part
         _check_reads(solved.replace(length=length, lengths=""), vocab)
 
 
+def knobs_at(factor: int, remedy: str) -> dict[str, parts.Value]:
+    """The knobs of the mixer at so many trained lengths: beyond one, that of a remedy is set to the multiple."""
+    return {remedy: float(factor)} if remedy and factor > 1 else {}
+
+
 def with_changes(solved: Job, changes: Mapping[str, parts.Value]) -> Job:
     """The job with other values for these knobs, where a mixer has them; LookupError where none has."""
     if not changes:
