@@ -263,8 +263,8 @@ def test_the_section_says_how_many_tokens_each_arm_reads_with_gain(tmp_path: pat
     [_, sentence] = [block.text for block in blocks if isinstance(block, Prose)]
     assert "less than 0.01 nats a token are gained by attention after 512, " in sentence
     assert (
-        "Without a remedy; none was tried (launch.contexts --remedies): from the bin that ends at 512 tokens to the one "
-        "that ends at 2,048 the mean loss changes by +2.00 (95 % +"
+        "Without a remedy, and none was tried (launch.contexts --remedies), the mean loss changes from the bin that "
+        "ends at 512 tokens to the one that ends at 2,048 by +2.00 (95 % +"
     ) in sentence
     [_, marks] = layers(chart.spec, type="circle")
     assert {mark["series"]: mark["x"] for mark in marks} == {"attention": 512, "lstm": 128, "gru": 2048}

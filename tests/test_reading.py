@@ -128,4 +128,4 @@ def test_one_command_reads_text_by_kind_of_byte_and_by_position(tmp_path: pathli
     assert ended.returncode == 0, ended.stderr
     text = report.compose(records.read(tmp_path)).markdown()
     assert "Where the gain is" in text
-    assert "from the bin that ends at 32 tokens to the one that ends at 64 the mean loss changes by" in text
+    assert "the mean loss changes from the bin that ends at 32 tokens to the one that ends at 64 by" in text

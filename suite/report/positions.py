@@ -176,9 +176,10 @@ def _sentences(lines: list[Line]) -> Iterator[str]:
         return
     trained, last = (f"{lines[0].highs[index]:,}" for index in (lines[0].trained, -1))
     tried = any(line.remedy for line in lines)
+    untried = "" if tried else " and none was tried (launch.contexts --remedies),"
     yield (
-        f"Without a remedy{'' if tried else '; none was tried (launch.contexts --remedies)'}: from the bin that ends "
-        f"at {trained} tokens to the one that ends at {last} the mean loss changes by {words.listed(beyond)}."
+        f"Without a remedy,{untried} the mean loss changes from the bin that ends at {trained} tokens to the one that "
+        f"ends at {last} by {words.listed(beyond)}."
     )
     if tried:
         yield from _with_remedies(lines, last)
@@ -193,7 +194,7 @@ def _with_remedies(lines: list[Line], last: str) -> Iterator[str]:
             continue
         best = _best(of_side)
         if best.remedy:
-            clauses.append(f"with the best remedy of {SIDES[side]}, {best.in_words}, by {best.beyond} nats")
+            clauses.append(f"with the best remedy of {SIDES[side]}, {best.in_words}, it changes by {best.beyond} nats")
         else:
             clauses.append(f"no remedy of {SIDES[side]} leaves less loss there than {best.in_words} has without")
     if clauses:
