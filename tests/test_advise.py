@@ -230,7 +230,7 @@ def test_a_turn_beyond_what_was_measured_is_an_extrapolation_and_said_to_be_soug
     [command] = commands(answers, sought)
     code = (
         "import sys; from absl import flags; from launch import crossover; flags.FLAGS(sys.argv);"
-        "[asked] = crossover.chosen_search()[0].questions;"
+        "[asked] = crossover.chosen().questions;"
         "print(asked.quantity, asked.arms, asked.shortest, asked.longest, [job.arm for job in asked.jobs],"
         "asked.jobs[0].width, asked.jobs[0].batch)"
     )
