@@ -78,7 +78,7 @@ class Study:
         return comparison.run()
 
     def comparison(self, schedule: Schedule, workers: int, report: Report) -> Comparison:
-        """The run of a schedule, with the options of the command line; ValueError where no model can be as asked."""
+        """The run of a schedule, with the options of the command line; ValueError where its cells cannot be made."""
         schedule.first_cells()
         return Comparison(
             schedule,

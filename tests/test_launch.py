@@ -179,6 +179,14 @@ def test_a_plan_is_printed_and_nothing_run(program: list[str], cell: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("program", ["compare", "contexts", "crossover", "inference", "recall"])
+def test_an_arm_of_which_no_cell_can_be_made_is_refused_in_one_line(program: str, tmp_path: pathlib.Path) -> None:
+    ended = launch(program, "--arms=attention,lstm+gru+attention", "--depth=2", f"--out={tmp_path / 'out'}")
+    assert ended.returncode == 70
+    [line] = ended.stderr.splitlines()
+    assert line == "crossover: depth 2 cuts the pattern of 3 mixers off; give --depth=3"
+
+
 LONG = ["--steps=1200", "--validate_every=40"]  # a notice is a second under way
 
 

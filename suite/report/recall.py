@@ -15,14 +15,14 @@ from suite.judging import alike, trials
 from suite.report import figures, words
 from suite.report.page import Block, Cells, Commands, Heading, Prose, Table
 from suite.report.records import Comparison
+from suite.sweep.recalling import WIDTH, WINDOW
 from suite.sweep.record import Row
 
 MEASURES = ("learning", "size", "decode")
 RECALLED = 0.9  # of the values
 COLUMNS = ("arm", "size", "parameters", "state", "a decoded token", "learning rate", "recalled", "each seed")
 RANGE = "from the least to the greatest seed"
-WIDTH = "width"  # what is turned of an arm without a knob of its state
-WINDOW_OF_ALL = ("window", 0)
+WINDOW_OF_ALL = (WINDOW, 0)
 
 
 @dataclasses.dataclass(frozen=True)

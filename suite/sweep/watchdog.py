@@ -52,9 +52,7 @@ class Watchdog:
         and that of rank 0 at once, as it holds the coordination service. So they stay a little, and rank 0 leaves last.
         The next belt is faulthandler's own thread, which needs no interpreter: where that is never let go of.
         """
-        parting = 0.0
-        if self._label:
-            parting = self.patience * PARTING * (2 if jax.process_index() == 0 else 1)
+        stays = 0 if jax.process_count() == 1 else 2 if jax.process_index() == 0 else 1
         seen, still = -1, 0
         while True:
             faulthandler.dump_traceback_later(LONG * self.patience * 2, exit=True)
@@ -64,5 +62,5 @@ class Watchdog:
             if still > self._limit:
                 os.write(2, f"{self._label}crossover: no progress for {self.patience * still / TICKS:.0f} s\n".encode())
                 faulthandler.dump_traceback(all_threads=True)
-                time.sleep(parting)
+                time.sleep(stays * PARTING * self.patience)
                 os._exit(exit_codes.STUCK)
